@@ -1,0 +1,312 @@
+"""What is said over a sandbox's control socket: one record per message, JSON on the wire.
+
+The service runs over ttrpc on `<state>/<id>/control.sock`; the Sentry serves it, the shim and the command line
+call it.  File descriptors travel as SCM_RIGHTS on the first byte of the request frame; the request's `fds` names
+the role of each, in the same order.
+
+Either side may be newer, so unknown keys are ignored and missing ones take the field's default.  Types are checked:
+the Sentry is the less trusted peer, and nothing it answers may surprise its caller later.
+
+Reading order: `Message` (the codec), the records, `METHODS` (who answers what).
+"""
+
+import json
+from dataclasses import MISSING, dataclass, field, fields
+from types import GenericAlias, NoneType, UnionType
+from typing import Any, ClassVar, Self
+
+SERVICE = "pysc.control.v1.Sentry"
+
+# Roles in `fds`.  A missing std* is /dev/null inside; with a console there are no std*.
+STDIN, STDOUT, STDERR, CONSOLE, CGROUP = "stdin", "stdout", "stderr", "console", "cgroup"
+
+# Container states, as in the OCI runtime specification.
+CREATED, RUNNING, STOPPED = "created", "running", "stopped"
+
+
+def gofer_role(index: int) -> str:
+    """The role of the client end of the 9P connection that serves the mount whose `gofer` is `index`."""
+    return f"gofer:{index}"
+
+
+class Code:
+    """The ttrpc (gRPC) status codes that this service uses."""
+
+    OK = 0
+    INVALID_ARGUMENT = 3
+    NOT_FOUND = 5
+    ALREADY_EXISTS = 6
+    PERMISSION_DENIED = 7
+    FAILED_PRECONDITION = 9
+    UNIMPLEMENTED = 12
+    INTERNAL = 13
+
+
+class MessageError(ValueError):
+    """The peer sent something that is not the message expected; names the field."""
+
+
+def _fits(kind: Any, value: object) -> bool:
+    """Whether a JSON value may stand in a plain field; bool is no int here."""
+    if kind is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, kind)
+
+
+def _decode_collection(kind: GenericAlias, value: Any, where: str) -> Any:
+    inner = kind.__args__[-1]
+    if kind.__origin__ is list:
+        if not isinstance(value, list):
+            raise MessageError(f"{where}: list expected")
+        return [_decode(inner, item, f"{where}[{i}]") for i, item in enumerate(value)]
+    if not isinstance(value, dict):
+        raise MessageError(f"{where}: object expected")
+    return {key: _decode(inner, item, f"{where}.{key}") for key, item in value.items()}
+
+
+def _decode(kind: Any, value: Any, where: str) -> Any:
+    """Check `value` against a field's annotation and turn nested objects into records."""
+    if kind is Any:
+        return value
+    if isinstance(kind, UnionType):
+        if value is None and NoneType in kind.__args__:
+            return None
+        kind = next(arm for arm in kind.__args__ if arm is not NoneType)
+    if isinstance(kind, GenericAlias):
+        return _decode_collection(kind, value, where)
+    if isinstance(kind, type) and issubclass(kind, Message):
+        return kind.from_dict(value, where)
+    if not _fits(kind, value):
+        raise MessageError(f"{where}: {kind.__name__} expected")
+    return value
+
+
+def _encode(value: Any) -> Any:
+    if isinstance(value, Message):
+        return value.to_dict()
+    if isinstance(value, list):
+        return [_encode(item) for item in value]
+    return value
+
+
+class Message:
+    """Base of all records: their annotations are the schema."""
+
+    __slots__ = ()
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {f.name: _encode(getattr(self, f.name)) for f in fields(self)}
+
+    def to_json(self) -> bytes:
+        return json.dumps(self.to_dict(), separators=(",", ":"), ensure_ascii=False).encode("utf-8", "surrogateescape")
+
+    @classmethod
+    def from_dict(cls, obj: object, where: str = "") -> Self:
+        """Raises MessageError for a wrong type or a missing field."""
+        where = where or cls.__name__
+        if not isinstance(obj, dict):
+            raise MessageError(f"{where}: object expected")
+        known: dict[str, Any] = {}
+        for f in fields(cls):
+            if f.name in obj:
+                known[f.name] = _decode(f.type, obj[f.name], f"{where}.{f.name}")
+            elif f.default is MISSING and f.default_factory is MISSING:
+                raise MessageError(f"{where}.{f.name}: missing")
+        return cls(**known)
+
+    @classmethod
+    def from_json(cls, data: bytes) -> Self:
+        """An empty payload is an empty object."""
+        try:
+            obj = json.loads(data.decode("utf-8", "surrogateescape")) if data else {}
+        except (ValueError, RecursionError) as e:
+            raise MessageError(f"{cls.__name__}: not JSON: {e}") from None
+        return cls.from_dict(obj)
+
+
+@dataclass(slots=True)
+class Empty(Message):
+    """A response that says only that it was done, or a request without arguments."""
+
+
+@dataclass(slots=True)
+class Mount(Message):
+    """One entry of CreateContainer.mounts, in the order of the OCI spec; the first is "/"."""
+
+    destination: str
+    type: str
+    source: str = ""
+    options: list[str] = field(default_factory=list)
+    gofer: int | None = None
+    """Which donated 9P connection serves it; None: the Sentry makes it itself, by type."""
+
+
+@dataclass(slots=True)
+class CreateContainer(Message):
+    """Make a container, ready to start.  Fails with 5 or 7 when process.args[0] cannot be run."""
+
+    id: str
+    spec: dict[str, Any]
+    """The OCI configuration as it was in config.json."""
+    mounts: list[Mount]
+    terminal: bool = False
+    fds: list[str] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class StartContainer(Message):
+    """Let the container's first process run."""
+
+    id: str
+
+
+@dataclass(slots=True)
+class Exec(Message):
+    """Start another process in a running container."""
+
+    id: str
+    exec_id: str
+    process: dict[str, Any]
+    """The OCI process object."""
+    terminal: bool = False
+    fds: list[str] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class ExecResponse(Message):
+    pid: int
+    """In the container's own pid namespace."""
+
+
+@dataclass(slots=True)
+class Wait(Message):
+    """Answered when the process has ended, at once if it already has."""
+
+    id: str
+    exec_id: str = ""
+    """"" is the container's first process."""
+
+
+@dataclass(slots=True)
+class ExitStatus(Message):
+    exit_status: int
+    """0..255; 128 + signal when killed."""
+    exited_at_ns: int
+    """Unix time."""
+
+
+@dataclass(slots=True)
+class Signal(Message):
+    """Fails with 5, "process already finished", when there is nobody left to signal."""
+
+    id: str
+    signal: int
+    exec_id: str = ""
+    all: bool = False
+    """Every process of the container."""
+
+
+@dataclass(slots=True)
+class Resize(Message):
+    """The size of a process's terminal, in character cells."""
+
+    id: str
+    rows: int
+    cols: int
+    exec_id: str = ""
+
+
+@dataclass(slots=True)
+class Processes(Message):
+    id: str
+
+
+@dataclass(slots=True)
+class Process(Message):
+    """One row of ps."""
+
+    pid: int
+    ppid: int
+    tid_count: int
+    uid: int
+    state: str
+    """One letter, as in proc(5)."""
+    tty: str
+    start_time_ns: int
+    """Unix time."""
+    cpu_ns: int
+    command: str
+    args: list[str] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class ProcessesResponse(Message):
+    processes: list[Process] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class State(Message):
+    id: str
+
+
+@dataclass(slots=True)
+class StateResponse(Message):
+    status: str
+    """CREATED, RUNNING or STOPPED."""
+    exit_status: int = 0
+    exited_at_ns: int = 0
+    pid: int = 0
+    """Of the first process, in the container's own pid namespace."""
+
+
+@dataclass(slots=True)
+class DestroyContainer(Message):
+    """Kill what is left of a container and release everything it holds."""
+
+    id: str
+
+
+@dataclass(slots=True)
+class Shutdown(Message):
+    """The Sentry answers, then exits."""
+
+
+METHODS: dict[str, tuple[type[Message], type[Message]]] = {
+    "CreateContainer": (CreateContainer, Empty),
+    "StartContainer": (StartContainer, Empty),
+    "Exec": (Exec, ExecResponse),
+    "Wait": (Wait, ExitStatus),
+    "Signal": (Signal, Empty),
+    "Resize": (Resize, Empty),
+    "Processes": (Processes, ProcessesResponse),
+    "State": (State, StateResponse),
+    "DestroyContainer": (DestroyContainer, Empty),
+    "Shutdown": (Shutdown, Empty),
+}
+
+
+@dataclass(slots=True)
+class BootConfig(Message):
+    """What the Sentry is told when it boots (not over the socket: it comes on an inherited pipe)."""
+
+    id: str
+    control_fd: int
+    """A listening unix stream socket."""
+    ready_fd: int
+    """Gets "ok\\n" or one line that says what went wrong."""
+    log_fd: int
+    proc_fd: int
+    """O_PATH directory of /proc of the sandbox's own pid namespace."""
+    lifeline_fd: int | None = None
+    """A pipe's read end: at its end of file the Sentry kills everything and exits."""
+    log_format: str = "text"
+    debug: bool = False
+    strace: bool = False
+    strace_fd: int | None = None
+    platform: str = "auto"
+    exit_with_init: bool = False
+    """Exit with the root container's status when it ends (for callers that reap the pid in a pid file)."""
+    hostname: str = ""
+    ncpus: int = 1
+    total_ram: int = 0
