@@ -1,0 +1,67 @@
+# make help lists the targets. Every target that needs the project built depends on setup; a second run of setup
+# finds its stamps and downloads nothing.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+VENV := .venv
+BIN := $(VENV)/bin
+NEED := packaging/need
+C_SOURCES := $(wildcard platform_*/core/*.[chS] platform_*/core/build.py sandbox/*_build.py sandbox/*.[ch])
+PYTEST := $(BIN)/python -m pytest
+JOBS ?= 2
+
+.PHONY: help setup setup-test check gen test test-unit test-guest test-integration demo image clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(VENV)/.pysc-built  ## build .venv with pysc and the shim in it
+
+$(VENV)/.pysc-deps: pyproject.toml
+	@$(NEED) setup
+	@echo "setup: Python packages into $(VENV) (run time: cffi, protobuf, pyseccomp; the rest is for make check and make test)"
+	@test -x $(BIN)/python || python3 -m venv $(VENV)
+	@$(BIN)/python packaging/dependencies.py | $(BIN)/python -m pip install --quiet -r /dev/stdin
+	@touch $@
+
+$(VENV)/.pysc-built: $(VENV)/.pysc-deps setup.py $(C_SOURCES)
+	@echo "setup: C cores, $(BIN)/pysc and $(BIN)/containerd-shim-pysc-v1"
+	@$(BIN)/python -m pip install --quiet --no-build-isolation --no-deps --config-settings editable_mode=compat -e .
+	@touch $@
+
+setup-test: setup
+	@$(NEED) test
+
+check: setup  ## ruff, mypy --strict, import rules, generated files fresh
+	@$(NEED) gen
+	$(BIN)/ruff check .
+	$(BIN)/mypy .
+	$(BIN)/lint-imports
+	$(BIN)/python packaging/gen/abi.py --check
+
+gen: setup  ## write the generated files again
+	@$(NEED) gen
+	$(BIN)/python packaging/gen/abi.py
+
+test: setup-test  ## everything: unit, guest and integration tests
+	$(PYTEST) -n $(JOBS) --dist loadgroup tests
+
+test-unit: setup  ## unit tests only; quick
+	$(PYTEST) -n $(JOBS) tests/unit
+
+test-guest: setup-test  ## the C programs of tests/guest, natively and in the sandbox
+	$(PYTEST) -n $(JOBS) --dist loadgroup tests/integration/test_guest.py
+
+test-integration: setup-test  ## against a real, private containerd
+	$(PYTEST) -n $(JOBS) --dist loadgroup tests/integration
+
+demo: setup  ## show it: containers from ctr on our own kernel; cleans up after itself
+	@$(NEED) demo
+	@packaging/demo
+
+clean:  ## remove what setup and the tests made
+	rm -rf $(VENV) .cache build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -f platform_*/core/_*.c platform_*/core/*.o sandbox/_*.c
+	find . -name __pycache__ -prune -exec rm -rf {} + -o -name '*.so' -exec rm -f {} +
