@@ -1,0 +1,1 @@
+"""The C core of the ptrace platform, built ahead by build.py."""

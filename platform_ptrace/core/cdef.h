@@ -1,0 +1,54 @@
+/* The whole interface of the ptrace core; read by cffi and by the C compiler.
+ *
+ * Threads: every function must be called from the one thread that called pt_init, since
+ * Linux accepts ptrace requests only from the thread that attached.  Signals: SIGCHLD is
+ * blocked outside pt_wait.  Results: 0 or a count, or -errno.
+ */
+
+struct pt_regs_x86 {
+	unsigned long r15, r14, r13, r12, rbp, rbx, r11, r10, r9, r8;
+	unsigned long rax, rcx, rdx, rsi, rdi, orig_rax, rip, cs, eflags;
+	unsigned long rsp, ss, fs_base, gs_base, ds, es, fs, gs;
+};
+
+/* One traced thread.  Owned by the Python side. */
+struct pt_ctx {
+	int tid;
+	int pid;          /* host thread group */
+	int flags;        /* PT_REGS_* */
+	long result;      /* for PT_REGS_RAX */
+	struct pt_regs_x86 regs;
+};
+
+struct pt_event {
+	int tid;
+	int kind;         /* PT_EV_* */
+	int signo;        /* PT_EV_FAULT, PT_EV_EXIT (0: exited) */
+	int code;
+	unsigned long addr;
+	long number;      /* PT_EV_SYSCALL */
+	int native;       /* 0: int 0x80 */
+	unsigned long args[6];
+};
+
+int pt_init(void);
+int pt_probe(void);
+int pt_template(const int *cgroup_fds, int n_cgroup_fds, struct pt_ctx *out);
+int pt_confine(struct pt_ctx *ctx);
+int pt_wait(struct pt_ctx **run, int n_run, int epoll_fd, long timeout_ns, struct pt_event *out, int max_out);
+int pt_fetch_regs(struct pt_ctx *ctx);
+int pt_store_regs(struct pt_ctx *ctx);
+long pt_inject(struct pt_ctx *ctx, long number, unsigned long a0, unsigned long a1, unsigned long a2,
+	       unsigned long a3, unsigned long a4, unsigned long a5);
+long pt_map_fd(struct pt_ctx *ctx, int listener, int fd, unsigned long addr, unsigned long length,
+	       int prot, int flags, unsigned long offset);
+int pt_clone(struct pt_ctx *parent, unsigned long flags, struct pt_ctx *child);
+int pt_exit_thread(struct pt_ctx *ctx);
+int pt_kill(int pid);
+int pt_interrupt(int tid);
+int pt_get_xstate(int tid, char *buffer, int size);
+int pt_set_xstate(int tid, char *buffer, int size);
+long pt_read(int tid, unsigned long addr, char *buffer, unsigned long length);
+long pt_write(int tid, unsigned long addr, const char *buffer, unsigned long length);
+unsigned long pt_stub_start(void);
+unsigned long pt_stub_end(void);

@@ -1,0 +1,427 @@
+"""The ptrace platform's Python side: contexts, address spaces and the wait call."""
+
+from __future__ import annotations
+
+import errno
+import os
+import types
+from collections.abc import Generator
+from typing import Any, Final, cast
+
+from platform_ptrace.core._core import ffi, lib
+from sentry.abi.errno import EFAULT, EINVAL, ENAMETOOLONG, from_code
+from sentry.platform import (
+    PAGE_SIZE,
+    ExitTrap,
+    FaultTrap,
+    InterruptTrap,
+    Mapping,
+    PlatformError,
+    Regs,
+    SpaceGone,
+    SyscallTrap,
+    Trap,
+)
+
+SYS_MMAP: Final = 9
+SYS_MPROTECT: Final = 10
+SYS_MUNMAP: Final = 11
+SYS_MREMAP: Final = 25
+SYS_MSYNC: Final = 26
+SYS_MADVISE: Final = 28
+
+CLONE_VM: Final = 0x100
+CLONE_FS: Final = 0x200
+CLONE_FILES: Final = 0x400
+CLONE_SIGHAND: Final = 0x800
+CLONE_PARENT: Final = 0x8000
+CLONE_THREAD: Final = 0x10000
+CLONE_SYSVSEM: Final = 0x40000
+SIGCHLD: Final = 17
+
+SAME_PROCESS: Final = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM
+# CLONE_PARENT: every stub process is a child of the Sentry, which alone reaps it.
+OTHER_PROCESS: Final = CLONE_PARENT | SIGCHLD
+SHARED_SPACE: Final = OTHER_PROCESS | CLONE_VM | CLONE_FS | CLONE_FILES
+
+MAX_EVENTS: Final = 64
+SCRATCH_SIZE: Final = 1 << 18
+XSTATE_SIZE: Final = 16384
+STUB_START: Final[int] = lib.pt_stub_start()
+
+VSYSCALLS: Final = {0xFFFFFFFFFF600000: 96, 0xFFFFFFFFFF600400: 201, 0xFFFFFFFFFF600800: 309}
+
+
+def _check(result: int, what: str) -> int:
+    """A core result: itself, or PlatformError/SpaceGone for a failure of the machinery."""
+    if result >= 0:
+        return result
+    if result == -errno.ESRCH:
+        raise SpaceGone(what)
+    raise PlatformError(f"{what}: {os.strerror(-result)}")
+
+
+class PtraceContext:
+    """One stub thread.  Implements sentry.platform.Context."""
+
+    __slots__ = ("c", "owner", "running", "space", "stop_wanted")
+
+    def __init__(self, space: PtraceSpace, c: Any) -> None:
+        self.c = c
+        self.owner: Any = None
+        self.space = space
+        self.running = False
+        self.stop_wanted = False
+        space.contexts.append(self)
+        space.platform.contexts[c.tid] = self
+
+    @property
+    def regs(self) -> Regs:
+        c = self.c
+        if not c.flags & lib.PT_REGS_VALID:
+            _check(lib.pt_fetch_regs(c), "reading registers")
+        c.flags |= lib.PT_REGS_DIRTY
+        return cast(Regs, c.regs)
+
+    def set_result(self, value: int) -> None:
+        c = self.c
+        if c.flags & lib.PT_REGS_DIRTY:
+            c.regs.rax = value & 0xFFFFFFFFFFFFFFFF
+        else:
+            c.flags |= lib.PT_REGS_RAX
+            c.result = value
+
+    @types.coroutine
+    def switch(self) -> Generator[Any, Any, Trap]:
+        if self.stop_wanted:
+            self.stop_wanted = False
+            return InterruptTrap()
+        self.running = True
+        self.space.platform.resuming.append(self)
+        return cast(Trap, (yield self))
+
+    def interrupt(self) -> None:
+        if not self.running:
+            return
+        if self in self.space.platform.resuming:
+            self.stop_wanted = True
+            return
+        lib.pt_interrupt(self.c.tid)
+
+    def clone(self, *, share_space: bool, same_process: bool) -> PtraceContext:
+        flags = SAME_PROCESS if same_process else SHARED_SPACE if share_space else OTHER_PROCESS
+        child = ffi.new("struct pt_ctx *")
+        result = lib.pt_clone(self.c, flags, child)
+        if result < 0:
+            if result == -errno.ESRCH:
+                raise SpaceGone("clone")
+            raise from_code(-result)
+        space = self.space if share_space else self.space.copied()
+        return PtraceContext(space, child)
+
+    def read_xstate(self) -> bytes:
+        buffer = ffi.new("char[]", XSTATE_SIZE)
+        size = _check(lib.pt_get_xstate(self.c.tid, buffer, XSTATE_SIZE), "reading the extended state")
+        return bytes(ffi.buffer(buffer, size))
+
+    def write_xstate(self, data: bytes) -> None:
+        if lib.pt_set_xstate(self.c.tid, ffi.from_buffer(data), len(data)) < 0:
+            raise EINVAL("extended state refused")
+
+    def release(self) -> None:
+        space = self.space
+        platform = space.platform
+        platform.contexts.pop(self.c.tid, None)
+        if self in platform.resuming:
+            platform.resuming.remove(self)
+        space.contexts.remove(self)
+        if any(other.c.pid == self.c.pid for other in space.contexts):
+            # Its host process has other threads: end this one alone.  A running thread has
+            # to be stopped for that, which its InterruptTrap will allow.
+            if self.running:
+                platform.dying[self.c.tid] = self
+                lib.pt_interrupt(self.c.tid)
+            else:
+                lib.pt_exit_thread(self.c)
+        else:
+            lib.pt_kill(self.c.pid)
+
+
+class PtraceSpace:
+    """One stub process's memory.  Implements sentry.platform.AddressSpace."""
+
+    __slots__ = ("contexts", "end", "platform", "template", "vdso")
+
+    def __init__(self, platform: PtracePlatform, template: PtraceTemplate) -> None:
+        self.platform = platform
+        self.template = template
+        self.contexts: list[PtraceContext] = []
+        self.end = STUB_START
+        self.vdso = template.vdso
+
+    def copied(self) -> PtraceSpace:
+        return PtraceSpace(self.platform, self.template)
+
+    def _stopped(self) -> Any:
+        """A context that can be made to run an injected call."""
+        for context in self.contexts:
+            if not context.running:
+                return context.c
+        raise PlatformError("no stopped context in this address space")
+
+    def _inject(self, number: int, *args: int) -> int:
+        padded = (*args, 0, 0, 0, 0, 0, 0)[:6]
+        result = int(lib.pt_inject(self._stopped(), number, *padded))
+        if result < 0:
+            if result == -errno.ESRCH:
+                raise SpaceGone("injected call")
+            raise from_code(-result)
+        return result
+
+    def map(self, addr: int, length: int, prot: int, flags: int, fd: int, offset: int) -> int:
+        if fd < 0:
+            return self._inject(SYS_MMAP, addr, length, prot, flags, 0xFFFFFFFFFFFFFFFF, offset)
+        result = int(
+            lib.pt_map_fd(self._stopped(), self.template.listener, fd, addr, length, prot, flags, offset)
+        )
+        if result < 0:
+            if result == -errno.ESRCH:
+                raise SpaceGone("mmap")
+            raise from_code(-result)
+        return result
+
+    def unmap(self, addr: int, length: int) -> None:
+        self._inject(SYS_MUNMAP, addr, length)
+
+    def protect(self, addr: int, length: int, prot: int) -> None:
+        self._inject(SYS_MPROTECT, addr, length, prot)
+
+    def remap(self, addr: int, old_length: int, new_length: int, flags: int, new_addr: int) -> int:
+        return self._inject(SYS_MREMAP, addr, old_length, new_length, flags, new_addr)
+
+    def advise(self, addr: int, length: int, advice: int) -> None:
+        self._inject(SYS_MADVISE, addr, length, advice)
+
+    def sync(self, addr: int, length: int, flags: int) -> None:
+        self._inject(SYS_MSYNC, addr, length, flags)
+
+    def _tid(self) -> int:
+        if not self.contexts:
+            raise SpaceGone("address space")
+        return cast(int, self.contexts[0].c.tid)
+
+    def read(self, addr: int, length: int) -> bytes:
+        data = self.read_some(addr, length)
+        if len(data) != length:
+            raise EFAULT
+        return data
+
+    def read_some(self, addr: int, length: int) -> bytes:
+        if length <= 0:
+            return b""
+        if addr >= self.end:
+            raise EFAULT
+        length = min(length, self.end - addr)
+        buffer = self.platform.scratch if length <= SCRATCH_SIZE else ffi.new("char[]", length)
+        n = lib.pt_read(self._tid(), addr, buffer, length)
+        if n <= 0:
+            raise EFAULT
+        return bytes(ffi.buffer(buffer, n))
+
+    def read_cstr(self, addr: int, limit: int) -> bytes:
+        parts: list[bytes] = []
+        done = 0
+        while done < limit:
+            # Up to the page's end first: the string may end just before an unmapped page.
+            step = min(PAGE_SIZE - (addr + done) % PAGE_SIZE, limit - done)
+            chunk = self.read_some(addr + done, step)
+            end = chunk.find(0)
+            if end >= 0:
+                parts.append(chunk[:end])
+                return b"".join(parts)
+            if len(chunk) < step:
+                raise EFAULT
+            parts.append(chunk)
+            done += step
+        raise ENAMETOOLONG
+
+    def write(self, addr: int, data: bytes | bytearray | memoryview) -> None:
+        if self.write_some(addr, data) != len(data):
+            raise EFAULT
+
+    def write_some(self, addr: int, data: bytes | bytearray | memoryview) -> int:
+        length = len(data)
+        if not length:
+            return 0
+        if addr >= self.end:
+            raise EFAULT
+        length = min(length, self.end - addr)
+        n = int(lib.pt_write(self._tid(), addr, ffi.from_buffer(data), length))
+        if n <= 0:
+            raise EFAULT
+        return n
+
+    def mappings(self) -> list[Mapping]:
+        with os.fdopen(self.platform.open_proc(self._tid(), "maps"), "rb") as file:
+            return [m for m in map(_parse_mapping, file) if m.start < STUB_START]
+
+    def resident_pages(self) -> tuple[int, int, int]:
+        with os.fdopen(self.platform.open_proc(self._tid(), "statm"), "rb") as file:
+            size, resident, shared = file.read().split()[:3]
+        return int(size), int(resident), int(shared)
+
+
+def _parse_mapping(line: bytes) -> Mapping:
+    """One line of the host's /proc/PID/maps, proc(5)."""
+    fields = line.split(None, 5)
+    start, end = fields[0].split(b"-")
+    major, minor = fields[3].split(b":")
+    name = fields[5].strip() if len(fields) > 5 else b""
+    kind = "vdso" if name == b"[vdso]" else "vvar" if name.startswith(b"[vvar") else ""
+    return Mapping(
+        int(start, 16),
+        int(end, 16),
+        fields[1].decode(),
+        int(fields[2], 16),
+        os.makedev(int(major, 16), int(minor, 16)),
+        int(fields[4]),
+        kind,
+    )
+
+
+class PtraceTemplate:
+    """A stub that never runs application code; address spaces are copies of it.
+
+    It is empty but for the stub region and the vDSO, confined by its filter, and a member
+    of its container's cgroup; its copies inherit all three.
+    """
+
+    def __init__(self, platform: PtracePlatform, cgroup_fds: tuple[int, ...]) -> None:
+        self.platform = platform
+        self.vdso = 0
+        c = ffi.new("struct pt_ctx *")
+        _check(lib.pt_template(list(cgroup_fds), len(cgroup_fds), c), "starting a stub")
+        self._space = PtraceSpace(platform, self)
+        self._context = PtraceContext(self._space, c)
+        self._empty()
+        self.listener = _check(lib.pt_confine(c), "confining a stub")
+
+    def _empty(self) -> None:
+        """Unmap what execve left: the initial stack.  The vDSO stays where it is."""
+        for mapping in self._space.mappings():
+            if mapping.kind == "vdso":
+                self.vdso = mapping.start
+            elif not mapping.kind:
+                self._space.unmap(mapping.start, mapping.end - mapping.start)
+        with os.fdopen(self.platform.open_proc(self._context.c.tid, "maps"), "rb") as file:
+            above = [m for m in map(_parse_mapping, file) if m.start >= lib.pt_stub_end() and not m.kind]
+        for mapping in above:
+            if mapping.start < 1 << 47:
+                self._space.unmap(mapping.start, mapping.end - mapping.start)
+
+    def new_space(self) -> PtraceContext:
+        """A fresh, empty address space with one context that has not run."""
+        return self._context.clone(share_space=False, same_process=False)
+
+    def close(self) -> None:
+        self._context.release()
+        os.close(self.listener)
+
+
+class PtracePlatform:
+    """Implements sentry.platform.Platform."""
+
+    name = "ptrace"
+
+    def __init__(self, proc_fd: int) -> None:
+        """proc_fd: an O_PATH descriptor of a /proc that shows this process's children."""
+        self.proc_fd = proc_fd
+        self.contexts: dict[int, PtraceContext] = {}
+        self.resuming: list[PtraceContext] = []
+        self.dying: dict[int, PtraceContext] = {}
+        self.scratch = ffi.new("char[]", SCRATCH_SIZE)
+        self._events = ffi.new("struct pt_event[]", MAX_EVENTS)
+        self._epoll_fd = -1
+        _check(lib.pt_init(), "setting up signals")
+
+    def open_proc(self, tid: int, name: str) -> int:
+        """/proc/TID/name of a stub, opened for reading."""
+        try:
+            return os.open(f"{tid}/{name}", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self.proc_fd)
+        except FileNotFoundError:
+            raise SpaceGone(name) from None
+
+    def new_template(self, cgroup_fds: tuple[int, ...]) -> PtraceTemplate:
+        return PtraceTemplate(self, cgroup_fds)
+
+    def watch(self, epoll_fd: int) -> None:
+        self._epoll_fd = epoll_fd
+
+    def wait(self, timeout_ns: int) -> list[tuple[PtraceContext, Trap]]:
+        resuming = self.resuming
+        traps: list[tuple[PtraceContext, Trap]] = []
+        if resuming:
+            run = [context.c for context in resuming]
+            stops = [context for context in resuming if context.stop_wanted]
+            resuming.clear()
+            n = lib.pt_wait(run, len(run), self._epoll_fd, 0 if stops else timeout_ns, self._events, MAX_EVENTS)
+            for context in stops:
+                context.stop_wanted = False
+                lib.pt_interrupt(context.c.tid)
+        else:
+            n = lib.pt_wait(ffi.NULL, 0, self._epoll_fd, timeout_ns, self._events, MAX_EVENTS)
+        if n < 0:
+            _check(n, "waiting for stubs")
+        contexts = self.contexts
+        for i in range(n):
+            event = self._events[i]
+            trapped = contexts.get(event.tid)
+            if trapped is None:
+                self._bury(event)
+                continue
+            trapped.running = False
+            traps.append((trapped, self._trap(trapped, event)))
+        return traps
+
+    def _bury(self, event: Any) -> None:
+        """An event of a context that was released while it ran."""
+        context = self.dying.pop(event.tid, None)
+        if context is not None and event.kind != lib.PT_EV_EXIT:
+            context.c.flags = 0
+            lib.pt_exit_thread(context.c)
+
+    def _trap(self, context: PtraceContext, event: Any) -> Trap:
+        kind = event.kind
+        if kind == lib.PT_EV_SYSCALL:
+            return SyscallTrap(event.number, tuple(event.args), bool(event.native))
+        if kind == lib.PT_EV_FAULT:
+            number = VSYSCALLS.get(event.addr)
+            if number is not None and context.regs.rip == event.addr:
+                return self._vsyscall(context, number)
+            return FaultTrap(event.signo, event.code, event.addr)
+        if kind == lib.PT_EV_INTERRUPT:
+            return InterruptTrap()
+        return ExitTrap(event.signo or 9)
+
+    def _vsyscall(self, context: PtraceContext, number: int) -> Trap:
+        """A call of the vsyscall page on a host without one: do its `ret` and report the call."""
+        regs = context.regs
+        try:
+            regs.rip = int.from_bytes(context.space.read(regs.rsp, 8), "little")
+        except EFAULT:
+            return FaultTrap(11, 1, regs.rsp)
+        regs.rsp += 8
+        return SyscallTrap(number, (regs.rdi, regs.rsi, regs.rdx, 0, 0, 0))
+
+    def close(self) -> None:
+        for pid in {context.c.pid for context in self.contexts.values()}:
+            lib.pt_kill(pid)
+        self.contexts.clear()
+
+
+def probe() -> str:
+    """"" if the host lets this platform work, else the reason."""
+    result = lib.pt_probe()
+    if result == 0:
+        return ""
+    return f"a traced stub process can't be set up: {os.strerror(-result)}"

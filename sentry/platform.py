@@ -1,0 +1,218 @@
+"""The line between the kernel and whatever executes application code.
+
+A platform runs application instructions and hands every event back as a trap; it
+knows threads of execution (Context) and memory (AddressSpace), and nothing of pids,
+signals or files.  Everything above this file works with any platform (DESIGN §1.6).
+
+Life of a context: Platform.new_space() gives an address space with one context that
+has never run.  The kernel sets its registers, then awaits Context.switch() again and
+again; each await ends with one Trap.  Between two switches the context is stopped, and
+only then may its registers and, through it, its address space be touched.
+
+The loop calls Platform.wait() whenever no task is runnable: that one call resumes what
+was switched to, sleeps, and returns the contexts that trapped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+PAGE_SIZE = 4096
+
+
+@dataclass(slots=True)
+class SyscallTrap:
+    """The application executed a system call instruction.
+
+    `number` is the raw register value; `native` is False for int 0x80 (the i386 table).
+    """
+
+    number: int
+    args: tuple[int, int, int, int, int, int]
+    native: bool = True
+
+
+@dataclass(slots=True)
+class FaultTrap:
+    """A processor exception, described as the host kernel describes it in siginfo_t."""
+
+    signo: int
+    code: int
+    addr: int
+
+
+@dataclass(slots=True)
+class InterruptTrap:
+    """interrupt() was called; the context stopped between two instructions."""
+
+
+@dataclass(slots=True)
+class ExitTrap:
+    """The context is gone: something outside (the OOM killer, an administrator) killed it."""
+
+    signo: int
+
+
+Trap = SyscallTrap | FaultTrap | InterruptTrap | ExitTrap
+
+
+class Mapping(NamedTuple):
+    """One line of /proc/PID/maps, as the host sees it, without names."""
+
+    start: int
+    end: int
+    perms: str
+    offset: int
+    dev: int
+    ino: int
+    kind: str  # "", "vdso", "vvar"
+
+
+class PlatformError(Exception):
+    """The platform itself failed (the host refused something it should allow)."""
+
+
+class SpaceGone(PlatformError):
+    """The address space died under an operation: its host process was killed."""
+
+
+class Regs(Protocol):
+    """The general registers of a stopped context, under the names of struct user_regs_struct.
+
+    Assignments take effect when the context next runs.
+    """
+
+    r15: int
+    r14: int
+    r13: int
+    r12: int
+    rbp: int
+    rbx: int
+    r11: int
+    r10: int
+    r9: int
+    r8: int
+    rax: int
+    rcx: int
+    rdx: int
+    rsi: int
+    rdi: int
+    orig_rax: int
+    rip: int
+    cs: int
+    eflags: int
+    rsp: int
+    ss: int
+    fs_base: int
+    gs_base: int
+
+    def copy_from(self, other: Regs) -> None: ...
+    def clear(self) -> None: ...
+
+
+class Context(Protocol):
+    """One thread of application execution."""
+
+    owner: Any  # whoever the loop resumes with this context's traps (a kernel Task)
+
+    @property
+    def regs(self) -> Regs: ...
+    @property
+    def space(self) -> AddressSpace: ...
+    def set_result(self, value: int) -> None:
+        """Put a system call's result where the application expects it."""
+
+    def switch(self) -> Generator[Any, Any, Trap]:
+        """Run application code until the next trap.  A generator-based coroutine: await it."""
+
+    def interrupt(self) -> None:
+        """Make a running switch() return InterruptTrap soon; nothing if it is not running."""
+
+    def clone(self, *, share_space: bool, same_process: bool) -> Context:
+        """A second context with these registers and floating point state.
+
+        share_space: it lives in the same address space (CLONE_VM), else in a copy-on-write
+        copy of it.  same_process: it belongs to the same thread group (CLONE_THREAD).
+        Raises the errno class the host gave (EAGAIN, ENOMEM).
+        """
+
+    def read_xstate(self) -> bytes:
+        """The extended state, as XSAVE stores it (standard format)."""
+
+    def write_xstate(self, data: bytes) -> None:
+        """Replace the extended state.  Raises EINVAL if the processor would refuse it."""
+
+    def release(self) -> None:
+        """End this context.  The last one of an address space ends the space too."""
+
+
+class AddressSpace(Protocol):
+    """Memory as one application process sees it.
+
+    Changes need a stopped context in the space; the caller's own is one.  Addresses are
+    validated here against the space's end.  Failures raise the errno classes of sentry.abi.errno.
+    """
+
+    end: int  # first address past what the application may use
+    vdso: int  # address of the vDSO image, 0 if there is none
+
+    def map(self, addr: int, length: int, prot: int, flags: int, fd: int, offset: int) -> int:
+        """mmap(2) with validated arguments; fd is a descriptor of ours, or -1.  Returns the address."""
+
+    def unmap(self, addr: int, length: int) -> None: ...
+    def protect(self, addr: int, length: int, prot: int) -> None: ...
+    def remap(self, addr: int, old_length: int, new_length: int, flags: int, new_addr: int) -> int: ...
+    def advise(self, addr: int, length: int, advice: int) -> None: ...
+    def sync(self, addr: int, length: int, flags: int) -> None: ...
+    def read(self, addr: int, length: int) -> bytes:
+        """Exactly length bytes.  Raises EFAULT."""
+
+    def read_some(self, addr: int, length: int) -> bytes:
+        """At most length bytes, short at the first unreadable page.  Raises EFAULT if none is readable."""
+
+    def read_cstr(self, addr: int, limit: int) -> bytes:
+        """Up to a NUL, which is not included.  Raises EFAULT; ENAMETOOLONG if there is none in limit bytes."""
+
+    def write(self, addr: int, data: bytes | bytearray | memoryview) -> None:
+        """All of data.  Raises EFAULT; what precedes the fault may have been written."""
+
+    def write_some(self, addr: int, data: bytes | bytearray | memoryview) -> int:
+        """As much as is writable from addr on; returns the count.  Raises EFAULT if nothing is."""
+
+    def mappings(self) -> list[Mapping]:
+        """The application's mappings in address order; what the platform keeps for itself is left out."""
+
+    def resident_pages(self) -> tuple[int, int, int]:
+        """(size, resident, shared) in pages, proc(5) statm."""
+
+
+class Platform(Protocol):
+    """A way to execute application code."""
+
+    name: str
+
+    def new_template(self, cgroup_fds: tuple[int, ...]) -> Template:
+        """Prepare what address spaces of one container are made from."""
+
+    def watch(self, epoll_fd: int) -> None:
+        """Make wait() also end when epoll_fd is readable."""
+
+    def wait(self, timeout_ns: int) -> list[tuple[Context, Trap]]:
+        """Resume what was switched to and sleep until something happens.
+
+        Ends when a context traps, the watched epoll fd becomes readable, or timeout_ns
+        passed (-1: never, 0: just look).
+        """
+
+    def close(self) -> None: ...
+
+
+class Template(Protocol):
+    """The parent of one container's address spaces; carries its cgroup membership."""
+
+    def new_space(self) -> Context:
+        """A fresh, empty address space with one context that has not run."""
+
+    def close(self) -> None: ...
