@@ -1,0 +1,1 @@
+"""containerd's messages: own .proto files and the classes generated from them (README.md)."""
