@@ -1,0 +1,1 @@
+"""Linux's numbers and layouts.  Imports nothing but proto.wire."""

@@ -1,0 +1,159 @@
+"""Descriptor tables (struct files_struct)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from sentry.abi.errno import EBADF, EMFILE
+from sentry.abi.fcntl import O_PATH
+from sentry.vfs.file import File
+
+
+class FdTable:
+    """Descriptors of one process, or of several that share them (CLONE_FILES).
+
+    limit is RLIMIT_NOFILE's current value, kept here by prlimit(2).
+    """
+
+    __slots__ = ("_cloexec", "_files", "_lowest", "limit", "refs")
+
+    def __init__(self, limit: int = 1024) -> None:
+        self._files: dict[int, File] = {}
+        self._cloexec: set[int] = set()
+        self._lowest = 0  # no free descriptor below this one
+        self.limit = limit
+        self.refs = 1
+
+    def copy(self) -> FdTable:
+        """For fork: the same open file descriptions under the same numbers."""
+        table = FdTable(self.limit)
+        table._files = self._files.copy()
+        table._cloexec = self._cloexec.copy()
+        table._lowest = self._lowest
+        for file in table._files.values():
+            file.refs += 1
+        return table
+
+    def get(self, fd: int) -> File:
+        """EBADF: not open, or opened with O_PATH."""
+        file = self._files.get(fd)
+        if file is None or file.flags & O_PATH:
+            raise EBADF
+        return file
+
+    def get_any(self, fd: int) -> File:
+        """Also a descriptor opened with O_PATH.  EBADF."""
+        file = self._files.get(fd)
+        if file is None:
+            raise EBADF
+        return file
+
+    def readable(self, fd: int) -> File:
+        """EBADF: not open for reading."""
+        file = self._files.get(fd)
+        if file is None or not file.readable:
+            raise EBADF
+        return file
+
+    def writable(self, fd: int) -> File:
+        """EBADF: not open for writing."""
+        file = self._files.get(fd)
+        if file is None or not file.writable:
+            raise EBADF
+        return file
+
+    def _free_from(self, lowest: int) -> int:
+        fd = max(lowest, self._lowest)
+        files = self._files
+        while fd in files:
+            fd += 1
+        if fd >= self.limit:
+            raise EMFILE
+        if lowest <= self._lowest:
+            self._lowest = fd
+        return fd
+
+    def check_room(self) -> None:
+        """EMFILE now rather than after the file was made."""
+        self._free_from(0)
+
+    def install(self, file: File, cloexec: bool = False, lowest: int = 0) -> int:
+        """The lowest free descriptor, >= lowest.  EMFILE."""
+        fd = self._free_from(lowest)
+        self._put(fd, file, cloexec)
+        return fd
+
+    def install_all(self, files: Sequence[File], cloexec: bool = False) -> list[int]:
+        """One descriptor each, or none and EMFILE (then the files are released)."""
+        fds: list[int] = []
+        try:
+            for file in files:
+                fds.append(self.install(file, cloexec))
+        except EMFILE:
+            for fd in fds:
+                self.close(fd)
+            for file in files[len(fds) :]:
+                file.hold().drop()
+            raise
+        return fds
+
+    def _put(self, fd: int, file: File, cloexec: bool) -> None:
+        self._files[fd] = file
+        file.refs += 1
+        if cloexec:
+            self._cloexec.add(fd)
+        else:
+            self._cloexec.discard(fd)
+
+    def install_at(self, fd: int, file: File, cloexec: bool) -> None:
+        """dup2(2): replace whatever fd is.  EBADF: out of range."""
+        if not 0 <= fd < self.limit:
+            raise EBADF
+        old = self._files.get(fd)
+        self._put(fd, file, cloexec)
+        if old is not None:
+            old.flush()
+            old.drop()
+
+    def remove(self, fd: int) -> File:
+        """Take fd out; the caller drops the file.  EBADF."""
+        file = self._files.pop(fd, None)
+        if file is None:
+            raise EBADF
+        self._cloexec.discard(fd)
+        self._lowest = min(self._lowest, fd)
+        return file
+
+    def close(self, fd: int) -> None:
+        """EBADF; what flush raises, after the descriptor is gone (close(2))."""
+        file = self.remove(fd)
+        try:
+            file.flush()
+        finally:
+            file.drop()
+
+    def cloexec(self, fd: int) -> bool:
+        return fd in self._cloexec
+
+    def set_cloexec(self, fd: int, on: bool) -> None:
+        if on:
+            self._cloexec.add(fd)
+        else:
+            self._cloexec.discard(fd)
+
+    def close_on_exec(self) -> list[File]:
+        """execve(2): take out what has FD_CLOEXEC; the caller drops the files."""
+        return [self.remove(fd) for fd in sorted(self._cloexec)]
+
+    def items(self) -> Iterator[tuple[int, File]]:
+        """(descriptor, file) in ascending order."""
+        for fd in sorted(self._files):
+            yield fd, self._files[fd]
+
+    def clear(self) -> list[File]:
+        """Take everything out; the caller drops the files."""
+        files = [self._files[fd] for fd in sorted(self._files)]
+        self._files.clear()
+        self._cloexec.clear()
+        self._lowest = 0
+        return files

@@ -1,0 +1,248 @@
+"""Inodes and file systems: what a file system implements.
+
+Every method has a default that does what Linux does when the operation is NULL, so a file
+system writes down only what it means.  Methods that may have to reach the gofer are
+`async def`; all others are plain.  Permissions are checked by the callers, in vfs, never here.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from sentry.abi import stat as st
+from sentry.abi.errno import EACCES, EINVAL, ENOTDIR, EOPNOTSUPP, EPERM
+
+if TYPE_CHECKING:
+    from sentry.vfs.caller import Caller
+    from sentry.vfs.dentry import Path
+    from sentry.vfs.file import File
+    from sentry.vfs.locks import FileLocks
+
+
+def now_ns() -> int:
+    """The time for timestamps: ns since the epoch."""
+    return time.time_ns()
+
+
+@dataclass(slots=True)
+class AttrChange:
+    """What setattr changes (struct iattr); None leaves a field as it is."""
+
+    mode: int | None = None  # permission bits only
+    uid: int | None = None
+    gid: int | None = None
+    size: int | None = None
+    atime_ns: int | None = None
+    mtime_ns: int | None = None
+
+
+@dataclass(slots=True)
+class StatFs:
+    """statfs(2)."""
+
+    type: int
+    bsize: int = 4096
+    blocks: int = 0
+    bfree: int = 0
+    bavail: int = 0
+    files: int = 0
+    ffree: int = 0
+    namelen: int = 255
+
+
+class FileSystem:
+    """A mounted file system (struct super_block)."""
+
+    NAME: ClassVar[str] = ""
+    MAGIC: ClassVar[int] = 0
+    _next_dev: ClassVar[int] = 1
+
+    def __init__(self) -> None:
+        # Anonymous block devices: major 0, minors from 1 up, as get_anon_bdev() numbers them.
+        self.dev = FileSystem._next_dev
+        FileSystem._next_dev += 1
+        self._next_ino = 1
+
+    def new_ino(self) -> int:
+        ino = self._next_ino
+        self._next_ino += 1
+        return ino
+
+    async def root(self) -> Inode:
+        raise EINVAL("file system without a root")
+
+    def show_options(self) -> str:
+        """Extra mount options for /proc/mounts, with a leading comma each."""
+        return ""
+
+    async def statfs(self) -> StatFs:
+        return StatFs(self.MAGIC)
+
+    async def sync(self) -> None:
+        """sync(2): nothing, where nothing is buffered."""
+
+    def release(self) -> None:
+        """The last mount is gone."""
+
+
+class Inode:
+    """A file, whatever its names.  Attributes are plain fields, kept current by the file system.
+
+    mode carries the type.  `volatile` directories look names up anew on each walk.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_fifo",
+        "_locks",
+        "atime_ns",
+        "btime_ns",
+        "ctime_ns",
+        "fs",
+        "gid",
+        "ino",
+        "mode",
+        "mtime_ns",
+        "nlink",
+        "rdev",
+        "size",
+        "uid",
+    )
+
+    volatile: ClassVar[bool] = False
+    # A magic link (proc(5)): follow() jumps to its target instead of walking readlink()'s text.
+    magic: ClassVar[bool] = False
+
+    def __init__(self, fs: FileSystem, mode: int, uid: int = 0, gid: int = 0, ino: int = 0, rdev: int = 0) -> None:
+        self.fs = fs
+        self.ino = ino or fs.new_ino()
+        self.mode = mode
+        self.uid = uid
+        self.gid = gid
+        self.rdev = rdev
+        self.nlink = 2 if st.is_dir(mode) else 1
+        self.size = 0
+        self.atime_ns = self.mtime_ns = self.ctime_ns = self.btime_ns = now_ns()
+        self._locks: FileLocks | None = None
+        self._fifo: object | None = None
+
+    # -- attributes --
+
+    async def refresh(self) -> None:
+        """Bring the fields up to date; file systems with a second writer ask it here."""
+
+    def blocks(self) -> int:
+        """st_blocks, in 512-byte units."""
+        return (self.size + 511) // 512
+
+    def blksize(self) -> int:
+        return 4096
+
+    async def setattr(self, change: AttrChange) -> None:
+        """Apply change.  EPERM where attributes are fixed.  Truncation of a regular file arrives as size."""
+        raise EPERM
+
+    def touch(self, *, atime: bool = False, mtime: bool = False) -> None:
+        """Record an access or a modification (which also sets ctime)."""
+        now = now_ns()
+        if atime:
+            self.atime_ns = now
+        if mtime:
+            self.mtime_ns = self.ctime_ns = now
+
+    def locks(self) -> FileLocks:
+        if self._locks is None:
+            from sentry.vfs.locks import FileLocks
+
+            self._locks = FileLocks()
+        return self._locks
+
+    # -- opening --
+
+    async def open(self, path: Path, flags: int) -> File:
+        """A new open file description.  ENXIO etc. as the kind demands; O_TRUNC is done by the caller."""
+        raise EACCES("not openable")
+
+    # -- symbolic links --
+
+    async def readlink(self) -> str:
+        """EINVAL: not a symbolic link."""
+        raise EINVAL
+
+    async def follow(self, caller: Caller) -> Path | None:
+        """The target of a magic link; None: walk readlink()'s text."""
+        return None
+
+    # -- directories; ENOTDIR for everything else --
+
+    async def lookup(self, name: str) -> Inode:
+        """ENOENT: no such entry."""
+        raise ENOTDIR
+
+    async def create(self, name: str, mode: int, caller: Caller) -> Inode:
+        """A regular file that does not exist yet.  mode: permission bits, umask applied."""
+        raise EPERM
+
+    async def mkdir(self, name: str, mode: int, caller: Caller) -> Inode:
+        raise EPERM
+
+    async def symlink(self, name: str, target: str, caller: Caller) -> Inode:
+        raise EPERM
+
+    async def mknod(self, name: str, mode: int, rdev: int, caller: Caller) -> Inode:
+        """FIFO, socket or device; mode carries the type."""
+        raise EPERM
+
+    async def link(self, name: str, target: Inode) -> None:
+        raise EPERM
+
+    async def unlink(self, name: str, victim: Inode) -> None:
+        raise EPERM
+
+    async def rmdir(self, name: str, victim: Inode) -> None:
+        """ENOTEMPTY."""
+        raise EPERM
+
+    async def rename(self, name: str, new_dir: Inode, new_name: str, flags: int) -> None:
+        """rename(2) within this file system; types and permissions were checked, a target is replaced."""
+        raise EPERM
+
+    async def tmpfile(self, mode: int, caller: Caller) -> Inode:
+        """O_TMPFILE: an unnamed regular file."""
+        raise EOPNOTSUPP
+
+    # -- extended attributes --
+
+    async def getxattr(self, name: str) -> bytes:
+        raise EOPNOTSUPP
+
+    async def setxattr(self, name: str, value: bytes, flags: int) -> None:
+        raise EOPNOTSUPP
+
+    async def listxattr(self) -> list[str]:
+        return []
+
+    async def removexattr(self, name: str) -> None:
+        raise EOPNOTSUPP
+
+
+def new_file_attrs(directory: Inode, mode: int, caller: Caller) -> tuple[int, int, int]:
+    """(mode, uid, gid) of a new inode: inode_init_owner().  mode carries the type, umask applied."""
+    gid = caller.fsgid
+    if directory.mode & st.S_ISGID:
+        gid = directory.gid
+        if st.is_dir(mode):
+            mode |= st.S_ISGID
+    return mode, caller.fsuid, gid
+
+
+def device_number(major: int, minor: int) -> int:
+    """new_encode_dev(): how struct stat shows a device."""
+    return (minor & 0xFF) | (major << 8) | ((minor & ~0xFF) << 12)
+
+
+def split_device(rdev: int) -> tuple[int, int]:
+    """(major, minor) of what device_number() made."""
+    return (rdev >> 8) & 0xFFF, (rdev & 0xFF) | ((rdev >> 12) & 0xFFF00)

@@ -1,0 +1,250 @@
+"""Waiting: the loop, jobs that it runs, wait queues, timers and the one place that parks.
+
+The Sentry is one thread.  Everything that can wait is a coroutine run by a Job; a job
+gives up the thread only in park(), and runs again after Loop.wake(job).  Code between two
+awaits is atomic: a condition tested, and the waiter queued right after, cannot miss a
+wake-up that falls between.
+
+WaitQueue is Linux's wait_queue_head: whoever changes a state calls wake(events) with the
+poll(2) events that became true; each Waiter whose mask has one of them is called back.
+"""
+
+from __future__ import annotations
+
+import heapq
+import logging
+import select
+import time
+import types
+from collections import deque
+from collections.abc import Callable, Coroutine, Generator
+from typing import Any, Final
+
+from sentry.platform import Context, Platform, Trap
+
+log = logging.getLogger(__name__)
+
+NEVER: Final = -1
+
+
+class Waiter:
+    """One interest in a wait queue: callback(events) for wake-ups that match mask."""
+
+    __slots__ = ("callback", "mask")
+
+    def __init__(self, mask: int, callback: Callable[[int], None]) -> None:
+        self.mask = mask
+        self.callback = callback
+
+
+class WaitQueue:
+    """Those who wait for a change of one object."""
+
+    __slots__ = ("_waiters",)
+
+    def __init__(self) -> None:
+        self._waiters: list[Waiter] | None = None
+
+    def add(self, waiter: Waiter) -> None:
+        if self._waiters is None:
+            self._waiters = [waiter]
+        else:
+            self._waiters.append(waiter)
+
+    def remove(self, waiter: Waiter) -> None:
+        if self._waiters is not None and waiter in self._waiters:
+            self._waiters.remove(waiter)
+
+    def wake(self, events: int) -> None:
+        if self._waiters:
+            for waiter in list(self._waiters):
+                if waiter.mask & events:
+                    waiter.callback(events)
+
+    def __bool__(self) -> bool:
+        """True if anybody waits."""
+        return bool(self._waiters)
+
+
+class Timer:
+    """A callback at a time of the loop's monotonic clock, in ns.  Made by Loop.call_at."""
+
+    __slots__ = ("callback", "deadline_ns")
+
+    def __init__(self, deadline_ns: int, callback: Callable[[], None] | None) -> None:
+        self.deadline_ns = deadline_ns
+        self.callback = callback
+
+    def cancel(self) -> None:
+        self.callback = None
+
+
+class Job:
+    """A coroutine that the loop runs.  `parked` is true while it waits for Loop.wake."""
+
+    __slots__ = ("coro", "done", "name", "parked", "queued")
+
+    def __init__(self, coro: Coroutine[Any, Any, None], name: str) -> None:
+        self.coro = coro
+        self.name = name
+        self.parked = False
+        self.queued = False
+        self.done = False
+
+
+@types.coroutine
+def park() -> Generator[Any, Any, Any]:
+    """Give up the thread until Loop.wake(job, value); returns value."""
+    return (yield None)
+
+
+class Event:
+    """Something that happens once; any number of jobs may wait for it."""
+
+    __slots__ = ("_jobs", "_loop", "is_set")
+
+    def __init__(self, loop: Loop) -> None:
+        self._loop = loop
+        self._jobs: list[Job] = []
+        self.is_set = False
+
+    def set(self) -> None:
+        self.is_set = True
+        jobs, self._jobs = self._jobs, []
+        for job in jobs:
+            self._loop.wake(job)
+
+    async def wait(self) -> None:
+        """Wait until set() was called."""
+        while not self.is_set:
+            self._jobs.append(self._loop.current_job())
+            await park()
+
+
+class Loop:
+    """Runs jobs; between them, waits for traps, host descriptors and timers."""
+
+    # After this many turns without looking at host descriptors, look.
+    IO_EVERY: Final = 16
+
+    def __init__(self, platform: Platform) -> None:
+        self.platform = platform
+        self.current: Job | None = None
+        self._ready: deque[tuple[Job, Any]] = deque()
+        self._timers: list[tuple[int, int, Timer]] = []
+        self._timer_sequence = 0
+        self._epoll = select.epoll()
+        self._handlers: dict[int, Callable[[int], None]] = {}
+        self._stopping = False
+        self.on_turn: list[Callable[[], None]] = []  # called after every wait: signals seen by Python, for one
+        platform.watch(self._epoll.fileno())
+
+    # -- jobs --
+
+    def spawn(self, coro: Coroutine[Any, Any, None], name: str) -> Job:
+        job = Job(coro, name)
+        job.parked = True
+        self.wake(job)
+        return job
+
+    def current_job(self) -> Job:
+        assert self.current is not None, "only a job can wait"
+        return self.current
+
+    def wake(self, job: Job, value: Any = None) -> None:
+        """Let a parked job run on; nothing if it runs or was woken already."""
+        if job.parked and not job.queued and not job.done:
+            job.queued = True
+            self._ready.append((job, value))
+
+    def _step(self, job: Job, value: Any) -> None:
+        job.parked = job.queued = False
+        self.current = job
+        try:
+            job.coro.send(value)
+            job.parked = True
+        except StopIteration:
+            job.done = True
+        except Exception:
+            job.done = True
+            log.exception("job %s died of a bug", job.name)
+        finally:
+            self.current = None
+
+    # -- timers --
+
+    def now_ns(self) -> int:
+        """The loop's clock: CLOCK_MONOTONIC."""
+        return time.monotonic_ns()
+
+    def call_at(self, deadline_ns: int, callback: Callable[[], None]) -> Timer:
+        timer = Timer(deadline_ns, callback)
+        self._timer_sequence += 1
+        heapq.heappush(self._timers, (deadline_ns, self._timer_sequence, timer))
+        return timer
+
+    def _run_timers(self) -> int:
+        """Run what is due; returns ns to the next timer, or NEVER."""
+        timers = self._timers
+        while timers:
+            deadline, _, timer = timers[0]
+            if timer.callback is None:
+                heapq.heappop(timers)
+                continue
+            wait_ns = deadline - time.monotonic_ns()
+            if wait_ns > 0:
+                return wait_ns
+            heapq.heappop(timers)
+            callback, timer.callback = timer.callback, None
+            callback()
+        return NEVER
+
+    # -- host descriptors --
+
+    def watch_fd(self, fd: int, events: int, handler: Callable[[int], None]) -> None:
+        """Call handler(events) when the host descriptor has one of events (select.EPOLL*)."""
+        if fd in self._handlers:
+            self._epoll.modify(fd, events)
+        else:
+            self._epoll.register(fd, events)
+        self._handlers[fd] = handler
+
+    def unwatch_fd(self, fd: int) -> None:
+        if self._handlers.pop(fd, None) is not None:
+            self._epoll.unregister(fd)
+
+    def _poll_fds(self) -> None:
+        for fd, events in self._epoll.poll(0):
+            handler = self._handlers.get(fd)
+            if handler is not None:
+                handler(events)
+
+    # -- the loop itself --
+
+    def stop(self) -> None:
+        self._stopping = True
+
+    def run(self) -> None:
+        ready = self._ready
+        platform = self.platform
+        turns = 0
+        while not self._stopping:
+            while ready:
+                job, value = ready.popleft()
+                self._step(job, value)
+            timeout_ns = self._run_timers() if self._timers else NEVER
+            if ready or self._stopping:
+                continue
+            traps = platform.wait(timeout_ns)
+            for context, trap in traps:
+                self._trapped(context, trap)
+            turns += 1
+            if not traps or turns % self.IO_EVERY == 0:
+                self._poll_fds()
+                for hook in self.on_turn:
+                    hook()
+
+    def _trapped(self, context: Context, trap: Trap) -> None:
+        job = context.owner
+        if job is not None:
+            self._step(job, trap)
