@@ -16,7 +16,7 @@ PR_SET_CHILD_SUBREAPER PR_SET_DUMPABLE PR_SET_KEEPCAPS PR_SET_NAME PR_SET_NO_NEW
 AT_EMPTY_PATH AT_RECURSIVE AT_SYMLINK_NOFOLLOW
 OPEN_TREE_CLONE OPEN_TREE_CLOEXEC
 MOUNT_ATTR_RDONLY MOUNT_ATTR_NOSUID MOUNT_ATTR_NODEV MOUNT_ATTR_NOSYMFOLLOW
-""".split()
+"""
 
 SOURCE = r"""
 #ifndef _GNU_SOURCE
@@ -110,7 +110,7 @@ int hc_mount_setattr(int fd, unsigned flags, uint64_t set, uint64_t clear);
 """
 
 ffibuilder = FFI()
-ffibuilder.cdef(CDEF + "".join(f"#define {name} ...\n" for name in CONSTANTS))
+ffibuilder.cdef(CDEF + "".join(f"#define {name} ...\n" for name in CONSTANTS.split()))
 ffibuilder.set_source("sandbox._hostcalls", SOURCE, extra_compile_args=["-O2", "-Wall"])
 
 if __name__ == "__main__":
