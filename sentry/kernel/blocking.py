@@ -1,0 +1,109 @@
+"""Waiting on behalf of a task: the only place where a task parks.
+
+block_on() is the way every file operation waits: try, and if it would block, wait for the
+file to become ready and try again.  There is no await between the failed try and the
+queueing of the waiter, and the loop is single-threaded, so no wake-up falls between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Final, TypeVar
+
+from sentry.abi.errno import EAGAIN, ETIMEDOUT
+from sentry.abi.fcntl import O_NONBLOCK
+from sentry.kernel.restart import ERESTARTSYS, Interrupted
+from sentry.kernel.signals import INTERRUPTED
+from sentry.vfs.file import File
+from sentry.wait import Waiter, WaitQueue, park
+
+if TYPE_CHECKING:
+    from sentry.kernel.task import Task
+
+TIMED_OUT: Final = object()
+READY: Final = object()
+T = TypeVar("T")
+
+
+async def wait_any(
+    t: Task,
+    queues: Sequence[tuple[WaitQueue, int]],
+    deadline_ns: int | None = None,
+    kind: int = ERESTARTSYS,
+) -> None:
+    """Park until one of (queue, events) wakes it.
+
+    Raises Interrupted(kind) for a signal, ETIMEDOUT at deadline_ns (loop clock).  May return
+    spuriously; the caller tests its condition again.
+    """
+    if t.has_signal():
+        raise Interrupted(kind)
+    loop = t.kernel.loop
+    waiters = [(queue, Waiter(events, lambda _events: loop.wake(t, READY))) for queue, events in queues]
+    for queue, waiter in waiters:
+        queue.add(waiter)
+    timer = loop.call_at(deadline_ns, lambda: loop.wake(t, TIMED_OUT)) if deadline_ns is not None else None
+    t.interruptible = True
+    try:
+        reason = await park()
+    finally:
+        t.interruptible = False
+        for queue, waiter in waiters:
+            queue.remove(waiter)
+        if timer is not None:
+            timer.cancel()
+    if reason is INTERRUPTED:
+        raise Interrupted(kind)
+    if reason is TIMED_OUT:
+        raise ETIMEDOUT
+
+
+async def wait_on(
+    t: Task, queue: WaitQueue, events: int, deadline_ns: int | None = None, kind: int = ERESTARTSYS
+) -> None:
+    """wait_any() for one queue."""
+    await wait_any(t, ((queue, events),), deadline_ns, kind)
+
+
+async def wait_killable(t: Task, queue: WaitQueue, events: int) -> None:
+    """Wait in a way only the task's death ends (TASK_KILLABLE).  Raises Interrupted then."""
+    loop = t.kernel.loop
+    waiter = Waiter(events, lambda _events: loop.wake(t, READY))
+    queue.add(waiter)
+    try:
+        if t.exiting:
+            raise Interrupted(ERESTARTSYS)
+        t.interruptible = True
+        await park()
+    finally:
+        t.interruptible = False
+        queue.remove(waiter)
+
+
+async def block_on(
+    t: Task,
+    file: File,
+    events: int,
+    op: Callable[[], T],
+    deadline_ns: int | None = None,
+    nonblock: bool = False,
+) -> T:
+    """Retry op until it does something other than raise EAGAIN.
+
+    Raises EAGAIN for O_NONBLOCK (or `nonblock`), ETIMEDOUT at deadline_ns, Interrupted on a signal.
+    """
+    while True:
+        try:
+            return op()
+        except EAGAIN:
+            if nonblock or file.flags & O_NONBLOCK:
+                raise
+        await wait_any(t, ((file.queue, events),), deadline_ns)
+
+
+async def sleep_until(t: Task, deadline_ns: int | None, kind: int) -> None:
+    """Sleep until deadline_ns, for ever if None.  Raises Interrupted(kind) on a signal."""
+    try:
+        await wait_any(t, (), deadline_ns, kind)
+    except ETIMEDOUT:
+        return

@@ -1,0 +1,1 @@
+"""Memory as the kernel sees it: layout, brk, ELF images.  Paging is the platform's."""
