@@ -245,7 +245,10 @@ int main(int argc, char **argv)
 {
     const char *base = getenv("GUEST_DIR") ? getenv("GUEST_DIR") : "/tmp";
     int failed = 0;
-    CHECK(realpath(argv[0], program_path) != NULL);
+    if (argc == 0 || realpath(argv[0], program_path) == NULL) {
+        fprintf(stderr, "argv[0] must be the path of the program\n");
+        return 2;
+    }
     if (argc > 1 && strncmp(argv[1], "--", 2) == 0 && helper)
         return helper(argc, argv);
     umask(022);
