@@ -11,7 +11,7 @@ import importlib
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final, Literal, TypeVar, get_args, get_type_hints
+from typing import Any, Final, Literal, TypeVar, get_args, get_type_hints, overload
 
 from sentry.abi.errno import ENOSYS, LinuxError
 from sentry.abi.nr_x86_64 import NAMES
@@ -47,6 +47,7 @@ TOPICS: Final = (
     "sched",
     "signal",
     "signalfd",
+    "socket",
     "splice",
     "stat",
     "sync",
@@ -81,7 +82,11 @@ class Syscall:
 HANDLERS: Final[dict[str, Syscall]] = {}
 
 
-def syscall(function: F | None = None, *, gaps: str = "") -> Any:
+@overload
+def syscall(function: F) -> F: ...
+@overload
+def syscall(*, gaps: str) -> Callable[[F], F]: ...
+def syscall(function: Any = None, *, gaps: str = "") -> Any:
     """Register a handler.  gaps: what is missing; "" means complete."""
 
     def register(fn: F) -> F:
