@@ -112,7 +112,9 @@ def test_load_reads_the_bundle(tmp_path):
     assert load_spec(tmp_path).root == tmp_path / "rootfs"
 
 
-@pytest.mark.parametrize(("text", "named"), [(None, "cannot read"), ("{", "not valid JSON"), ("[1]", "object expected")])
+@pytest.mark.parametrize(
+    ("text", "named"), [(None, "cannot read"), ("{", "not valid JSON"), ("[1]", "object expected")]
+)
 def test_an_unreadable_bundle_is_named(tmp_path, text, named):
     if text is not None:
         (tmp_path / "config.json").write_text(text)

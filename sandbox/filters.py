@@ -1,0 +1,211 @@
+"""Which host calls the Sentry and the gofer may still make: one table each, loaded with libseccomp.
+
+A table's row is: call names, why they are needed, and checks that the arguments must pass.  Several rows for one call
+are alternatives.  A value in a check may be a name that the loader is given a number for (`proc_fd`).
+
+What is not in a table is refused:
+
+- In the gofer with EPERM; with --debug it is killed by SIGSYS instead, so that a missing row cannot hide.
+- In the Sentry with ENOSYS, by RET_TRACE without a tracer.  The stubs, in which the application's code runs, descend
+  from the Sentry and inherit its filter, and of two filters the kernel obeys the stricter answer.  RET_ERRNO and
+  RET_KILL would override the stubs' own filter, which hands every call to the Sentry by a notification (USER_NOTIF):
+  the application would get the errno and the Sentry never see the call.  RET_TRACE is the only refusal that is weaker
+  than USER_NOTIF.  The price: whoever has taken over the Sentry whole could trace a child of its own and let it pass
+  such calls.  It could do the same with a stub, whatever this filter says.
+- So the calls in NEVER, which neither the Sentry nor a stub has any use for and which the Sentry would refuse the
+  application in any case, are refused with an errno: that is final for the Sentry and all of its stubs.
+
+no_new_privs must be set, and whatever a process needs to import or open by name must have been, before `load`.
+"""
+
+import errno
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import pyseccomp
+
+O_CREATING: Final = os.O_CREAT | os.O_TRUNC | os.O_APPEND | (os.O_TMPFILE & ~os.O_DIRECTORY)
+AT_EMPTY_PATH: Final = 0x1000
+CLONE_NEW_ANY: Final = 0x02000000 | 0x04000000 | 0x08000000 | 0x10000000 | 0x20000000 | 0x40000000 | 0x00020000
+AF_UNIX, AF_INET, AF_INET6, AF_NETLINK = 1, 2, 10, 16
+ALL_BITS: Final = 0xFFFFFFFF
+_UNKNOWN: Final = -1
+"""libseccomp's answer for a name it does not know."""
+REFUSED: Final = 0xBAD
+"""The trace message of the Sentry's default action, to tell it from a stub's own."""
+
+
+@dataclass(slots=True, frozen=True)
+class Check:
+    """Argument `index`, masked, must equal `value`.
+
+    32 bits are compared: an int argument leaves the upper half of its register undefined.
+    """
+
+    index: int
+    mask: int
+    value: int | str
+
+
+def equals(index: int, value: int | str) -> Check:
+    return Check(index, ALL_BITS, value)
+
+
+def without(index: int, bits: int) -> Check:
+    return Check(index, bits, 0)
+
+
+def having(index: int, bits: int) -> Check:
+    return Check(index, bits, bits)
+
+
+@dataclass(slots=True, frozen=True)
+class Rule:
+    """One row: the calls, why, and the checks, all of which must pass."""
+
+    calls: str
+    why: str
+    checks: tuple[Check, ...] = ()
+
+
+def _one_of(call: str, index: int, values: Mapping[str, int], why: str) -> tuple[Rule, ...]:
+    """A row for each accepted value of an argument, such as an ioctl's request."""
+    return tuple(Rule(call, f"{name}: {why}", (equals(index, value),)) for name, value in values.items())
+
+
+_PYTHON: Final = (
+    Rule("brk mmap munmap mremap mprotect madvise", "malloc, thread stacks, the stubs' own memory calls"),
+    Rule("futex futex_waitv set_robust_list get_robust_list set_tid_address rseq membarrier", "locks, threads' ends"),
+    Rule("exit exit_group rt_sigreturn restart_syscall", "leaving, and returning from signals"),
+    Rule("rt_sigaction rt_sigprocmask rt_sigpending rt_sigtimedwait rt_sigsuspend sigaltstack", "signal handling"),
+    Rule("clock_gettime clock_getres gettimeofday time clock_nanosleep nanosleep", "time, where the vDSO does not do"),
+    Rule("getpid gettid getppid getuid geteuid getgid getegid getresuid getresgid getgroups", "who am I"),
+    Rule("getrandom getcpu uname sysinfo times getrusage", "facts without side effects"),
+    Rule("sched_yield sched_getaffinity", "locks; the number of CPUs"),
+    Rule("close close_range dup dup2 dup3 fcntl pipe2", "own descriptors"),
+    Rule("read write readv writev pread64 pwrite64 preadv pwritev preadv2 pwritev2 lseek", "files handed over"),
+    Rule("fstat fstatfs", "what a descriptor is"),
+    Rule("newfstatat statx", "fstat, as newer C libraries spell it", (having(3, AT_EMPTY_PATH),)),
+    Rule("epoll_create1 epoll_ctl epoll_wait epoll_pwait epoll_pwait2 poll ppoll select pselect6", "the event loop"),
+    Rule("sendmsg recvmsg sendto recvfrom shutdown", "sockets handed over"),
+    Rule("tgkill", "abort(), and waking an own thread"),
+)  # fmt: skip
+
+_SECCOMP_IOCTLS: Final = {
+    "SECCOMP_IOCTL_NOTIF_RECV": 0xC0502100,
+    "SECCOMP_IOCTL_NOTIF_SEND": 0xC0182101,
+    "SECCOMP_IOCTL_NOTIF_ID_VALID": 0x40082102,
+    "SECCOMP_IOCTL_NOTIF_ADDFD": 0x40182103,
+    "SECCOMP_IOCTL_NOTIF_SET_FLAGS": 0x40082104,
+}
+_TTY_IOCTLS: Final = {
+    "TCGETS": 0x5401, "TCSETS": 0x5402, "TCSETSW": 0x5403, "TCSETSF": 0x5404, "TIOCSCTTY": 0x540E,
+    "TIOCGWINSZ": 0x5413, "TIOCSWINSZ": 0x5414, "TIOCNOTTY": 0x5422,
+}  # fmt: skip
+_FILE_IOCTLS: Final = {"FIONREAD": 0x541B, "FIONBIO": 0x5421, "FIONCLEX": 0x5450, "FIOCLEX": 0x5451, "TIOCOUTQ": 0x5411}
+_INTERFACE_IOCTLS: Final = {
+    "SIOCGIFNAME": 0x8910, "SIOCGIFCONF": 0x8912, "SIOCGIFFLAGS": 0x8913, "SIOCGIFADDR": 0x8915,
+    "SIOCGIFDSTADDR": 0x8917, "SIOCGIFBRDADDR": 0x8919, "SIOCGIFNETMASK": 0x891B, "SIOCGIFMETRIC": 0x891D,
+    "SIOCGIFMTU": 0x8921, "SIOCGIFHWADDR": 0x8927, "SIOCGIFINDEX": 0x8933, "SIOCGIFTXQLEN": 0x8942,
+    "SIOCATMARK": 0x8905, "SIOCGSTAMP": 0x8906,
+}  # fmt: skip
+_STUB_PRCTLS: Final = {
+    "PR_SET_PDEATHSIG": 1, "PR_GET_DUMPABLE": 3, "PR_SET_DUMPABLE": 4, "PR_SET_NAME": 15, "PR_GET_NAME": 16,
+    "PR_SET_SECCOMP": 22, "PR_SET_MM": 35, "PR_SET_NO_NEW_PRIVS": 38, "PR_GET_NO_NEW_PRIVS": 39,
+    "PR_SET_VMA": 0x53564D41,
+}  # fmt: skip
+
+SENTRY: Final = (
+    *_PYTHON,
+    Rule("eventfd2 signalfd4 timerfd_create timerfd_settime timerfd_gettime", "the event loop's other sources"),
+    Rule("timer_create timer_settime timer_gettime timer_delete timer_getoverrun", "interrupting a long run of a stub"),
+    Rule("setitimer getitimer alarm", "the same, older"),
+    # Files.
+    Rule("openat", "one's own /proc, read-only", (equals(0, "proc_fd"), without(2, os.O_ACCMODE | O_CREATING))),
+    Rule("readlinkat", "links in /proc, such as those of ns", (equals(0, "proc_fd"),)),
+    Rule("getdents64", "the threads of a stub, in /proc"),
+    Rule("memfd_create ftruncate fallocate", "files that the Sentry keeps in memory; donated ones"),
+    Rule("fsync fdatasync sync_file_range fadvise64 readahead copy_file_range sendfile", "donated files"),
+    Rule("flock", "locks that the host's other users of a file see"),
+    Rule("mlock mlock2 munlock msync mincore mlockall munlockall", "memory calls approved for a stub"),
+    # Stubs.
+    Rule("clone", "threads and stubs, in no new namespace", (without(0, CLONE_NEW_ANY),)),
+    Rule("fork vfork", "the template stub"),
+    Rule("execveat", "the stub's image is a memfd", (having(4, AT_EMPTY_PATH),)),
+    Rule("wait4 waitid ptrace process_vm_readv process_vm_writev", "running the stubs"),
+    Rule("kill tkill pidfd_open pidfd_getfd pidfd_send_signal rt_tgsigqueueinfo rt_sigqueueinfo", "and ending them"),
+    Rule("seccomp", "a stub's own filter", (equals(0, 1),)),
+    Rule("arch_prctl setpgid getpgid getsid setsid set_thread_area", "a stub's start"),
+    Rule("prlimit64 getrlimit setrlimit", "a stub's limits"),
+    Rule("sched_setaffinity sched_setscheduler sched_getscheduler sched_setparam sched_getparam sched_setattr "
+         "sched_getattr setpriority getpriority", "keeping the Sentry and a running stub on one CPU"),
+    Rule("kcmp", "whether two descriptors are one open file"),
+    *_one_of("prctl", 0, _STUB_PRCTLS, "names and a stub's start"),
+    *_one_of("ioctl", 1, _SECCOMP_IOCTLS, "system calls of the stubs"),
+    *_one_of("ioctl", 1, _TTY_IOCTLS, "the console that was handed over"),
+    *_one_of("ioctl", 1, _FILE_IOCTLS, "pipes and sockets that were handed over"),
+    # The network of the container's network namespace.
+    *_one_of("ioctl", 1, _INTERFACE_IOCTLS, "the container's view of its interfaces"),
+    *_one_of("socket", 0, {"AF_INET": AF_INET, "AF_INET6": AF_INET6}, "the application's sockets"),
+    Rule("socket", "rtnetlink, to list interfaces", (equals(0, AF_NETLINK), equals(2, 0))),
+    Rule("socketpair", "waking the loop", (equals(0, AF_UNIX),)),
+    Rule("bind connect listen accept accept4 getsockname getpeername getsockopt setsockopt", "sockets"),
+    Rule("sendmmsg recvmmsg", "sockets, many messages at once"),
+)  # fmt: skip
+
+GOFER: Final = (
+    *_PYTHON,
+    Rule("openat openat2", "one component at a time below the served root; reopening through /proc"),
+    Rule("readlink readlinkat getdents64 newfstatat statx statfs faccessat faccessat2", "looking"),
+    Rule("mkdirat mknodat symlinkat linkat unlinkat renameat renameat2", "changing directories"),
+    Rule("fchmod fchmodat fchmodat2 chmod fchown fchownat utimensat ftruncate truncate fallocate", "attributes"),
+    Rule("getxattr lgetxattr fgetxattr setxattr lsetxattr fsetxattr", "extended attributes"),
+    Rule("listxattr llistxattr flistxattr removexattr lremovexattr fremovexattr", "extended attributes"),
+    Rule("fsync fdatasync copy_file_range fadvise64 flock umask", "file contents"),
+    Rule("eventfd2 accept4 getsockopt getsockname getpeername", "its own loop"),
+)  # fmt: skip
+
+NEVER: Final = (
+    ("init_module finit_module delete_module kexec_load kexec_file_load", errno.EPERM),
+    ("iopl ioperm swapon swapoff reboot acct quotactl settimeofday", errno.EPERM),
+    ("bpf perf_event_open open_by_handle_at lookup_dcookie vhangup", errno.EPERM),
+    ("io_uring_setup io_uring_enter io_uring_register userfaultfd modify_ldt", errno.ENOSYS),
+)
+"""Refused for good, the stubs' own calls included."""
+
+
+def load(role: str, values: Mapping[str, int], debug: bool) -> None:
+    """Load the filter of `role` ("sentry" or "gofer") for this thread, which must be the only one."""
+    if role == "sentry":
+        default, table = pyseccomp.TRACE(REFUSED), SENTRY
+    else:
+        default, table = pyseccomp.KILL_PROCESS if debug else pyseccomp.ERRNO(errno.EPERM), GOFER
+    program = pyseccomp.SyscallFilter(default)
+    # Calls of another ABI (int 0x80, x32) are refused the same way.
+    program.set_attr(pyseccomp.Attr.ACT_BADARCH, default)
+    try:
+        program.set_attr(pyseccomp.Attr.CTL_OPTIMIZE, 2)  # a binary tree over the call numbers
+    except OSError:  # libseccomp < 2.5
+        pass
+    for rule in table:
+        checks = [_argument(check, values) for check in rule.checks]
+        _add(program, pyseccomp.ALLOW, rule.calls, checks)
+    if role == "sentry":
+        for calls, code in NEVER:
+            _add(program, pyseccomp.ERRNO(code), calls, [])
+    program.load()
+
+
+def _argument(check: Check, values: Mapping[str, int]) -> "pyseccomp.Arg":
+    value = values[check.value] if isinstance(check.value, str) else check.value
+    return pyseccomp.Arg(check.index, pyseccomp.MASKED_EQ, check.mask, value)
+
+
+def _add(program: "pyseccomp.SyscallFilter", action: int, calls: str, checks: "list[pyseccomp.Arg]") -> None:
+    for call in calls.split():
+        number = pyseccomp.resolve_syscall(pyseccomp.Arch.NATIVE, call)
+        if number == _UNKNOWN:  # a call younger than the installed libseccomp: nobody can use it, then
+            continue
+        program.add_rule(action, number, *checks)

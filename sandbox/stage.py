@@ -1,0 +1,149 @@
+"""From a fresh interpreter to a confined Sentry or gofer: the last code that runs with privilege.
+
+spawn.py starts it as `python -I ... sandbox.stage ROLE CONFIG_FD`; the configuration (StageConfig) is JSON in a memfd.
+Two processes:
+
+    A  enters new namespaces, forks B, reports "pid <B's pid>", ends: B is now a child of the nearest subreaper
+    B  pid 1 of the pid namespace: imports everything, enters the empty root, drops privileges, loads the filter, and
+       runs the Sentry or the gofer, which reports "ok"
+
+Reports are lines on `report_fd`.  A line that is neither is the reason for a failure, and the last one; the traceback
+goes to the log, which is stderr.  End of file without "ok" means that B died.
+
+This is the only module outside sentry that imports sentry.boot, and the only one outside gofer that imports gofer.
+"""
+
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Any, Final, NoReturn
+
+from sandbox import confine, filters, hostcalls, network, rlimits
+
+Config = dict[str, Any]
+"""What spawn.StageConfig says, as it comes out of JSON."""
+
+
+def main() -> NoReturn:
+    """sys.argv: role, config fd."""
+    role, config_fd = sys.argv[-2], int(sys.argv[-1])
+    with open(config_fd, "rb") as f:
+        config = json.load(f)
+    report_fd = config["report_fd"]
+    try:
+        _close_others(config["keep_fds"])
+        own_pid = _enter_namespaces(config)
+        pid = os.fork()
+        if pid:
+            os.write(report_fd, b"pid %d\n" % pid)
+            os._exit(0)
+        run = _second_process(role, config, own_pid)
+    except BaseException as e:
+        _report_failure(report_fd, e)
+        _exit(1)
+    _exit(_guarded(run))
+
+
+def _guarded(run: Callable[[], int]) -> int:
+    """From here on whoever runs reports for itself: report_fd may have been closed and its number used again."""
+    try:
+        return run()
+    except BaseException as e:
+        traceback.print_exception(e)
+        return 1
+
+
+def _exit(status: int) -> NoReturn:
+    """Without the interpreter's clean-up, which takes longer than the kernel's and finds nothing to do."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            pass
+    os._exit(status)
+
+
+def _report_failure(report_fd: int, error: BaseException) -> None:
+    traceback.print_exception(error)
+    text = str(error) or type(error).__name__
+    if not isinstance(error, (OSError, RuntimeError)):
+        text = f"{type(error).__name__}: {text}"
+    try:
+        os.write(report_fd, text.partition("\n")[0].encode("utf-8", "replace")[:4000] + b"\n")
+    except OSError:
+        pass  # nobody listens any more: the log has it
+
+
+def _close_others(keep: Sequence[int]) -> None:
+    """Whatever the creator let slip must not reach a process that the container may take over."""
+    first = 3
+    for fd in sorted(keep):
+        os.set_inheritable(fd, False)
+        os.closerange(first, fd)
+        first = fd + 1
+    os.closerange(first, os.sysconf("SC_OPEN_MAX") + first)
+
+
+def _enter_namespaces(config: Config) -> bool:
+    """Returns whether we got a pid namespace of our own."""
+    host_network = network.namespace_inode()
+    namespaces = confine.enter(config["namespaces"], config["network_path"])
+    if network.namespace_inode() != host_network:
+        network.bring_up_loopback()
+        network.open_to_unprivileged()
+        network.set_sysctls(config["sysctl"])
+    return namespaces.own_pid
+
+
+def _second_process(role: str, config: Config, own_pid: bool) -> Callable[[], int]:
+    os.setsid()
+    os.umask(0)
+    hostcalls.set_name(f"pysc-{role}")
+    if config["oom_score_adj"] is not None:
+        rlimits.set_oom_score_adj(config["oom_score_adj"])
+    rlimits.raise_limits()
+    return ROLES[role](config, own_pid)
+
+
+def confine_as(role: str, config: Config, own_pid: bool) -> int:
+    """Empty root, privileges, filter.  Returns the descriptor of /proc."""
+    proc_fd = confine.enter_empty_root(own_pid)
+    is_sentry = role == "sentry"
+    # The Sentry's children are born traceable by it only if it is itself; nobody else of its user sees its pids.
+    confine.drop_privileges(config["capabilities"], become_nobody=is_sentry, dumpable=is_sentry)
+    filters.load(role, {"proc_fd": proc_fd}, config["debug"])
+    return proc_fd
+
+
+def prepare_sentry(config: Config, own_pid: bool) -> Callable[[], int]:
+    from sentry import boot
+
+    boot.preload(config["boot"])
+    proc_fd = confine_as("sentry", config, own_pid)
+    return lambda: boot.main({**config["boot"], "proc_fd": proc_fd})
+
+
+def prepare_gofer(config: Config, own_pid: bool) -> Callable[[], int]:
+    import socket
+
+    from gofer import server
+
+    mounts = [(socket.socket(fileno=fd), root_fd, readonly) for fd, root_fd, readonly in config["mounts"]]
+    proc_fd = confine_as("gofer", config, own_pid)
+
+    def serve() -> int:
+        server.serve(mounts, proc_fd)
+        return 0
+
+    os.write(config["report_fd"], b"ok\n")
+    os.close(config["report_fd"])
+    return serve
+
+
+ROLES: Final[dict[str, Callable[[Config, bool], Callable[[], int]]]] = {
+    "sentry": prepare_sentry,
+    "gofer": prepare_gofer,
+}
+"""Each confines this process and returns what is then to run; its result is the exit status."""
