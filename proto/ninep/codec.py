@@ -102,7 +102,6 @@ def _decode(kind: int, data: bytes, position: int, end: int) -> Message:
 # ---- The entries inside Rreaddir.data and Rreaddirattr.data.
 
 _DIRENT = Struct("<BIQQBH")
-_ATTR_ENTRY_TAIL = Struct("<QH")
 _ATTR = Struct("<" + "".join(INTEGER_CODES[kind] for kind in dialect.Attr.FIELDS.values()))
 _ATTR_ENTRY = Struct(_ATTR.format + "QH")
 
@@ -123,8 +122,8 @@ def dirents(data: bytes) -> list[tuple[messages.Qid, int, int, bytes]]:
     ]
 
 
-def pack_attr_entry(attr: tuple[int, ...], offset: int, name: bytes) -> bytes:
-    """One entry of Rreaddirattr.  attr is an Attr or the plain tuple of its fields."""
+def pack_attr_entry(attr: dialect.Attr, offset: int, name: bytes) -> bytes:
+    """One entry of Rreaddirattr."""
     return _ATTR_ENTRY.pack(*attr, offset, len(name)) + name
 
 

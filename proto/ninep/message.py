@@ -21,13 +21,15 @@ from operator import itemgetter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from typing import Any, ClassVar, TypeVar, dataclass_transform
 
     T = TypeVar("T", bound="Named")
 
     class _Tuple:
         """Named is no tuple to a type checker: fields may then be called `count` or `index`."""
+
+        def __iter__(self) -> Iterator[Any]: ...
 
 else:
     _Tuple = tuple

@@ -1,0 +1,143 @@
+"""The gofer's sockets: one loop over the connections, each with its session.
+
+One thread.  A connection whose reply cannot be sent whole is not read from, and none of its further requests are
+carried out, until the rest is out: a client that does not read its replies costs one reply of memory, no more.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+from errno import EAGAIN
+from select import EPOLLIN, EPOLLOUT, epoll
+from socket import SCM_RIGHTS, SOL_SOCKET
+from struct import Struct
+
+from gofer.localfs import enter_proc
+from gofer.session import Session
+from proto.ninep.message import ProtocolError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from socket import socket
+
+RECEIVE_SIZE = 64 << 10
+
+_pack_fd = Struct("i").pack
+
+
+class Peer:
+    """A connection: its socket, its session, and what is under way between them."""
+
+    def __init__(self, sock: socket, root_fd: int, readonly: bool) -> None:
+        sock.setblocking(False)
+        self.sock = sock
+        self.root_fd = root_fd
+        self.session = Session(root_fd, readonly)
+        self.replies: Iterator[tuple[bytes, int]] = iter(())  # of the requests received, not yet all carried out
+        self.unsent: bytes | memoryview = b""  # the rest of a reply
+        self.unsent_fd = -1  # goes with its first byte
+
+    def receive(self) -> bool:
+        """Take what has arrived and answer it.  False: the client has gone."""
+        try:
+            # No room for descriptors: the kernel closes those that a client might send.
+            data = self.sock.recv(RECEIVE_SIZE)
+        except BlockingIOError:
+            return True
+        if not data:
+            return False
+        self.replies = self.session.receive(data)
+        self.advance()
+        return True
+
+    def advance(self) -> None:
+        """Send what is unsent; then carry out and answer requests for as long as the socket takes the replies."""
+        if self.unsent and not self._send(self.unsent, self.unsent_fd):
+            return
+        for frame, fd in self.replies:
+            if not self._send(frame, fd):
+                return
+
+    def _send(self, frame: bytes | memoryview, fd: int) -> bool:
+        """Whether the whole of it went out; otherwise the rest is kept in unsent."""
+        self.unsent_fd = fd
+        try:
+            if fd < 0:
+                sent = self.sock.send(frame)
+            else:
+                sent = self.sock.sendmsg((frame,), ((SOL_SOCKET, SCM_RIGHTS, _pack_fd(fd)),))
+                os.close(fd)
+                self.unsent_fd = -1
+        except OSError as error:
+            if error.errno != EAGAIN:
+                raise
+            sent = 0
+        if sent == len(frame):
+            self.unsent = b""
+            return True
+        self.unsent = memoryview(frame)[sent:]
+        return False
+
+    def close(self) -> None:
+        """Nothing that belonged to this connection stays open, the root included."""
+        if self.unsent_fd >= 0:
+            os.close(self.unsent_fd)
+        self.session.close()
+        self.sock.close()
+        os.close(self.root_fd)
+
+
+class Server:
+    """All connections, and the loop."""
+
+    def __init__(self, mounts: list[tuple[socket, int, bool]]) -> None:
+        self.poller = epoll()
+        self.peers: dict[int, Peer] = {}
+        for sock, root_fd, readonly in mounts:
+            peer = self.peers[sock.fileno()] = Peer(sock, root_fd, readonly)
+            self.poller.register(peer.sock, EPOLLIN)
+
+    def run(self) -> None:
+        """Serve until the last connection has ended."""
+        while self.peers:
+            for fd, _ in self.poller.poll():
+                self._turn(fd, self.peers[fd])
+        self.poller.close()
+
+    def _turn(self, fd: int, peer: Peer) -> None:
+        was_blocked = bool(peer.unsent)
+        try:
+            if was_blocked:
+                peer.advance()
+            elif not peer.receive():
+                self._drop(fd, peer)
+                return
+        except ProtocolError as error:
+            os.write(2, f"gofer: closing a connection: {error}\n".encode())
+            self._drop(fd, peer)
+            return
+        except OSError:  # of the socket: the client has gone
+            self._drop(fd, peer)
+            return
+        if bool(peer.unsent) != was_blocked:
+            self.poller.modify(fd, EPOLLOUT if peer.unsent else EPOLLIN)
+
+    def _drop(self, fd: int, peer: Peer) -> None:
+        del self.peers[fd]
+        self.poller.unregister(fd)
+        peer.close()
+
+
+def serve(mounts: list[tuple[socket, int, bool]], proc_fd: int) -> None:
+    """Serve 9P until all connections have ended.  Called in a process of its own, after confinement.
+
+    mounts: (connected stream socket, O_PATH descriptor of the directory or file to serve, read-only); this function
+    closes both descriptors of each.  proc_fd: O_PATH descriptor of a /proc in which this process is `self`; it stays
+    the caller's.  Sets the umask to 0 and the working directory to /proc/self/fd; opens nothing else by path.
+    """
+    os.umask(0)
+    enter_proc(proc_fd)
+    gc.freeze()  # what is loaded by now stays: leave it out of every collection
+    Server(mounts).run()
