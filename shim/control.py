@@ -1,0 +1,72 @@
+"""The shim's end of a sandbox's control socket: proto.control's messages over asyncio ttrpc."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from proto import control
+from proto.ttrpc import aio
+from proto.ttrpc.status import INTERNAL, RpcError
+
+M = TypeVar("M", bound=control.Message)
+
+CONNECT_TIMEOUT_S = 5.0
+CALL_TIMEOUT_S = 30.0
+LIST_TIMEOUT_S = 2.0
+
+
+class ControlClient:
+    """Calls one container's Sentry.  Everything raises RpcError, ConnectionLost (it is dead) or TimeoutError."""
+
+    def __init__(self, client: aio.Client, container_id: str) -> None:
+        self._client = client
+        self._id = container_id
+
+    @classmethod
+    async def connect(cls, path: Path, container_id: str) -> "ControlClient":
+        """Connect to a Sentry that is known to listen.  Raises OSError."""
+        return cls(await aio.Client.connect(str(path), CONNECT_TIMEOUT_S), container_id)
+
+    def close(self) -> None:
+        """End the connection; idempotent."""
+        self._client.close()
+
+    async def start(self) -> None:
+        """Let the container's first process run."""
+        await self._call(control.StartContainer(self._id), control.Empty)
+
+    async def exec(self, exec_id: str, process: dict[str, Any], terminal: bool, fds: Mapping[str, int]) -> int:
+        """Start another process; its pid inside the container."""
+        request = control.Exec(self._id, exec_id, process, terminal, list(fds))
+        return (await self._call(request, control.ExecResponse, fds=list(fds.values()))).pid
+
+    async def wait(self, exec_id: str) -> control.ExitStatus:
+        """Wait until a process has ended, however long it takes."""
+        return await self._call(control.Wait(self._id, exec_id), control.ExitStatus, timeout=None)
+
+    async def signal(self, exec_id: str, signal: int, all: bool) -> None:
+        """Send a signal; RpcError with NOT_FOUND if there is nobody left."""
+        await self._call(control.Signal(self._id, signal, exec_id, all), control.Empty)
+
+    async def resize(self, exec_id: str, rows: int, cols: int) -> None:
+        """Tell the terminal's new size."""
+        await self._call(control.Resize(self._id, rows, cols, exec_id), control.Empty)
+
+    async def processes(self) -> list[control.Process]:
+        """All processes of the container."""
+        answer = await self._call(control.Processes(self._id), control.ProcessesResponse, timeout=LIST_TIMEOUT_S)
+        return answer.processes
+
+    async def _call(
+        self,
+        request: control.Message,
+        kind: type[M],
+        timeout: float | None = CALL_TIMEOUT_S,
+        fds: Sequence[int] = (),
+    ) -> M:
+        method = type(request).__name__
+        payload = await self._client.call(control.SERVICE, method, request.to_json(), timeout, fds)
+        try:
+            return kind.from_json(payload)
+        except control.MessageError as e:
+            raise RpcError(INTERNAL, f"the sandbox's answer to {method}: {e}") from None

@@ -1,0 +1,132 @@
+"""The serving process: one for a container of its own or for a pod, from the fork in `start` to Shutdown."""
+
+import asyncio
+import faulthandler
+import logging
+import os
+import signal
+import socket
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+from proto.ttrpc import aio
+from sandbox import hostcalls
+from shim.address import state_root
+from shim.events import Publisher
+from shim.reaper import Reaper
+from shim.service import NAMES, Surroundings, TaskService
+from shim.tasks import Background
+
+log = logging.getLogger(__name__)
+
+IDLE_LIMIT_S = 300.0
+FLUSH_TIMEOUT_S = 5.0
+SETTLE_TIMEOUT_S = 15.0
+DRAIN_TIMEOUT_S = 2.0
+
+
+@dataclass(slots=True)
+class Config:
+    """What `start` knows."""
+
+    namespace: str
+    id: str
+    debug: bool
+    socket_path: str
+    events_address: str
+    """containerd's ttrpc socket; "" if there is none."""
+
+
+def serve(config: Config, listener: socket.socket) -> int:
+    """Serve until told to stop; the process's exit status."""
+    set_up_logging(config)
+    asyncio.run(Daemon(config).run(listener))
+    return 0
+
+
+class Daemon:
+    """Wires the parts together and ends them in order."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._stopping = asyncio.Event()
+
+    async def run(self, listener: socket.socket) -> None:
+        """Serve on a socket that listens already."""
+        hostcalls.prctl(hostcalls.PR_SET_CHILD_SUBREAPER, 1)
+        config = self._config
+        background = Background()
+        publisher = Publisher(config.events_address, config.namespace)
+        root = state_root(config.namespace)
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        service = TaskService(
+            Surroundings(config.namespace, root, config.debug, publisher, Reaper(), background, self._stopping.set)
+        )
+        server = aio.Server({name: service.methods() for name in NAMES})
+        server.start(listener)
+        self._handle_signals(service)
+        idle = asyncio.create_task(self._stop_when_idle(service))
+        await self._stopping.wait()
+        idle.cancel()
+        # The name goes first: a new shim of the same group can then bind it while this one still listens.
+        Path(config.socket_path).unlink(missing_ok=True)
+        server.stop_accepting()
+        await service.close()
+        await publisher.close(FLUSH_TIMEOUT_S)
+        await background.settle(SETTLE_TIMEOUT_S)
+        await asyncio.wait([asyncio.create_task(server.drain())], timeout=DRAIN_TIMEOUT_S)
+        server.close()
+
+    def _handle_signals(self, service: TaskService) -> None:
+        """An orderly end is for a shim without containers only: they would be left without a parent."""
+
+        def asked_to_end() -> None:
+            if service.is_empty:
+                self._stopping.set()
+            else:
+                log.warning("ignored a request to end: there are containers left")
+
+        for signo in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(signo, asked_to_end)
+        faulthandler.register(signal.SIGUSR1, all_threads=True)
+
+    async def _stop_when_idle(self, service: TaskService) -> None:
+        """End a shim that never gets its container, because containerd or its client died in between."""
+        idle_since = time.monotonic()
+        while time.monotonic() - idle_since < IDLE_LIMIT_S:
+            await asyncio.sleep(IDLE_LIMIT_S / 10)
+            if not service.is_empty:
+                idle_since = time.monotonic()
+        log.warning("no container for %.0f s: ending", IDLE_LIMIT_S)
+        self._stopping.set()
+
+
+class _Formatter(logging.Formatter):
+    """One line a message, in the form of containerd's own log, where it ends up."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        seconds = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        fraction = int(record.created % 1 * 1e9)
+        message = record.getMessage()
+        if record.exc_info:
+            message += "\n" + self.formatException(record.exc_info)
+        quoted = message.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+        level = record.levelname.lower()
+        return f'time="{seconds}.{fraction:09}Z" level={level} msg="{quoted}" shim=pysc logger={record.name}'
+
+
+class _Handler(logging.StreamHandler[TextIO]):
+    """Writes to the bundle's log FIFO; while nobody reads it or it is full, messages are lost."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """containerd is down or slow; that is no reason to fail."""
+
+
+def set_up_logging(config: Config) -> None:
+    """Log to standard error, the bundle's log FIFO."""
+    handler = _Handler()
+    handler.setFormatter(_Formatter())
+    logging.basicConfig(level=logging.DEBUG if config.debug else logging.INFO, handlers=[handler])
+    log.info("shim of %s in namespace %s, pid %d", config.id, config.namespace, os.getpid())

@@ -1,0 +1,56 @@
+"""The delete action: remove what is left of one container, from the outside.
+
+containerd runs it after a shim has died, but also after every clean end, while the shim may still serve other
+containers of the pod.  So it finds only what the container's own records name, and doing it again does nothing.
+"""
+
+import sys
+import time
+from pathlib import Path
+
+from proto.ttrpc.protobuf import bytes_field, int_field
+from shim import rootfs
+from shim.address import is_served, read_address, state_root
+from shim.flags import Flags
+
+KILLED = 128 + 9
+
+
+def run(flags: Flags) -> int:
+    """Kill, unmount, clean up; print a DeleteResponse."""
+    bundle = Path(flags.bundle) if flags.bundle else Path.cwd().parent / flags.id
+    destroy_sandbox(flags.namespace, flags.id)
+    rootfs.unmount(bundle / "rootfs")
+    remove_stale_socket(bundle)
+    sys.stdout.buffer.write(response(time.time_ns()))
+    return 0
+
+
+def destroy_sandbox(namespace: str, container_id: str) -> None:
+    """Kill the container's processes and undo what was set up for them, if there are any."""
+    root = state_root(namespace)
+    if not (root / container_id).exists():
+        return  # the usual case, for which nothing needs to be imported
+    from sandbox.sandbox import Sandbox
+
+    from sandbox.errors import NotFound
+
+    try:
+        Sandbox.load(root, container_id).destroy()
+    except NotFound:
+        pass
+
+
+def remove_stale_socket(bundle: Path) -> None:
+    """Remove the socket of a shim that was killed; one that still serves others keeps it."""
+    path = read_address(bundle)
+    if path and not is_served(path):
+        Path(path).unlink(missing_ok=True)
+
+
+def response(now_ns: int) -> bytes:
+    """DeleteResponse: exit_status 2 uint32; exited_at 3 Timestamp { seconds 1; nanos 2 }"""
+    seconds, nanos = divmod(now_ns, 1_000_000_000)
+    return int_field(2, KILLED) + bytes_field(3, int_field(1, seconds) + int_field(2, nanos))
+
+

@@ -1,0 +1,205 @@
+"""The start action: listen, fork the process that serves, print its address.
+
+The address is all that may be printed, on stdout, and the serving process must not keep this process's output open:
+containerd takes whatever comes until the end of file for the address.  The socket listens before the address is
+printed, so containerd's connect cannot come too early; it waits in the backlog while the serving process imports
+what it needs.
+
+Containers of one pod share a shim: for the second one nothing is started, the address is that of the first.
+"""
+
+import os
+import socket
+import sys
+from errno import EADDRINUSE
+from pathlib import Path
+
+from proto.ttrpc.protobuf import DecodeError, as_bytes, as_text, fields, int_field, text_field
+from shim.address import is_served, socket_path, to_address, write_address
+from shim.flags import Flags, UsageError
+
+MAX_STDIN = 10 << 20
+BACKLOG = 128
+GROUP_ANNOTATIONS = (
+    "io.containerd.runc.v2.group",
+    "io.kubernetes.cri.sandbox-id",
+    "io.kubernetes.cri-o.SandboxID",
+)
+
+
+class Bootstrap:
+    """BootstrapParams of containerd 2.3 and newer, as far as the flags do not say the same."""
+
+    __slots__ = ("grpc_address", "socket_dir", "ttrpc_address")
+
+    def __init__(self) -> None:
+        self.grpc_address = ""
+        self.ttrpc_address = ""
+        self.socket_dir = ""
+
+
+def run(flags: Flags) -> int:
+    """Start or find the shim of this container's group and print where it listens."""
+    bundle = Path.cwd()
+    bootstrap = parse_bootstrap(read_stdin(), flags)
+    containerd = flags.address or (bootstrap.grpc_address if bootstrap else "")
+    folder = bootstrap.socket_dir if bootstrap else ""
+    path = socket_path(containerd, flags.namespace, group_id(bundle, flags.id), folder)
+    listener = listen(path)
+    write_address(bundle, to_address(path))
+    if listener is not None:
+        events = bootstrap.ttrpc_address if bootstrap else ""
+        fork_daemon(flags, listener, path, events or os.environ.get("TTRPC_ADDRESS", ""))
+    os.write(1, result(to_address(path), bootstrap is not None))
+    return 0
+
+
+def read_stdin() -> bytes:
+    """What containerd wrote; nothing when run by hand."""
+    try:
+        if os.isatty(0):
+            return b""
+        data = bytearray()
+        while len(data) <= MAX_STDIN and (piece := os.read(0, 1 << 16)):
+            data += piece
+        return bytes(data)
+    except OSError:
+        return b""
+
+
+def parse_bootstrap(data: bytes, flags: Flags) -> Bootstrap | None:
+    """Recognise BootstrapParams.
+
+    Older versions send a bare Any with the runtime's options, and either message decodes as the other; only the
+    repeated id and namespace tell which it is.
+    """
+    bootstrap = Bootstrap()
+    names = {1: "", 2: ""}
+    try:
+        for number, value in fields(data):
+            match number:
+                case 1:
+                    names[1] = as_text(value)
+                case 2:
+                    names[2] = as_bytes(value).decode(errors="replace")
+                case 5:
+                    bootstrap.ttrpc_address = as_text(value)
+                case 6:
+                    bootstrap.grpc_address = as_text(value)
+                case 9:
+                    bootstrap.socket_dir = as_text(value)
+    except DecodeError:
+        return None
+    return bootstrap if names == {1: flags.id, 2: flags.namespace} else None
+
+
+def result(address: str, bootstrapped: bool) -> bytes:
+    """The answer, in the language of the question.
+
+    BootstrapResult: version 1 int32; address 2 string; protocol 3 string.  Version 2 means that start and delete run
+    for every container of a pod, which is what we want.
+    """
+    if not bootstrapped:
+        return address.encode()
+    return int_field(1, 2) + text_field(2, address) + text_field(3, "ttrpc")
+
+
+def group_id(bundle: Path, container_id: str) -> str:
+    """The id that the containers of one pod have in common; a container's own id outside a pod."""
+    try:
+        raw = (bundle / "config.json").read_bytes()
+    except FileNotFoundError:
+        return container_id
+    if not any(name.encode() in raw for name in GROUP_ANNOTATIONS):
+        return container_id  # the usual case with ctr and nerdctl; json stays unimported
+    import json
+
+    try:
+        annotations = json.loads(raw).get("annotations") or {}
+    except ValueError as e:
+        raise UsageError(f"{bundle}/config.json: {e}") from None
+    return next((str(annotations[name]) for name in GROUP_ANNOTATIONS if annotations.get(name)), container_id)
+
+
+def listen(path: str) -> socket.socket | None:
+    """A listening socket; None if the group's shim already listens there."""
+    os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
+    listener = _bind(path)
+    if listener is None:
+        if is_served(path):
+            return None
+        Path(path).unlink(missing_ok=True)  # left by a shim that was killed
+        listener = _bind(path)
+        if listener is None:
+            raise UsageError(f"{path}: another shim has just taken the socket")
+    listener.listen(BACKLOG)
+    return listener
+
+
+def _bind(path: str) -> socket.socket | None:
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    umask = os.umask(0o177)
+    try:
+        listener.bind(path)
+    except OSError as e:
+        listener.close()
+        if e.errno == EADDRINUSE:
+            return None
+        raise
+    finally:
+        os.umask(umask)
+    return listener
+
+
+def fork_daemon(flags: Flags, listener: socket.socket, path: str, events_address: str) -> None:
+    """Fork the serving process; returns in the parent only, which then exits and leaves it to its subreaper."""
+    oom_score = _oom_score_of(os.getppid())
+    sys.stdout.flush()
+    if os.fork():
+        listener.close()
+        return
+    status = 1
+    try:
+        detach(Path.cwd() / "log")
+        _set_oom_score(oom_score + 1)
+        from shim import daemon
+
+        config = daemon.Config(flags.namespace, flags.id, flags.debug, path, events_address.removeprefix("unix://"))
+        status = daemon.serve(config, listener)
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        os._exit(status)
+
+
+def detach(log: Path) -> None:
+    """Leave containerd's session and working directory, and give up its pipes; errors go to the bundle's log."""
+    os.setsid()
+    null = os.open("/dev/null", os.O_RDWR)
+    try:
+        errors = os.open(log, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        errors = null
+    os.dup2(null, 0)
+    os.dup2(null, 1)
+    os.dup2(errors, 2)
+    for fd in {null, errors} - {0, 1, 2}:
+        os.close(fd)
+    os.chdir("/")
+
+
+def _oom_score_of(pid: int) -> int:
+    try:
+        return int(Path(f"/proc/{pid}/oom_score_adj").read_text())
+    except (OSError, ValueError):
+        return 0
+
+
+def _set_oom_score(score: int) -> None:
+    """Be killed before containerd; less is not allowed to an unprivileged process, and then not needed."""
+    try:
+        Path("/proc/self/oom_score_adj").write_text(str(max(-1000, min(1000, score))))
+    except OSError:
+        pass
