@@ -39,11 +39,11 @@ check: setup  ## ruff, mypy --strict, import rules, generated files fresh
 	$(BIN)/ruff check .
 	$(BIN)/mypy .
 	$(BIN)/lint-imports
-	$(BIN)/python packaging/gen/abi.py --check
+	@for generator in packaging/gen/*.py; do $(BIN)/python $$generator --check; done
 
 gen: setup  ## write the generated files again
 	@$(NEED) gen
-	$(BIN)/python packaging/gen/abi.py
+	@for generator in packaging/gen/*.py; do $(BIN)/python $$generator; done
 
 test: setup-test  ## everything: unit, guest and integration tests
 	$(PYTEST) -n $(JOBS) --dist loadgroup tests
