@@ -160,10 +160,11 @@ GOFER: Final = (
     Rule("openat openat2", "one component at a time below the served root; reopening through /proc"),
     Rule("readlink readlinkat getdents64 newfstatat statx statfs faccessat faccessat2", "looking"),
     Rule("mkdirat mknodat symlinkat linkat unlinkat renameat renameat2", "changing directories"),
-    Rule("fchmod fchmodat fchmodat2 chmod fchown fchownat utimensat ftruncate truncate fallocate", "attributes"),
+    Rule("fchmod fchmodat fchmodat2 chmod chown fchown fchownat utimensat ftruncate truncate fallocate", "attributes"),
     Rule("getxattr lgetxattr fgetxattr setxattr lsetxattr fsetxattr", "extended attributes"),
     Rule("listxattr llistxattr flistxattr removexattr lremovexattr fremovexattr", "extended attributes"),
     Rule("fsync fdatasync copy_file_range fadvise64 flock umask", "file contents"),
+    Rule("fchdir", "into /proc/self/fd, once"),
     Rule("eventfd2 accept4 getsockopt getsockname getpeername", "its own loop"),
 )  # fmt: skip
 
