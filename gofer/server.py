@@ -10,7 +10,7 @@ import gc
 import os
 from errno import EAGAIN
 from select import EPOLLIN, EPOLLOUT, epoll
-from socket import SCM_RIGHTS, SOL_SOCKET
+from socket import MSG_DONTWAIT, SCM_RIGHTS, SOL_SOCKET
 from struct import Struct
 
 from gofer.localfs import enter_proc
@@ -31,8 +31,7 @@ class Peer:
     """A connection: its socket, its session, and what is under way between them."""
 
     def __init__(self, sock: socket, root_fd: int, readonly: bool) -> None:
-        sock.setblocking(False)
-        self.sock = sock
+        self.sock = sock  # used with MSG_DONTWAIT: the filter allows no ioctl, which setblocking() is
         self.root_fd = root_fd
         self.session = Session(root_fd, readonly)
         self.replies: Iterator[tuple[bytes, int]] = iter(())  # of the requests received, not yet all carried out
@@ -43,7 +42,7 @@ class Peer:
         """Take what has arrived and answer it.  False: the client has gone."""
         try:
             # No room for descriptors: the kernel closes those that a client might send.
-            data = self.sock.recv(RECEIVE_SIZE)
+            data = self.sock.recv(RECEIVE_SIZE, MSG_DONTWAIT)
         except BlockingIOError:
             return True
         if not data:
@@ -65,9 +64,10 @@ class Peer:
         self.unsent_fd = fd
         try:
             if fd < 0:
-                sent = self.sock.send(frame)
+                sent = self.sock.send(frame, MSG_DONTWAIT)
             else:
-                sent = self.sock.sendmsg((frame,), ((SOL_SOCKET, SCM_RIGHTS, _pack_fd(fd)),))
+                ancillary = ((SOL_SOCKET, SCM_RIGHTS, _pack_fd(fd)),)
+                sent = self.sock.sendmsg((frame,), ancillary, MSG_DONTWAIT)
                 os.close(fd)
                 self.unsent_fd = -1
         except OSError as error:
