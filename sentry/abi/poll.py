@@ -14,6 +14,8 @@ POLLRDBAND: Final = 0x80
 POLLWRNORM: Final = 0x100
 POLLWRBAND: Final = 0x200
 POLLRDHUP: Final = 0x2000
+# Never seen by applications: the file is gone, whoever waits for it must forget it.
+POLLFREE: Final = 0x4000
 
 READABLE: Final = POLLIN | POLLRDNORM
 WRITABLE: Final = POLLOUT | POLLWRNORM

@@ -23,7 +23,7 @@ from sentry.abi.fcntl import (
     SEEK_HOLE,
     SEEK_SET,
 )
-from sentry.abi.poll import READABLE, WRITABLE
+from sentry.abi.poll import POLLFREE, READABLE, WRITABLE
 from sentry.vfs.dentry import Path
 from sentry.vfs.inode import Inode
 from sentry.vfs.iov import Sink, Source
@@ -54,6 +54,8 @@ class File:
     __slots__ = ("__weakref__", "async_owner", "flags", "inode", "offset", "path", "queue", "refs")
 
     seekable: ClassVar[bool] = False
+    # A blocking write(2) goes on after a short count until all is written: pipes and terminals.
+    writes_all: ClassVar[bool] = False
 
     def __init__(self, inode: Inode, path: Path | None, flags: int) -> None:
         self.inode = inode
@@ -76,6 +78,8 @@ class File:
             if self.inode._locks is not None:
                 self.inode._locks.release_file(self)
             self.release()
+            if self.queue:
+                self.queue.wake(POLLFREE)
 
     def release(self) -> None:
         """The last reference is gone."""

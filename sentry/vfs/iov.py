@@ -28,6 +28,9 @@ class Source(Protocol):
     def take(self, limit: int) -> bytes:
         """The next bytes, at most limit; short at unreadable memory.  EFAULT if the very first is unreadable."""
 
+    def give_back(self, count: int) -> None:
+        """The last count bytes taken were not used: the write will be tried again."""
+
 
 class UserSink:
     """One or more ranges of application memory (struct iovec[])."""
@@ -67,12 +70,13 @@ class UserSink:
 class UserSource:
     """One or more ranges of application memory, to be read once, front to back."""
 
-    __slots__ = ("_index", "_segments", "_space", "remaining")
+    __slots__ = ("_index", "_segments", "_skip", "_space", "remaining")
 
     def __init__(self, space: AddressSpace, segments: list[tuple[int, int]]) -> None:
         self._space = space
         self._segments = segments
         self._index = 0
+        self._skip = 0  # how much of the current segment was taken
         self.remaining = sum(length for _, length in segments)
 
     def take(self, limit: int) -> bytes:
@@ -81,12 +85,13 @@ class UserSource:
         done = 0
         while done < limit:
             addr, length = self._segments[self._index]
-            if not length:
+            if length == self._skip:
                 self._index += 1
+                self._skip = 0
                 continue
-            step = min(length, limit - done)
+            step = min(length - self._skip, limit - done)
             try:
-                chunk = self._space.read_some(addr, step)
+                chunk = self._space.read_some(addr + self._skip, step)
             except EFAULT:
                 if done:
                     break
@@ -94,11 +99,19 @@ class UserSource:
             parts.append(chunk)
             n = len(chunk)
             done += n
-            self._segments[self._index] = (addr + n, length - n)
+            self._skip += n
             if n < step:
                 break
         self.remaining -= done
         return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def give_back(self, count: int) -> None:
+        self.remaining += count
+        while count > self._skip:
+            count -= self._skip
+            self._index -= 1
+            self._skip = self._segments[self._index][1]
+        self._skip -= count
 
 
 class BytesSink:
@@ -132,3 +145,7 @@ class BytesSource:
         self._done += len(chunk)
         self.remaining -= len(chunk)
         return chunk
+
+    def give_back(self, count: int) -> None:
+        self._done -= count
+        self.remaining += count
