@@ -5,8 +5,8 @@ Lines look like Linux's: a level in angle brackets, the seconds since start, the
 
 from __future__ import annotations
 
-import time
 from collections import deque
+from collections.abc import Callable
 from typing import Final
 
 from sentry.kernel.utsname import BANNER
@@ -22,7 +22,7 @@ BUFFER_BYTES: Final = 1 << 17
 BOOT_LINES: Final = (
     BANNER,
     "Booting a kernel that is itself a program",
-    "Checking the application's system calls: every one, twice on Mondays",
+    "Reading every system call before answering it",
     "Teaching snakes to walk paths",
     "Polishing file descriptors 0, 1 and 2",
     "Asking the gofer to fetch the root file system",
@@ -40,12 +40,13 @@ class KernelLog:
     queue     woken for each new record: SYSLOG_ACTION_READ and /dev/kmsg wait on it
     """
 
-    __slots__ = ("_bytes", "_clear_sequence", "_next", "_read_sequence", "_start_ns", "queue", "records")
+    __slots__ = ("_bytes", "_clear_sequence", "_next", "_now_ns", "_read_sequence", "_start_ns", "queue", "records")
 
-    def __init__(self) -> None:
+    def __init__(self, now_ns: Callable[[], int]) -> None:
         self.records: deque[tuple[int, int, int, str]] = deque()
         self.queue = WaitQueue()
-        self._start_ns = time.monotonic_ns()
+        self._now_ns = now_ns
+        self._start_ns = now_ns()
         self._bytes = 0
         self._next = 0
         self._read_sequence = 0  # the first record that SYSLOG_ACTION_READ has not consumed
@@ -53,7 +54,7 @@ class KernelLog:
 
     def add(self, text: str, level: int = KERN_INFO) -> None:
         """printk()."""
-        microseconds = (time.monotonic_ns() - self._start_ns) // 1000
+        microseconds = (self._now_ns() - self._start_ns) // 1000
         for line in text.splitlines():
             self.records.append((self._next, level, microseconds, line))
             self._next += 1

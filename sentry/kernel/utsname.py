@@ -15,7 +15,7 @@ MACHINE: Final = "x86_64"
 BANNER: Final = f"Linux version {RELEASE} (pysc@sandbox) (Python) {VERSION}"
 
 
-class UtsNames:
+class UtsNamespace:
     """The node and domain name (struct uts_namespace)."""
 
     __slots__ = ("domainname", "nodename")
@@ -24,9 +24,9 @@ class UtsNames:
         self.nodename = nodename.encode("utf-8", "surrogateescape")[:NAME_SIZE]
         self.domainname = domainname.encode("utf-8", "surrogateescape")[:NAME_SIZE]
 
-    def copy(self) -> UtsNames:
+    def copy(self) -> UtsNamespace:
         """For CLONE_NEWUTS."""
-        names = UtsNames()
+        names = UtsNamespace()
         names.nodename, names.domainname = self.nodename, self.domainname
         return names
 
