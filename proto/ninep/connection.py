@@ -75,14 +75,17 @@ class Connection:
         return encode(NOTAG, Tversion(self.msize, self.version))
 
     def send(self, request: Message) -> tuple[int, bytes]:
-        """The tag and the frame of a request.  ValueError if it does not fit msize."""
+        """The tag and the frame of a request.  ValueError if it does not fit msize; struct.error as encode()."""
         tag = self._tags.take()
         if tag is None:
             raise OutOfTags
-        frame = encode(tag, request)
-        if len(frame) > self.msize:
+        try:
+            frame = encode(tag, request)
+            if len(frame) > self.msize:
+                raise ValueError(f"{type(request).__name__} of {len(frame)} bytes, msize is {self.msize}")
+        except Exception:
             self._tags.give_back(tag)
-            raise ValueError(f"{type(request).__name__} of {len(frame)} bytes, msize is {self.msize}")
+            raise
         self._awaited[tag] = request.TYPE + 1
         return tag, frame
 

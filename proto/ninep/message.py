@@ -57,7 +57,7 @@ class Named(_Tuple):
 
         def __new__(cls, *args, **kwargs):
             if kwargs:
-                args += tuple(kwargs.pop(name) for name in list(cls.FIELDS)[len(args) :])
+                args += tuple(kwargs.pop(name) for name in list(cls.FIELDS)[len(args) :] if name in kwargs)
             if kwargs or len(args) != len(cls.FIELDS):
                 raise TypeError(f"{cls.__name__} takes the fields {', '.join(cls.FIELDS) or '(none)'}")
             return tuple.__new__(cls, args)
