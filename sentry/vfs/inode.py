@@ -133,6 +133,10 @@ class Inode:
     async def refresh(self) -> None:
         """Bring the fields up to date; file systems with a second writer ask it here."""
 
+    def fresh(self) -> bool:
+        """True if the fields are up to date now, so that refresh() need not be awaited."""
+        return type(self).refresh is Inode.refresh
+
     def blocks(self) -> int:
         """st_blocks, in 512-byte units."""
         return (self.size + 511) // 512

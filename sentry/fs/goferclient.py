@@ -1,0 +1,222 @@
+"""The Sentry's end of a 9P connection: proto.ninep.connection put onto a socket and the loop.
+
+    client = GoferClient(loop, sock, on_lost)
+    await client.connect()
+    reply, fd = await client.call(Tlopenfd(fid, O_RDONLY))
+
+A job that calls parks until its reply arrives; no signal ends that wait, as none ends a wait
+for a disk.  The server answers in order, so requests may be queued one behind the other
+(`post`) without waiting for the first.  When the connection ends, every pending and later
+call fails with EIO and on_lost runs once: without its files the sandbox cannot go on.
+"""
+
+from __future__ import annotations
+
+import array
+import os
+import select
+import socket
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+from proto.ninep.connection import Connection
+from proto.ninep.dialect import Tclunkmany
+from proto.ninep.message import Message, ProtocolError
+from proto.ninep.messages import NOTAG, Rlerror
+from sentry.abi.errno import EIO, from_code
+from sentry.wait import Job, Loop, park
+
+RECEIVE_SIZE: Final = 64 << 10
+MAX_FDS: Final = 64  # per recvmsg: the server sends one a frame, and frames are never merged across descriptors
+CLUNK_BATCH: Final = 512
+CLUNK_DELAY_NS: Final = 2_000_000
+
+_CONTROL_SIZE: Final = socket.CMSG_SPACE(MAX_FDS * 4)
+
+
+class Call:
+    """One request under way.  `reply` is set when the answer is there; None with `lost` when there will be none."""
+
+    __slots__ = ("done", "fd", "job", "reply")
+
+    def __init__(self) -> None:
+        self.job: Job | None = None
+        self.reply: Message | None = None
+        self.fd = -1
+        self.done = False
+
+
+class GoferClient:
+    """One connection, used by any number of jobs."""
+
+    def __init__(self, loop: Loop, sock: socket.socket, on_lost: Callable[[], None] | None = None) -> None:
+        self._loop = loop
+        self._sock = sock
+        self._on_lost = on_lost
+        self._connection = Connection()
+        self._calls: dict[int, Call] = {}
+        self._unsent: deque[memoryview] = deque()
+        self._clunks: list[int] = []
+        self.lost = False
+        sock.setblocking(False)
+        loop.watch_fd(sock.fileno(), select.EPOLLIN, self._on_event)
+
+    @property
+    def msize(self) -> int:
+        return self._connection.msize
+
+    async def connect(self) -> None:
+        """Agree on the version."""
+        call = self._calls[NOTAG] = Call()
+        self._send(self._connection.hello())
+        await self._wait(call)
+
+    # -- requests --
+
+    async def call(self, request: Message) -> tuple[Message, int]:
+        """The reply and the descriptor that came with it (-1: none).  Raises what the server answered; EIO."""
+        return await self.result(self.post(request))
+
+    def post(self, request: Message) -> Call:
+        """Send a request; result() waits for its reply."""
+        call = Call()
+        if self.lost:
+            call.done = True
+            return call
+        tag, frame = self._connection.send(request)
+        self._calls[tag] = call
+        self._send(frame)
+        return call
+
+    async def result(self, call: Call) -> tuple[Message, int]:
+        """Wait for what post() sent."""
+        await self._wait(call)
+        reply = call.reply
+        if reply is None:
+            raise EIO("the gofer is gone")
+        if type(reply) is Rlerror:
+            raise from_code(reply.ecode)
+        return reply, call.fd
+
+    async def _wait(self, call: Call) -> None:
+        while not call.done:
+            call.job = self._loop.current_job()
+            await park()
+
+    # -- fids --
+
+    def new_fid(self) -> int:
+        fid = self._connection.fids.take()
+        if fid is None:
+            raise EIO("out of fids")
+        return fid
+
+    def unused_fid(self, fid: int) -> None:
+        """A fid that the server was never given, or refused."""
+        self._connection.fids.give_back(fid)
+
+    def clunk(self, fid: int) -> None:
+        """Let the server forget fid, soon.  Finalisers call this, so nothing is sent from here."""
+        if not self._clunks:
+            self._loop.call_at(self._loop.now_ns() + CLUNK_DELAY_NS, self._send_clunks)
+        self._clunks.append(fid)
+
+    def _send_clunks(self) -> None:
+        """Numbers are free again once the clunk is on its way: the server works in order."""
+        fids, self._clunks = self._clunks, []
+        for start in range(0, 0 if self.lost else len(fids), CLUNK_BATCH):
+            batch = fids[start : start + CLUNK_BATCH]
+            self.post(Tclunkmany(batch))
+            for fid in batch:
+                self._connection.fids.give_back(fid)
+
+    # -- the socket --
+
+    def _send(self, frame: bytes) -> None:
+        if not self._unsent:
+            try:
+                sent = self._sock.send(frame)
+            except BlockingIOError:
+                sent = 0
+            except OSError:
+                self._lose()
+                return
+            if sent == len(frame):
+                return
+            self._loop.watch_fd(self._sock.fileno(), select.EPOLLIN | select.EPOLLOUT, self._on_event)
+            self._unsent.append(memoryview(frame)[sent:])
+        else:
+            self._unsent.append(memoryview(frame))
+
+    def _flush(self) -> None:
+        unsent = self._unsent
+        while unsent:
+            try:
+                sent = self._sock.send(unsent[0])
+            except BlockingIOError:
+                return
+            if sent < len(unsent[0]):
+                unsent[0] = unsent[0][sent:]
+                return
+            unsent.popleft()
+        self._loop.watch_fd(self._sock.fileno(), select.EPOLLIN, self._on_event)
+
+    def _on_event(self, events: int) -> None:
+        try:
+            if events & select.EPOLLOUT:
+                self._flush()
+            if events & ~select.EPOLLOUT:
+                self._receive()
+        except (OSError, ProtocolError):
+            self._lose()
+
+    def _receive(self) -> None:
+        try:
+            data, control, _, _ = self._sock.recvmsg(RECEIVE_SIZE, _CONTROL_SIZE, socket.MSG_CMSG_CLOEXEC)
+        except BlockingIOError:
+            return
+        if not data:
+            raise ProtocolError("the server closed the connection")
+        fds = _descriptors(control) if control else ()
+        calls = self._calls
+        wake = self._loop.wake
+        for tag, reply, fd in self._connection.receive(data, fds):
+            call = calls.pop(tag)
+            call.reply = reply
+            if fd is not None:
+                call.fd = fd
+            call.done = True
+            if call.job is not None:
+                wake(call.job)
+
+    def _lose(self) -> None:
+        """The connection is at its end."""
+        if self.lost:
+            return
+        self.lost = True
+        self._loop.unwatch_fd(self._sock.fileno())
+        self._sock.close()
+        _, fds = self._connection.close()
+        for fd in fds:
+            os.close(fd)
+        calls, self._calls = self._calls, {}
+        for call in calls.values():
+            call.done = True
+            if call.job is not None:
+                self._loop.wake(call.job)
+        if self._on_lost is not None:
+            self._on_lost()
+
+    def close(self) -> None:
+        """End the connection on purpose."""
+        self._on_lost = None
+        self._lose()
+
+
+def _descriptors(control: list[tuple[int, int, bytes]]) -> list[int]:
+    fds = array.array("i")
+    for level, kind, data in control:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
+    return list(fds)

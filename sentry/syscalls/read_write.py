@@ -1,0 +1,340 @@
+"""read(2), write(2) and their relatives.
+
+The handlers are plain: they try at once, and only what would block becomes a coroutine.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Awaitable
+from typing import TYPE_CHECKING, Final
+
+from sentry.abi import stat as st
+from sentry.abi.errno import EAGAIN, EBADF, EFBIG, EINVAL, EISDIR, EOPNOTSUPP, ESPIPE, LinuxError
+from sentry.abi.fcntl import MAX_RW_COUNT, O_APPEND, O_DSYNC, O_NONBLOCK, O_SYNC, SEEK_HOLE, UIO_MAXIOV
+from sentry.abi.poll import POLLIN, POLLOUT
+from sentry.kernel.blocking import block_on
+from sentry.kernel.restart import Interrupted
+from sentry.syscalls.args import I32, Addr, Fd, Flags, Offset, Size
+from sentry.syscalls.registry import syscall
+from sentry.vfs.caller import CAP_FSETID
+from sentry.vfs.file import File
+from sentry.vfs.inode import AttrChange, Inode
+from sentry.vfs.iov import UserSink, UserSource
+
+if TYPE_CHECKING:
+    from sentry.kernel.task import Task
+
+RLIMIT_FSIZE: Final = 1
+RLIM_INFINITY: Final = (1 << 64) - 1
+SIGXFSZ: Final = 25
+SSIZE_MAX: Final = (1 << 63) - 1
+SETID_BITS: Final = st.S_ISUID | st.S_ISGID
+
+RWF_HIPRI: Final = 1
+RWF_DSYNC: Final = 2
+RWF_SYNC: Final = 4
+RWF_NOWAIT: Final = 8
+RWF_APPEND: Final = 16
+RWF_KNOWN: Final = RWF_HIPRI | RWF_DSYNC | RWF_SYNC | RWF_NOWAIT | RWF_APPEND
+
+Result = int | Awaitable[int]
+
+
+def import_iov(t: Task, iov_addr: int, count: int) -> list[tuple[int, int]]:
+    """struct iovec[count] (import_iovec): EINVAL for a bad count or length, EFAULT; cut at MAX_RW_COUNT bytes."""
+    if count > UIO_MAXIOV:
+        raise EINVAL("too many segments")
+    segments: list[tuple[int, int]] = []
+    room = MAX_RW_COUNT
+    for base, length in struct.iter_unpack("<QQ", t.mem.read(iov_addr, 16 * count)) if count else ():
+        if length > SSIZE_MAX:
+            raise EINVAL("a segment's length is negative")
+        length = min(length, room)
+        room -= length
+        segments.append((base, length))
+    return segments
+
+
+# ---- Reading.
+
+
+@syscall
+def read(t: Task, fd: Fd, buf: Addr, count: Size) -> Result:
+    """read(2): read from a descriptor at its offset.
+
+    Linux: fs/read_write.c:ksys_read
+    Errors: EBADF, EISDIR, EINVAL, EFAULT, EAGAIN, what the file raises
+    """
+    return do_read(t, t.files.readable(fd), [(buf, count if count < MAX_RW_COUNT else MAX_RW_COUNT)])
+
+
+@syscall
+def readv(t: Task, fd: Fd, iov: Addr, count: Size) -> Result:
+    """readv(2): read into several buffers."""
+    file = t.files.readable(fd)
+    return do_read(t, file, import_iov(t, iov, count))
+
+
+def do_read(t: Task, file: File, segments: list[tuple[int, int]], nowait: bool = False) -> Result:
+    """At the file's own offset."""
+    dst = UserSink(t.mem, segments)
+    try:
+        return file.read(dst)
+    except EAGAIN:
+        if nowait or file.flags & O_NONBLOCK:
+            raise
+    except EINVAL:
+        refuse_directory(file)
+        raise
+    return block_on(t, file, POLLIN, lambda: file.read(dst))
+
+
+def do_pread(t: Task, file: File, segments: list[tuple[int, int]], offset: int, nowait: bool = False) -> Result:
+    """At offset, which the file does not take over."""
+    dst = UserSink(t.mem, segments)
+    try:
+        return file.read_at(dst, offset)
+    except EAGAIN:
+        if nowait or file.flags & O_NONBLOCK:
+            raise
+    except EINVAL:
+        refuse_directory(file)
+        raise
+    return block_on(t, file, POLLIN, lambda: file.read_at(dst, offset))
+
+
+def refuse_directory(file: File) -> None:
+    if st.is_dir(file.inode.mode):
+        raise EISDIR
+
+
+@syscall
+def pread64(t: Task, fd: Fd, buf: Addr, count: Size, offset: Offset) -> Result:
+    """pread(2): read at an offset.
+
+    Linux: fs/read_write.c:ksys_pread64
+    Errors: EINVAL (negative offset), EBADF, ESPIPE, then as read
+    """
+    if offset < 0:
+        raise EINVAL("negative offset")
+    file = positioned(t, fd)
+    if not file.readable:
+        raise EBADF
+    return do_pread(t, file, [(buf, min(count, MAX_RW_COUNT))], offset)
+
+
+def positioned(t: Task, fd: int) -> File:
+    """EBADF, then ESPIPE, then the access mode is for the caller to check."""
+    file = t.files.get(fd)
+    if not file.seekable:
+        raise ESPIPE
+    return file
+
+
+@syscall
+def preadv(t: Task, fd: Fd, iov: Addr, count: Size, offset: Offset) -> Result:
+    """preadv(2): read at an offset into several buffers."""
+    if offset < 0:
+        raise EINVAL("negative offset")
+    file = positioned(t, fd)
+    if not file.readable:
+        raise EBADF
+    return do_pread(t, file, import_iov(t, iov, count), offset)
+
+
+@syscall(gaps="RWF_NOWAIT may wait for the disk")
+def preadv2(t: Task, fd: Fd, iov: Addr, count: Size, offset: Offset, high: Offset, flags: Flags) -> Result:
+    """preadv2(2): preadv with flags; offset -1 is the file's own."""
+    if flags & ~RWF_KNOWN or flags & RWF_APPEND:
+        raise EOPNOTSUPP("unknown flags")
+    nowait = bool(flags & RWF_NOWAIT)
+    if offset == -1:
+        file = t.files.readable(fd)
+        return do_read(t, file, import_iov(t, iov, count), nowait)
+    if offset < 0:
+        raise EINVAL("negative offset")
+    file = positioned(t, fd)
+    if not file.readable:
+        raise EBADF
+    return do_pread(t, file, import_iov(t, iov, count), offset, nowait)
+
+
+# ---- Writing.
+
+
+@syscall
+def write(t: Task, fd: Fd, buf: Addr, count: Size) -> Result:
+    """write(2): write to a descriptor at its offset.
+
+    Linux: fs/read_write.c:ksys_write
+    Errors: EBADF, EINVAL, EFAULT, EFBIG, EPIPE, EAGAIN, what the file raises
+    """
+    return do_write(t, t.files.writable(fd), [(buf, count if count < MAX_RW_COUNT else MAX_RW_COUNT)])
+
+
+@syscall
+def writev(t: Task, fd: Fd, iov: Addr, count: Size) -> Result:
+    """writev(2): write from several buffers."""
+    file = t.files.writable(fd)
+    return do_write(t, file, import_iov(t, iov, count))
+
+
+def do_write(t: Task, file: File, segments: list[tuple[int, int]], nowait: bool = False) -> Result:
+    """At the file's own offset, or at its end."""
+    src = UserSource(t.mem, segments)
+    inode = file.inode
+    if inode.mode & st.S_IFMT == st.S_IFREG:
+        limit_size(t, src, file.end_offset() if file.flags & O_APPEND else file.offset)
+        n = file.write(src)
+        if inode.mode & SETID_BITS or file.flags & O_SYNC:
+            return after_write(t, file, n, inode.mode)
+        return n
+    nonblock = nowait or bool(file.flags & O_NONBLOCK)
+    try:
+        n = file.write(src)
+    except EAGAIN:
+        if nonblock:
+            raise
+        n = 0
+    if nonblock or not src.remaining:
+        return n
+    return write_rest(t, file, src, n)
+
+
+async def write_rest(t: Task, file: File, src: UserSource, done: int) -> int:
+    """A blocking write to a stream goes on until all is written; an error or signal then only ends it."""
+    try:
+        while src.remaining:
+            done += await block_on(t, file, POLLOUT, lambda: file.write(src))
+    except (LinuxError, Interrupted):
+        if not done:
+            raise
+    return done
+
+
+def limit_size(t: Task, src: UserSource, offset: int) -> None:
+    """generic_write_checks(): shorten the write at RLIMIT_FSIZE.  EFBIG and SIGXFSZ when nothing is left."""
+    limit = t.tg.rlimits.get(RLIMIT_FSIZE)[0]
+    if limit == RLIM_INFINITY or not src.remaining:
+        return
+    if offset >= limit:
+        t.tg.send_kernel_signal(SIGXFSZ)
+        raise EFBIG
+    src.remaining = min(src.remaining, limit - offset)
+
+
+async def after_write(t: Task, file: File, n: int, mode: int) -> int:
+    """What a write has to do besides: settle the set-id bits, O_SYNC."""
+    if mode & SETID_BITS:
+        await settle_setid(t, file.inode, mode)
+    if file.flags & O_DSYNC:
+        await file.fsync(file.flags & O_SYNC != O_SYNC)
+    return n
+
+
+async def settle_setid(t: Task, inode: Inode, mode: int) -> None:
+    """file_remove_privs(): a writer without CAP_FSETID takes the set-id bits off; for others they stay.
+
+    Set explicitly in both cases, for a host that holds the file has its own idea of who writes.
+    """
+    if not t.caller.caps & CAP_FSETID:
+        mode = without_setid(mode)
+    await inode.setattr(AttrChange(mode=mode & st.S_IALLUGO))
+
+
+def without_setid(mode: int) -> int:
+    """setattr_should_drop_suidgid(): set-group-ID without group execution means mandatory locking, and stays."""
+    mode &= ~st.S_ISUID
+    return mode & ~st.S_ISGID if mode & st.S_IXGRP else mode
+
+
+@syscall
+def pwrite64(t: Task, fd: Fd, buf: Addr, count: Size, offset: Offset) -> Result:
+    """pwrite(2): write at an offset.  With O_APPEND at the end all the same, as Linux does."""
+    if offset < 0:
+        raise EINVAL("negative offset")
+    file = positioned(t, fd)
+    if not file.writable:
+        raise EBADF
+    return do_pwrite(t, file, [(buf, min(count, MAX_RW_COUNT))], offset)
+
+
+@syscall
+def pwritev(t: Task, fd: Fd, iov: Addr, count: Size, offset: Offset) -> Result:
+    """pwritev(2): write at an offset from several buffers."""
+    if offset < 0:
+        raise EINVAL("negative offset")
+    file = positioned(t, fd)
+    if not file.writable:
+        raise EBADF
+    return do_pwrite(t, file, import_iov(t, iov, count), offset)
+
+
+@syscall(gaps="RWF_NOWAIT may wait for the disk")
+def pwritev2(t: Task, fd: Fd, iov: Addr, count: Size, offset: Offset, high: Offset, flags: Flags) -> Result:
+    """pwritev2(2): pwritev with flags; offset -1 is the file's own."""
+    if flags & ~RWF_KNOWN:
+        raise EOPNOTSUPP("unknown flags")
+    if offset < -1:
+        raise EINVAL("negative offset")
+    file = t.files.get(fd) if offset == -1 else positioned(t, fd)
+    if not file.writable:
+        raise EBADF
+    segments = import_iov(t, iov, count)
+    if flags & (RWF_DSYNC | RWF_SYNC):
+        return write_synced(t, file, segments, offset, flags)
+    if offset == -1 and not flags & RWF_APPEND:
+        return do_write(t, file, segments, bool(flags & RWF_NOWAIT))
+    if flags & RWF_APPEND:
+        start = file.end_offset()
+        n = do_pwrite(t, file, segments, start)
+        if offset == -1 and type(n) is int:
+            file.offset = start + n
+        return n
+    return do_pwrite(t, file, segments, offset)
+
+
+async def write_synced(t: Task, file: File, segments: list[tuple[int, int]], offset: int, flags: int) -> int:
+    """A write that is on the disk when it returns."""
+    start = file.end_offset() if flags & RWF_APPEND else offset
+    n = do_write(t, file, segments) if start == -1 else do_pwrite(t, file, segments, start)
+    count = n if isinstance(n, int) else await n
+    await file.fsync(not flags & RWF_SYNC)
+    return count
+
+
+def do_pwrite(t: Task, file: File, segments: list[tuple[int, int]], offset: int) -> Result:
+    """At offset, or at the end of an O_APPEND file; the file's own offset stays."""
+    src = UserSource(t.mem, segments)
+    if file.flags & O_APPEND:
+        offset = file.end_offset()
+    inode = file.inode
+    if inode.mode & st.S_IFMT == st.S_IFREG:
+        limit_size(t, src, offset)
+        n = file.write_at(src, offset)
+        if inode.mode & SETID_BITS or file.flags & O_SYNC:
+            return after_write(t, file, n, inode.mode)
+        return n
+    try:
+        return file.write_at(src, offset)
+    except EAGAIN:
+        if file.flags & O_NONBLOCK:
+            raise
+    return block_on(t, file, POLLOUT, lambda: file.write_at(src, offset))
+
+
+# ---- Seeking.
+
+
+@syscall
+def lseek(t: Task, fd: Fd, offset: Offset, whence: I32) -> int:
+    """lseek(2): move a file's offset.
+
+    Linux: fs/read_write.c:ksys_lseek
+    Errors: EBADF, EINVAL, ESPIPE, ENXIO, EOVERFLOW
+    """
+    file = t.files.get(fd)
+    if not 0 <= whence <= SEEK_HOLE:
+        raise EINVAL("unknown whence")
+    return file.seek(offset, whence)

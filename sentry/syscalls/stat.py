@@ -1,0 +1,278 @@
+"""stat(2), access(2), readlink(2): looking at files."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from typing import TYPE_CHECKING, Final
+
+from sentry.abi.errno import EACCES, EINVAL, ENOENT, EROFS
+from sentry.abi.fcntl import (
+    AT_EACCESS,
+    AT_EMPTY_PATH,
+    AT_FDCWD,
+    AT_NO_AUTOMOUNT,
+    AT_STATX_SYNC_TYPE,
+    AT_SYMLINK_NOFOLLOW,
+)
+from sentry.abi.stat import (
+    S_IFDIR,
+    S_IFLNK,
+    S_IFMT,
+    S_IFREG,
+    STAT,
+    STATX,
+    STATX_ATTR_MOUNT_ROOT,
+    STATX_BASIC_STATS,
+    STATX_BTIME,
+    STATX_MNT_ID,
+    STATX_RESERVED,
+)
+from sentry.syscalls.args import I32, Addr, AtFlags, DirFd, Fd, Flags, PathAddr
+from sentry.syscalls.paths import check_flags, read_path, walk_at
+from sentry.syscalls.registry import syscall
+from sentry.vfs.cachedwalk import walk_cached
+from sentry.vfs.caller import MAY_EXEC, MAY_WRITE
+from sentry.vfs.dentry import MS_NOEXEC, Path
+from sentry.vfs.inode import Inode, split_device
+from sentry.vfs.walk import walk
+
+if TYPE_CHECKING:
+    from sentry.kernel.task import Task
+
+Result = int | Awaitable[int]
+NS: Final = 1_000_000_000
+
+
+# ---- stat.
+
+
+def pack_stat(inode: Inode) -> bytes:
+    """struct stat of a fresh inode."""
+    atime, mtime, ctime = inode.atime_ns, inode.mtime_ns, inode.ctime_ns
+    return STAT.pack(
+        inode.fs.dev,
+        inode.ino,
+        inode.nlink,
+        inode.mode,
+        inode.uid,
+        inode.gid,
+        0,
+        inode.rdev,
+        inode.size,
+        inode.blksize(),
+        inode.blocks(),
+        atime // NS,
+        atime % NS,
+        mtime // NS,
+        mtime % NS,
+        ctime // NS,
+        ctime % NS,
+    )
+
+
+def stat_name(t: Task, dirfd: int, name: str, follow: bool, buf: int) -> Result:
+    """By name: at once if everything is cached, otherwise a coroutine."""
+    path = walk_cached(t.where(dirfd), name, follow)
+    if path is not None:
+        return stat_inode(t, path.inode, buf)
+    return _stat_walk(t, dirfd, name, follow, buf)
+
+
+def stat_inode(t: Task, inode: Inode, buf: int) -> Result:
+    if inode.fresh():
+        t.mem.write(buf, pack_stat(inode))
+        return 0
+    return _stat_refresh(t, inode, buf)
+
+
+async def _stat_walk(t: Task, dirfd: int, name: str, follow: bool, buf: int) -> int:
+    path = await walk(t.where(dirfd), name, follow)
+    return await _stat_refresh(t, path.inode, buf)
+
+
+async def _stat_refresh(t: Task, inode: Inode, buf: int) -> int:
+    await inode.refresh()
+    t.mem.write(buf, pack_stat(inode))
+    return 0
+
+
+@syscall
+def stat(t: Task, path: PathAddr, buf: Addr) -> Result:
+    """stat(2): a file's attributes.
+
+    Linux: fs/stat.c:vfs_statx
+    Errors: EFAULT, ENAMETOOLONG, those of the walk
+    """
+    return stat_name(t, AT_FDCWD, read_path(t, path), True, buf)
+
+
+@syscall
+def lstat(t: Task, path: PathAddr, buf: Addr) -> Result:
+    """lstat(2): stat, of a symbolic link itself."""
+    return stat_name(t, AT_FDCWD, read_path(t, path), False, buf)
+
+
+@syscall
+def fstat(t: Task, fd: Fd, buf: Addr) -> Result:
+    """fstat(2): stat of an open file.  EBADF, EFAULT."""
+    return stat_inode(t, t.files.get_any(fd).inode, buf)
+
+
+@syscall
+def newfstatat(t: Task, dirfd: DirFd, path: PathAddr, buf: Addr, flags: AtFlags) -> Result:
+    """fstatat(2): stat relative to a directory.
+
+    Linux: fs/stat.c:vfs_fstatat
+    Errors: EINVAL (flags), EFAULT, EBADF, those of the walk
+    """
+    check_flags(flags, AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | AT_EMPTY_PATH | AT_STATX_SYNC_TYPE)
+    name = read_optional(t, path, flags)
+    if not name and flags & AT_EMPTY_PATH:
+        return stat_inode(t, inode_at(t, dirfd), buf)
+    return stat_name(t, dirfd, name, not flags & AT_SYMLINK_NOFOLLOW, buf)
+
+
+def read_optional(t: Task, path: int, flags: int) -> str:
+    """read_path(); with AT_EMPTY_PATH a null pointer counts as an empty name (since Linux 6.11)."""
+    return "" if flags & AT_EMPTY_PATH and not path else read_path(t, path)
+
+
+def inode_at(t: Task, dirfd: int) -> Inode:
+    """What AT_EMPTY_PATH with an empty name means: dirfd's file, of whatever kind."""
+    return t.fs.cwd.inode if dirfd == AT_FDCWD else t.files.get_any(dirfd).inode
+
+
+@syscall
+async def statx(t: Task, dirfd: DirFd, path: PathAddr, flags: AtFlags, mask: Flags, buf: Addr) -> int:
+    """statx(2): extended attributes of a file.
+
+    Linux: fs/stat.c:do_statx
+    Errors: EINVAL (reserved mask bit, unknown flags, both sync types), EFAULT, EBADF, those of the walk
+    """
+    if mask & STATX_RESERVED or flags & AT_STATX_SYNC_TYPE == AT_STATX_SYNC_TYPE:
+        raise EINVAL("mask or sync type")
+    check_flags(flags, AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | AT_EMPTY_PATH | AT_STATX_SYNC_TYPE)
+    name = read_optional(t, path, flags)
+    if not name and flags & AT_EMPTY_PATH:
+        inode = inode_at(t, dirfd)
+        found = t.fs.cwd if dirfd == AT_FDCWD else t.files.get_any(dirfd).path
+    else:
+        found = await walk_at(t, dirfd, name, 0, not flags & AT_SYMLINK_NOFOLLOW)
+        inode = found.inode
+    await inode.refresh()
+    t.mem.write(buf, pack_statx(inode, found))
+    return 0
+
+
+def pack_statx(inode: Inode, path: Path | None) -> bytes:
+    """struct statx.  The mount's id and root are known only for what was found by name."""
+    attributes = STATX_ATTR_MOUNT_ROOT if path is not None and path.is_mount_root() else 0
+    mask = STATX_BASIC_STATS | STATX_BTIME | (STATX_MNT_ID if path is not None else 0)
+    rdev_major, rdev_minor = split_device(inode.rdev)
+    dev_major, dev_minor = split_device(inode.fs.dev)
+    return STATX.pack(
+        mask,
+        inode.blksize(),
+        attributes,
+        inode.nlink,
+        inode.uid,
+        inode.gid,
+        inode.mode,
+        inode.ino,
+        inode.size,
+        inode.blocks(),
+        STATX_ATTR_MOUNT_ROOT,
+        *divmod(inode.atime_ns, NS),
+        0,
+        *divmod(inode.btime_ns, NS),
+        0,
+        *divmod(inode.ctime_ns, NS),
+        0,
+        *divmod(inode.mtime_ns, NS),
+        0,
+        rdev_major,
+        rdev_minor,
+        dev_major,
+        dev_minor,
+        path.mount.id if path is not None else 0,
+        0,
+        0,
+    )
+
+
+# ---- access.
+
+
+@syscall
+async def access(t: Task, path: PathAddr, mode: I32) -> int:
+    """access(2): may the real user read, write, execute a file?"""
+    return await do_access(t, AT_FDCWD, path, mode, 0)
+
+
+@syscall
+async def faccessat(t: Task, dirfd: DirFd, path: PathAddr, mode: I32) -> int:
+    """faccessat(2) as the kernel has it: without flags."""
+    return await do_access(t, dirfd, path, mode, 0)
+
+
+@syscall
+async def faccessat2(t: Task, dirfd: DirFd, path: PathAddr, mode: I32, flags: AtFlags) -> int:
+    """faccessat2(2): access relative to a directory, with flags."""
+    return await do_access(t, dirfd, path, mode, flags)
+
+
+async def do_access(t: Task, dirfd: int, path_addr: int, mode: int, flags: int) -> int:
+    """fs/open.c:do_faccessat: EINVAL, EFAULT, those of the walk, EROFS, EACCES."""
+    if mode & ~7:
+        raise EINVAL("mode")
+    check_flags(flags, AT_EACCESS | AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH)
+    name = read_optional(t, path_addr, flags)
+    where = t.where(dirfd)
+    if not flags & AT_EACCESS:
+        where.caller = t.creds.real_caller(t.fs.umask)
+    follow = not flags & AT_SYMLINK_NOFOLLOW
+    if not name and flags & AT_EMPTY_PATH:
+        found = where.start
+    else:
+        found = walk_cached(where, name, follow) or await walk(where, name, follow)
+    inode = found.inode
+    if not inode.fresh():
+        await inode.refresh()
+    kind = inode.mode & S_IFMT
+    if mode & MAY_EXEC and kind == S_IFREG and found.mount.flags & MS_NOEXEC:
+        raise EACCES("mounted with noexec")
+    # "A special file may be written to on a read-only file system": only these three are EROFS.
+    if mode & MAY_WRITE and found.mount.readonly and kind in (S_IFREG, S_IFDIR, S_IFLNK):
+        raise EROFS
+    if mode:
+        where.caller.check(inode, mode)
+    return 0
+
+
+# ---- readlink.
+
+
+@syscall
+async def readlink(t: Task, path: PathAddr, buf: Addr, size: I32) -> int:
+    """readlink(2): where a symbolic link points to."""
+    return await do_readlink(t, AT_FDCWD, path, buf, size)
+
+
+@syscall
+async def readlinkat(t: Task, dirfd: DirFd, path: PathAddr, buf: Addr, size: I32) -> int:
+    """readlinkat(2): readlink relative to a directory; with an empty path, of the descriptor itself."""
+    return await do_readlink(t, dirfd, path, buf, size)
+
+
+async def do_readlink(t: Task, dirfd: int, path_addr: int, buf: int, size: int) -> int:
+    """fs/stat.c:do_readlinkat: EINVAL (size, not a link), EFAULT, those of the walk."""
+    if size <= 0:
+        raise EINVAL("size")
+    name = read_path(t, path_addr)
+    found = await walk_at(t, dirfd, name, AT_EMPTY_PATH if dirfd != AT_FDCWD else 0, False)
+    inode = found.inode
+    if inode.mode & S_IFMT != S_IFLNK:
+        raise EINVAL("not a symbolic link") if name else ENOENT
+    target = (await inode.readlink()).encode("utf-8", "surrogateescape")[:size]
+    t.mem.write(buf, target)
+    return len(target)

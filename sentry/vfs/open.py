@@ -1,0 +1,169 @@
+"""Opening files by name: fs/namei.c's path_openat(), do_open() and may_open()."""
+
+from __future__ import annotations
+
+from sentry.abi import stat as st
+from sentry.abi.errno import EACCES, EEXIST, EISDIR, ELOOP, ENOENT, ENOTDIR, EPERM, EROFS
+from sentry.abi.fcntl import (
+    CREATION_FLAGS,
+    O_ACCMODE,
+    O_CREAT,
+    O_DIRECTORY,
+    O_EXCL,
+    O_NOATIME,
+    O_NOCTTY,
+    O_NOFOLLOW,
+    O_PATH,
+    O_RDONLY,
+    O_TMPFILE_BIT,
+    O_TRUNC,
+    O_WRONLY,
+)
+from sentry.vfs.caller import MAY_EXEC, MAY_READ, MAY_WRITE, Caller
+from sentry.vfs.dentry import CACHE, MS_NODEV, Dentry, Path
+from sentry.vfs.file import File
+from sentry.vfs.inode import AttrChange, Inode
+from sentry.vfs.walk import Where, walk, walk_any, walk_parent
+
+
+def wanted_access(flags: int) -> int:
+    """MAY_* that opening with these flags asks for (ACC_MODE); truncating is writing."""
+    access = flags & O_ACCMODE
+    wanted = MAY_READ if access == O_RDONLY else MAY_WRITE if access == O_WRONLY else MAY_READ | MAY_WRITE
+    return wanted | MAY_WRITE if flags & O_TRUNC else wanted
+
+
+async def open_name(where: Where, name: str, flags: int, mode: int) -> File:
+    """A new open file description of what name leads to; made first, if O_CREAT asks for that.
+
+    flags were checked (syscalls/open.py); mode: permission bits before the umask.
+    """
+    if flags & O_PATH:
+        return await _open_path(where, name, flags)
+    if flags & O_TMPFILE_BIT:
+        return await _open_unnamed(where, name, flags, mode)
+    if flags & O_CREAT:
+        return await _open_or_create(where, name, flags, mode)
+    path = await walk(where, name, follow=not flags & O_NOFOLLOW)
+    return await open_existing(where.caller, path, flags)
+
+
+async def _open_path(where: Where, name: str, flags: int) -> File:
+    path = await walk(where, name, follow=not flags & O_NOFOLLOW)
+    inode = path.inode
+    if flags & O_DIRECTORY and not st.is_dir(inode.mode):
+        raise ENOTDIR
+    return File(inode, path, flags & ~CREATION_FLAGS)
+
+
+async def _open_or_create(where: Where, name: str, flags: int, mode: int) -> File:
+    if name.endswith("/") and name.strip("/"):
+        last = await walk_parent(where, name)
+        if last.name:
+            raise EISDIR
+    follow = not flags & (O_NOFOLLOW | O_EXCL)
+    while True:
+        path = await walk_any(where, name, follow)
+        dentry = path.dentry
+        if dentry.inode is not None:
+            if flags & O_EXCL:
+                raise EEXIST
+            if st.is_dir(dentry.inode.mode):
+                raise EISDIR
+            return await open_existing(where.caller, path, flags)
+        assert dentry.parent is not None
+        directory = Path(path.mount, dentry.parent)
+        try:
+            created = await create_in(where.caller, directory, dentry.name, mode)
+        except EEXIST:
+            if flags & O_EXCL:
+                raise
+            continue
+        return await _open_inode(created, flags)
+
+
+async def create_in(caller: Caller, directory: Path, name: str, mode: int) -> Path:
+    """Make a regular file.  EROFS, EACCES, ENOENT (the directory was removed), EEXIST."""
+    parent = check_may_create(caller, directory)
+    inode = await parent.create(name, mode & ~caller.umask & st.S_IALLUGO, caller)
+    return Path(directory.mount, enter_name(directory.dentry, name, inode))
+
+
+def check_may_create(caller: Caller, directory: Path) -> Inode:
+    """may_create(): the directory's inode, if caller may make names in it."""
+    parent = directory.inode
+    if directory.mount.readonly:
+        raise EROFS
+    if directory.dentry.deleted:
+        raise ENOENT
+    caller.check(parent, MAY_WRITE | MAY_EXEC)
+    return parent
+
+
+def enter_name(parent: Dentry, name: str, inode: Inode) -> Dentry:
+    """Hash the name of a file that was just made (d_instantiate)."""
+    known = parent.children.get(name)
+    if known is not None:
+        if known.inode is None:
+            known.inode = inode
+        if known.inode is inode:
+            return known
+        known.unhash()
+    return CACHE.add(Dentry(name, parent, inode))
+
+
+async def _open_unnamed(where: Where, name: str, flags: int, mode: int) -> File:
+    """O_TMPFILE: name is a directory."""
+    directory = await walk(where, name, follow=True)
+    caller = where.caller
+    parent = directory.inode
+    if not st.is_dir(parent.mode):
+        raise ENOTDIR
+    if directory.mount.readonly:
+        raise EROFS
+    caller.check(parent, MAY_WRITE | MAY_EXEC)
+    inode = await parent.tmpfile(mode & ~caller.umask & st.S_IALLUGO, caller)
+    dentry = Dentry(f"#{inode.ino}", directory.dentry, inode)
+    return await _open_inode(Path(directory.mount, dentry), flags & ~O_DIRECTORY)
+
+
+async def open_existing(caller: Caller, path: Path, flags: int) -> File:
+    """do_open() of a file that was there before."""
+    inode = path.inode
+    if not inode.fresh():
+        await inode.refresh()
+    check_may_open(caller, path, flags)
+    file = await _open_inode(path, flags)
+    if flags & O_TRUNC and st.is_reg(inode.mode):
+        try:
+            await inode.setattr(AttrChange(size=0))
+        except BaseException:
+            file.hold().drop()
+            raise
+    return file
+
+
+def check_may_open(caller: Caller, path: Path, flags: int) -> None:
+    """may_open(): raises ENOTDIR, ELOOP, EISDIR, EACCES, EROFS, EPERM."""
+    inode = path.inode
+    kind = inode.mode & st.S_IFMT
+    wanted = wanted_access(flags)
+    if flags & O_DIRECTORY and kind != st.S_IFDIR:
+        raise ENOTDIR
+    if kind == st.S_IFLNK:
+        raise ELOOP
+    if kind == st.S_IFDIR and wanted & MAY_WRITE:
+        raise EISDIR
+    if kind in (st.S_IFCHR, st.S_IFBLK) and path.mount.flags & MS_NODEV:
+        raise EACCES("mounted with nodev")
+    if wanted & MAY_WRITE and kind == st.S_IFREG and path.mount.readonly:
+        raise EROFS
+    caller.check(inode, wanted)
+    if flags & O_NOATIME and not caller.owns(inode):
+        raise EPERM
+
+
+async def _open_inode(path: Path, flags: int) -> File:
+    file = await path.inode.open(path, flags & ~(CREATION_FLAGS & ~O_NOCTTY))
+    file.flags &= ~CREATION_FLAGS
+    return file
