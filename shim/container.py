@@ -29,6 +29,7 @@ from proto.ttrpc.status import (
     ConnectionLost,
     RpcError,
 )
+from sandbox.cgroup_stats import Stats
 from sandbox.errors import SandboxError
 from shim.control import ControlClient
 from shim.events import timestamp
@@ -199,7 +200,7 @@ class Container:
             return
         log.warning("container %s: its sandbox has died", self.id)
         try:
-            await asyncio.to_thread(self.sandbox.destroy)
+            await self._destroy()
         except (SandboxError, OSError) as e:
             log.error("container %s: %s", self.id, e)
 
@@ -259,7 +260,7 @@ class Container:
                 raise wrong_state(f"container {self.id} is running")
             self._deleted = True
             try:
-                await asyncio.to_thread(self.sandbox.destroy)
+                await self._destroy()
             except (SandboxError, OSError) as e:
                 self._deleted = False
                 raise RpcError(UNKNOWN, f"failed to delete container: {e}") from None
@@ -269,6 +270,10 @@ class Container:
                 self._close_streams(process)
         assert self.init.exit is not None
         return self.init.exit
+
+    async def _destroy(self) -> None:
+        with self._owner.reaper.hold():  # it waits for children of its own: hooks
+            await asyncio.to_thread(self.sandbox.destroy)
 
     async def delete_exec(self, exec_id: str) -> Process:
         """Forget an exec that has ended or was never started."""

@@ -1,7 +1,7 @@
 """Collects the exit status of the shim's children, its own and those it inherits as a subreaper.
 
-The `sandbox` package waits for the processes it forks itself while it builds a sandbox; a reaper that came first
-would take their status away.  Hence hold(): while any holder is inside, nothing is reaped.
+The `sandbox` package waits for the processes it forks while it makes or destroys a sandbox (OCI hooks, for instance); a
+reaper that came first would take their status away.  Hence hold(): while any holder is inside, nothing is reaped.
 """
 
 import asyncio

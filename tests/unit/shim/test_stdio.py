@@ -199,10 +199,10 @@ async def test_missing_fifo_is_an_error(open_streams: Opener, tmp_path: Path) ->
 async def read_some(fd: int) -> bytes:
     """Read when there is something, without blocking the loop."""
     loop = asyncio.get_running_loop()
-    ready = loop.create_future()
-    loop.add_reader(fd, lambda: ready.done() or ready.set_result(None))
+    ready = asyncio.Event()
+    loop.add_reader(fd, ready.set)
     try:
-        await asyncio.wait_for(ready, 20)
+        await asyncio.wait_for(ready.wait(), 20)
     finally:
         loop.remove_reader(fd)
     return os.read(fd, 1 << 20)
@@ -326,9 +326,14 @@ async def test_logging_program_that_ends_at_once(owner: Owner) -> None:
     assert sorted(os.listdir("/proc/self/fd")) == before
 
 
-async def test_stubborn_logging_program_is_ended(owner: Owner, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_stubborn_logging_program_is_ended(
+    owner: Owner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(logger, "DRAIN_TIMEOUT_S", 0.02)
-    streams = await stdio.open_streams(StdioNames("", "binary:///bin/sleep?1000=0", "", False), owner)
+    program = tmp_path / "logger"
+    program.write_text("#!/bin/sh\nexec 5>&-\nexec /bin/sleep 1000\n")
+    program.chmod(0o755)
+    streams = await stdio.open_streams(StdioNames("", f"binary://{program}", "", False), owner)
     assert streams.logger is not None
     pid = streams.logger._pid
     streams.close(owner.background)

@@ -1,0 +1,98 @@
+"""Stands in for sandbox.sandbox: the same names, as far as the shim uses them, around fake_sentry."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from proto import control
+from proto.ttrpc import blocking
+from proto.ttrpc.status import RpcError
+from sandbox import errors
+from sandbox.cgroup_stats import Stats
+from sandbox.process import ProcessId, identify, kill, wait_gone
+from sandbox.spec import Spec
+
+SENTRY = Path(__file__).with_name("fake_sentry.py")
+
+
+@dataclass
+class Options:
+    platform: str = "auto"
+    strace: bool = False
+    debug: bool = False
+    log: Path | None = None
+    log_format: str = "text"
+    systemd_cgroup: bool = False
+    ignore_cgroups: bool = False
+    exit_with_init: bool = False
+    lifeline: bool = False
+
+
+@dataclass
+class Stdio:
+    stdin: int | None = None
+    stdout: int | None = None
+    stderr: int | None = None
+    console: int | None = None
+
+
+class Sandbox:
+    """A folder with the Sentry's socket and its pid."""
+
+    def __init__(self, folder: Path, bundle: Path, process: ProcessId) -> None:
+        self.id = folder.name
+        self.bundle = bundle
+        self.pid = process.pid
+        self.control_path = folder / "control.sock"
+        self._folder = folder
+        self._process = process
+
+    @classmethod
+    def create(cls, root: Path, id: str, bundle: Path, spec: Spec, options: Options, stdio: Stdio) -> "Sandbox":
+        folder = root / id
+        folder.mkdir(parents=True)
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(folder / "control.sock"))
+            listener.listen()
+            child = subprocess.Popen([sys.executable, SENTRY, str(listener.fileno())], pass_fds=[listener.fileno()])
+        child.returncode = 0  # the shim reaps it
+        sandbox = cls(folder, bundle, identify(child.pid))
+        (folder / "state.json").write_text(json.dumps([str(bundle), sandbox._process.to_json()]))
+        try:
+            sandbox._create_container(spec, stdio)
+        except RpcError as e:
+            sandbox.destroy()
+            raise errors.from_rpc(e) from None
+        return sandbox
+
+    def _create_container(self, spec: Spec, stdio: Stdio) -> None:
+        fds = {role: fd for role, fd in vars(stdio).items() if fd is not None}
+        request = control.CreateContainer(self.id, spec.raw, [], stdio.console is not None, list(fds))
+        with blocking.Client.connect(str(self.control_path)) as client:
+            client.call(control.SERVICE, "CreateContainer", request.to_json(), 20, list(fds.values()))
+
+    @classmethod
+    def load(cls, root: Path, id: str) -> "Sandbox":
+        try:
+            bundle, process = json.loads((root / id / "state.json").read_text())
+        except FileNotFoundError:
+            raise errors.NotFound(f"no sandbox {id}") from None
+        return cls(root / id, Path(bundle), ProcessId.from_json(process))
+
+    def stats(self) -> Stats:
+        if not self._folder.exists():
+            raise errors.NotFound(f"no sandbox {self.id}")
+        return Stats(version=1, cpu_usage_ns=7, memory_usage=1 << 20)
+
+    def destroy(self) -> None:
+        kill(self._process, signal.SIGKILL)
+        wait_gone(self._process, 5)
+        for name in ("state.json", "control.sock"):
+            (self._folder / name).unlink(missing_ok=True)
+        if self._folder.exists():
+            os.rmdir(self._folder)
