@@ -25,7 +25,6 @@ CAP_NET_BIND_SERVICE: Final = 10
 GOFER_CAPABILITIES: Final = {
     0: "CAP_CHOWN: the Sentry's files belong to the container's users",
     1: "CAP_DAC_OVERRIDE: the Sentry has checked the caller's permission; the gofer acts for all of them",
-    2: "CAP_DAC_READ_SEARCH: link(2) of an open file by descriptor (AT_EMPTY_PATH); open_by_handle_at is filtered out",
     3: "CAP_FOWNER: chmod, utimensat and sticky directories for files of the container's users",
     4: "CAP_FSETID: chmod keeps set-group-id bits though the gofer is not in the file's group",
     31: "CAP_SETFCAP: security.capability attributes, which package managers set",

@@ -5,14 +5,14 @@ Every error is one line of text for the user and a ttrpc status code for contain
 
 from typing import ClassVar
 
-from proto.control import Code
+from proto.ttrpc import status
 from proto.ttrpc.status import RpcError
 
 
 class SandboxError(Exception):
     """Base; `code` is the ttrpc status that the shim answers with."""
 
-    default_code: ClassVar[int] = Code.INTERNAL
+    default_code: ClassVar[int] = status.INTERNAL
 
     def __init__(self, message: str, code: int | None = None) -> None:
         super().__init__(message)
@@ -23,13 +23,13 @@ class SandboxError(Exception):
 class InvalidSpec(SandboxError):
     """The OCI configuration, or an argument that comes with it, is not valid."""
 
-    default_code = Code.INVALID_ARGUMENT
+    default_code = status.INVALID_ARGUMENT
 
 
 class NotFound(SandboxError):
     """No such sandbox, container or process, or the process has already finished."""
 
-    default_code = Code.NOT_FOUND
+    default_code = status.NOT_FOUND
 
 
 class NoSuchExecutable(NotFound):
@@ -39,19 +39,19 @@ class NoSuchExecutable(NotFound):
 class AlreadyExists(SandboxError):
     """The id is in use."""
 
-    default_code = Code.ALREADY_EXISTS
+    default_code = status.ALREADY_EXISTS
 
 
 class NotExecutable(SandboxError):
     """The program to run exists but may not be executed: exit status 126 at a shell."""
 
-    default_code = Code.PERMISSION_DENIED
+    default_code = status.PERMISSION_DENIED
 
 
 class FailedPrecondition(SandboxError):
     """The container is not in a state in which this can be done."""
 
-    default_code = Code.FAILED_PRECONDITION
+    default_code = status.FAILED_PRECONDITION
 
 
 _BY_CODE: dict[int, type[SandboxError]] = {

@@ -1,0 +1,254 @@
+"""The making of a sandbox, step by step: folder, cgroup, gofer, Sentry, hooks, root container.
+
+The gofer and the Sentry start side by side.  The record on disk grows with each step; when one fails, or the creator
+is interrupted, what it lists is taken away again.
+"""
+
+import os
+import socket
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from proto import control
+from proto.control import BootConfig, CreateContainer, Mount, gofer_role
+from sandbox import confine, mounts, spawn, state
+from sandbox.cgroups import Cgroup, relative_path
+from sandbox.errors import InvalidSpec, SandboxError
+from sandbox.sandbox import START_TIMEOUT, Options, Sandbox, Stdio
+from sandbox.spec import Resources, Spec, SpecMount
+from sandbox.state import ContainerRecord, Record
+
+MAX_DONATED = 253
+"""SCM_MAX_FD: what one message can carry."""
+
+_BACKLOG = 128
+
+
+def launch(root: Path, sandbox_id: str, bundle: Path, spec: Spec, options: Options, stdio: Stdio) -> Sandbox:
+    """See Sandbox.create."""
+    directory = state.make_directory(root, sandbox_id)
+    container = ContainerRecord(sandbox_id, str(bundle), spec.version, spec.terminal, spec.annotations)
+    record = Record(sandbox_id, None, options.exit_with_init, _described(options), {sandbox_id: container})
+    sandbox = Sandbox(directory, record)
+    with state.locked(directory), ExitStack() as resources:
+        try:
+            _Launch(sandbox, container, spec, options, stdio, resources).run()
+        except BaseException as e:
+            resources.close()
+            _undo(sandbox)
+            if isinstance(e, OSError):
+                raise SandboxError(f"cannot create container {sandbox_id}: {e}") from e
+            raise
+    return sandbox
+
+
+def _undo(sandbox: Sandbox) -> None:
+    """The first error is what the caller must hear of, not one from tidying up."""
+    try:
+        sandbox.destroy_locked()
+    except SandboxError:
+        pass
+
+
+def _described(options: Options) -> dict[str, Any]:
+    return {"platform": options.platform, "debug": options.debug, "strace": options.strace}
+
+
+class _Launch:
+    """One launch; `resources` closes, at the end or on failure, what only the launch needs."""
+
+    def __init__(
+        self, sandbox: Sandbox, container: ContainerRecord, spec: Spec, options: Options, stdio: Stdio,
+        resources: ExitStack,
+    ) -> None:  # fmt: skip
+        self.sandbox = sandbox
+        self.container = container
+        self.spec = spec
+        self.options = options
+        self.stdio = stdio
+        self.resources = resources
+        self.log_fd = self._own(_open_log(sandbox.directory, options))
+
+    def run(self) -> None:
+        self._make_cgroup()
+        self._save()
+        mount_list, connections, gofer = self._start_gofer()
+        sentry = self._start_sentry()
+        self.container.gofer = gofer.wait_ready()
+        self.sandbox.record.sentry = sentry.wait_ready()
+        self._save()
+        self._run_create_hooks()
+        self._create_container(mount_list, connections)
+        self.container.created_ns = time.time_ns()
+        self._save()
+
+    def _own(self, fd: int) -> int:
+        self.resources.callback(os.close, fd)
+        return fd
+
+    def _save(self) -> None:
+        state.save(self.sandbox.directory, self.sandbox.record)
+
+    def _make_cgroup(self) -> None:
+        if self.options.ignore_cgroups:
+            return
+        path = relative_path(self.spec.cgroups_path, self.container.id, self.options.systemd_cgroup)
+        try:
+            self.container.cgroup = Cgroup.create(path, self.spec.resources)
+        except OSError as e:
+            # Without root there often is no cgroup to be had; that matters only if limits were asked for.
+            if confine.is_privileged() or self.spec.resources != Resources():
+                raise SandboxError(f"cannot set up the cgroup: {e}") from None
+
+    def _start_gofer(self) -> tuple[list[Mount], list[int], spawn.Starting]:
+        """The container's mounts, our ends of the connections that serve them, and the gofer on its way."""
+        mount_list: list[Mount] = []
+        served: list[tuple[int, int, bool]] = []
+        connections: list[int] = []
+        for mount in all_mounts(self.spec):
+            gofer = len(served) if mount.is_bind else None
+            mount_list.append(Mount(mount.destination, mount.type or "bind", mount.source, mount.options, gofer))
+            if mount.is_bind:
+                tree = self._own(mounts.open_root(mount.source, mount.is_recursive, mount.is_readonly))
+                ours, theirs = socket.socketpair()
+                connections.append(self._own(ours.detach()))
+                served.append((self._own(theirs.detach()), tree, mount.is_readonly))
+        starting = spawn.start_gofer(served, self.log_fd, list(confine.GOFER_CAPABILITIES), self.options.debug)
+        self.resources.callback(self._abort, starting)
+        return mount_list, connections, starting
+
+    def _start_sentry(self) -> spawn.Starting:
+        spec, options = self.spec, self.options
+        network = spec.namespaces.get("network")
+        stage = spawn.StageConfig(
+            report_fd=-1,
+            keep_fds=[],
+            namespaces=[*spawn.SANDBOX_NAMESPACES, *(["network"] if network == "" else [])],
+            network_path=network or "",
+            sysctl=spec.sysctl,
+            oom_score_adj=spec.oom_score_adj,
+            capabilities=sorted(confine.sentry_capabilities(network is None, _may_bind_low_ports(spec))),
+            debug=options.debug,
+        )
+        boot = BootConfig(
+            id=self.sandbox.id,
+            control_fd=self._own(_listen(self.sandbox.directory)),
+            ready_fd=-1,
+            log_fd=self.log_fd,
+            proc_fd=-1,
+            lifeline_fd=self._make_lifeline(),
+            log_format=options.log_format,
+            debug=options.debug,
+            strace=options.strace,
+            platform=options.platform,
+            exit_with_init=options.exit_with_init,
+            hostname=spec.hostname,
+            ncpus=cpu_count(spec.resources),
+            total_ram=memory_size(spec.resources),
+        )
+        starting = spawn.start_sentry(stage, boot)
+        self.resources.callback(self._abort, starting)
+        return starting
+
+    def _abort(self, starting: spawn.Starting) -> None:
+        """End a process that is not in the record yet; those that are, destroy_locked ends."""
+        recorded = (self.container.gofer, self.sandbox.record.sentry)
+        if starting.process is None or starting.process not in recorded:
+            starting.abort()
+
+    def _make_lifeline(self) -> int | None:
+        if not self.options.lifeline:
+            return None
+        read_end, self.sandbox.lifeline = os.pipe()
+        return self._own(read_end)
+
+    def _run_create_hooks(self) -> None:
+        if not any(self.spec.hooks.values()):
+            return
+        # From here on poststop is due, whatever happens: the record says so.
+        later = ("startContainer", "poststart", "poststop")
+        first = ("prestart", "createRuntime", "createContainer")
+        self.container.hooks = {point: self.spec.hooks[point] for point in later if self.spec.hooks[point]}
+        self._save()
+        for point in first:
+            if self.spec.hooks[point]:
+                from sandbox.hooks import run_hooks
+
+                run_hooks(point, self.spec.hooks[point], self.sandbox.oci_state(status="creating"))
+
+    def _create_container(self, mount_list: list[Mount], connections: Sequence[int]) -> None:
+        roles, fds = self.stdio.donated()
+        roles += [gofer_role(i) for i in range(len(connections))]
+        fds += connections
+        if self.container.cgroup:
+            procs = [self._own(fd) for fd in self.container.cgroup.open_procs()]
+            roles += [control.CGROUP] * len(procs)
+            fds += procs
+        if len(fds) > MAX_DONATED:
+            raise InvalidSpec(f"too many bind mounts: {len(connections)}")
+        request = CreateContainer(self.container.id, self.spec.raw, mount_list, self.spec.terminal, roles)
+        self.sandbox.call("CreateContainer", request, control.Empty, START_TIMEOUT, fds)
+
+
+def _open_log(directory: Path, options: Options) -> int:
+    path = options.log or directory / "sandbox.log"
+    try:
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    except OSError as e:
+        raise SandboxError(f"cannot open the log {path}: {e.strerror}") from None
+
+
+def _listen(directory: Path) -> int:
+    """The control socket; bound through the folder's descriptor, for its path may be too long for an address."""
+    folder = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as s:
+            s.bind(f"/proc/self/fd/{folder}/control.sock")
+            os.chmod(directory / "control.sock", 0o600)
+            s.listen(_BACKLOG)
+            return s.detach()
+    finally:
+        os.close(folder)
+
+
+def all_mounts(spec: Spec) -> list[SpecMount]:
+    """The root first, as if it were a mount like the others."""
+    if not spec.root.is_dir():
+        raise InvalidSpec(f"root.path: {spec.root} is not a directory")
+    options = ["rbind", "ro"] if spec.root_readonly else ["rbind"]
+    return [SpecMount("/", "bind", str(spec.root), options), *spec.mounts]
+
+
+def _may_bind_low_ports(spec: Spec) -> bool:
+    capabilities = (spec.raw.get("process") or {}).get("capabilities") or {}
+    return "CAP_NET_BIND_SERVICE" in (capabilities.get("effective") or [])
+
+
+def cpu_count(resources: Resources) -> int:
+    """How many CPUs the application is to see: those we may use, fewer if it has a smaller share of time or set."""
+    counts = [len(os.sched_getaffinity(0))]
+    if resources.cpu_quota and resources.cpu_quota > 0:
+        counts.append(-(-resources.cpu_quota // (resources.cpu_period or 100_000)))
+    if resources.cpus:
+        counts.append(_count_list(resources.cpus))
+    return max(1, min(counts))
+
+
+def _count_list(text: str) -> int:
+    """CPUs in a list such as 0-3,8.  The kernel has accepted it by now; on nonsense we count none of it."""
+    total = 0
+    for part in text.split(","):
+        first, _, last = part.strip().partition("-")
+        if first.isdigit() and (not last or last.isdigit()):
+            total += int(last or first) - int(first) + 1
+    return total
+
+
+def memory_size(resources: Resources) -> int:
+    """Bytes of memory that the application is to see."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = resources.memory_limit
+    return min(total, limit) if limit and limit > 0 else total

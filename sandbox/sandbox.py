@@ -1,0 +1,286 @@
+"""A sandbox from the outside: make it, find it again, drive its Sentry, take it away.
+
+Everything blocks.  Any process that may read the state folder can drive a sandbox; the one that made it has no
+special part (but for the lifeline, if it asked for one).  The root container has the sandbox's own id; methods act on
+it unless told another `container`.
+"""
+
+import os
+import socket
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from proto import control
+from proto.control import ExitStatus, Message, Process, StateResponse
+from proto.ttrpc.blocking import Client
+from proto.ttrpc.status import ConnectionLost, RpcError
+from sandbox import state
+from sandbox.cgroup_stats import Stats, read_stats
+from sandbox.errors import FailedPrecondition, InvalidSpec, NotFound, SandboxError, from_rpc
+from sandbox.hooks import run_hooks
+from sandbox.process import is_alive, kill, wait_gone
+from sandbox.spec import Reader, Spec, check_process
+from sandbox.state import ContainerRecord, Record
+
+R = TypeVar("R", bound=Message)
+
+CALL_TIMEOUT = 10.0
+START_TIMEOUT = 60.0
+"""For calls that read the container's files before they answer."""
+EXIT_TIMEOUT = 10.0
+CREATING = "creating"
+
+
+@dataclass(slots=True)
+class Options:
+    """How to make a sandbox; nothing in the container's configuration says this."""
+
+    platform: str = "auto"
+    strace: bool = False
+    debug: bool = False
+    log: Path | None = None
+    """For Sentry and gofers; None: `sandbox.log` in the state folder, which goes with the sandbox."""
+    log_format: str = "text"
+    systemd_cgroup: bool = False
+    """cgroupsPath is slice:prefix:name."""
+    ignore_cgroups: bool = False
+    exit_with_init: bool = False
+    """The Sentry exits with the root container's status, for callers that reap the pid of a pid file."""
+    lifeline: bool = False
+    """The sandbox dies with its creator, or when the creator calls `release`."""
+
+
+@dataclass(slots=True)
+class Stdio:
+    """Host descriptors for a process; they stay the caller's.  With a console (the raw slave of a pty) no others."""
+
+    stdin: int | None = None
+    stdout: int | None = None
+    stderr: int | None = None
+    console: int | None = None
+
+    def donated(self) -> tuple[list[str], list[int]]:
+        """Roles and descriptors."""
+        if self.console is not None:
+            return [control.CONSOLE], [self.console]
+        pairs = ((control.STDIN, self.stdin), (control.STDOUT, self.stdout), (control.STDERR, self.stderr))
+        given = [(role, fd) for role, fd in pairs if fd is not None]
+        return [role for role, _ in given], [fd for _, fd in given]
+
+
+class Sandbox:
+    """One sandbox; the object only holds its record."""
+
+    def __init__(self, directory: Path, record: Record, lifeline: int | None = None) -> None:
+        self.directory = directory
+        self.record = record
+        self.lifeline = lifeline
+        """Our end of the pipe that keeps it alive, if there is one; closed by `release`."""
+
+    @classmethod
+    def create(cls, root: Path, id: str, bundle: Path, spec: Spec, options: Options, stdio: Stdio) -> "Sandbox":
+        """A gofer, a Sentry and the root container, ready to start.  On failure all is undone."""
+        from sandbox.launch import launch  # needs what other commands need not load
+
+        return launch(root, id, bundle, spec, options, stdio)
+
+    @classmethod
+    def load(cls, root: Path, id: str) -> "Sandbox":
+        """Raises NotFound."""
+        directory, record = state.load(root, id)
+        return cls(directory, record)
+
+    @property
+    def id(self) -> str:
+        return self.record.id
+
+    @property
+    def root_container(self) -> ContainerRecord:
+        try:
+            return self.record.containers[self.id]
+        except KeyError:
+            raise FailedPrecondition(f"container {self.id} is not complete") from None
+
+    @property
+    def bundle(self) -> Path:
+        return Path(self.root_container.bundle)
+
+    @property
+    def pid(self) -> int:
+        """Host pid of the Sentry; 0 while there is none yet."""
+        return self.record.sentry.pid if self.record.sentry else 0
+
+    @property
+    def control_path(self) -> Path:
+        """The Sentry's socket.  May be longer than a socket address holds: use `connect`."""
+        return self.directory / "control.sock"
+
+    def connect(self) -> socket.socket:
+        """A new connection to the Sentry's control service.  Raises OSError."""
+        directory = os.open(self.directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        s = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            s.settimeout(CALL_TIMEOUT)
+            s.connect(f"/proc/self/fd/{directory}/control.sock")
+            s.settimeout(None)
+        except BaseException:
+            s.close()
+            raise
+        finally:
+            os.close(directory)
+        return s
+
+    def is_alive(self) -> bool:
+        """Whether the Sentry runs."""
+        return self.record.sentry is not None and is_alive(self.record.sentry)
+
+    def call(
+        self, method: str, request: Message, response: type[R], timeout: float | None, fds: Sequence[int] = ()
+    ) -> R:
+        """One call of the control service.  Raises SandboxError, NotFound if the Sentry has exited."""
+        try:
+            with Client(self.connect()) as client:
+                payload = client.call(control.SERVICE, method, request.to_json(), timeout, fds)
+                return response.from_json(payload)
+        except RpcError as e:
+            raise from_rpc(e) from None
+        except TimeoutError:
+            raise SandboxError(f"the sandbox did not answer {method} in time") from None
+        except (OSError, ConnectionLost) as e:
+            if not self.is_alive():
+                raise NotFound("process already finished") from None
+            raise SandboxError(f"cannot reach the sandbox: {e}") from None
+        except control.MessageError as e:
+            raise SandboxError(f"the sandbox answered {method} wrongly: {e}") from None
+
+    def query(self, container: str = "") -> StateResponse:
+        """The Sentry's view of a container.  Raises NotFound once the Sentry has exited."""
+        return self.call("State", control.State(container or self.id), StateResponse, CALL_TIMEOUT)
+
+    def status(self, container: str = "") -> str:
+        """"creating", "created", "running" or "stopped"."""
+        known = self.record.containers.get(container or self.id)
+        if known is None or not known.created_ns:
+            return CREATING if self.is_alive() else control.STOPPED
+        try:
+            return self.query(container).status
+        except NotFound:
+            return control.STOPPED
+
+    def oci_state(self, container: str = "", status: str | None = None) -> dict[str, Any]:
+        """The state object of the OCI runtime specification."""
+        status = status or self.status(container)
+        known = self.record.containers.get(container or self.id) or ContainerRecord(self.id, "", "1.0.2")
+        return {
+            "ociVersion": known.version,
+            "id": known.id,
+            "status": status,
+            "pid": 0 if status == control.STOPPED else self.pid,
+            "bundle": known.bundle,
+            "annotations": known.annotations,
+        }
+
+    def start(self, container: str = "") -> None:
+        """Let the first process run.  poststart hooks that fail are only warned of, as the specification has it."""
+        container = container or self.id
+        with state.locked(self.directory):
+            status = self.status(container)
+            if status != control.CREATED:
+                raise FailedPrecondition(f"cannot start container {container}: it is {status}")
+            self._run_hooks("startContainer", container, status)
+            self.call("StartContainer", control.StartContainer(container), control.Empty, START_TIMEOUT)
+        try:
+            self._run_hooks("poststart", container, control.RUNNING)
+        except SandboxError:
+            pass
+
+    def _run_hooks(self, point: str, container: str, status: str) -> None:
+        hooks = self.record.containers[container].hooks.get(point, [])
+        if hooks:
+            run_hooks(point, hooks, self.oci_state(container, status))
+
+    def wait(self, exec_id: str = "", container: str = "") -> ExitStatus:
+        """Wait for a process's end.  Raises SandboxError if the sandbox dies without saying."""
+        return self.call("Wait", control.Wait(container or self.id, exec_id), ExitStatus, None)
+
+    def signal(self, signo: int, exec_id: str = "", all: bool = False, container: str = "") -> None:
+        """Raises NotFound if the process has already finished."""
+        request = control.Signal(container or self.id, signo, exec_id, all)
+        self.call("Signal", request, control.Empty, CALL_TIMEOUT)
+
+    def exec(
+        self, exec_id: str, process: dict[str, Any], terminal: bool, stdio: Stdio, container: str = ""
+    ) -> int:  # fmt: skip
+        """Start another process; returns its pid inside the container."""
+        check_process(Reader(process, "process"))
+        if not exec_id:
+            raise InvalidSpec("the exec id must not be empty")
+        roles, fds = stdio.donated()
+        request = control.Exec(container or self.id, exec_id, process, terminal, roles)
+        return self.call("Exec", request, control.ExecResponse, START_TIMEOUT, fds).pid
+
+    def resize(self, rows: int, cols: int, exec_id: str = "", container: str = "") -> None:
+        """Set the size of a process's terminal."""
+        self.call("Resize", control.Resize(container or self.id, rows, cols, exec_id), control.Empty, CALL_TIMEOUT)
+
+    def processes(self, container: str = "") -> list[Process]:
+        request = control.Processes(container or self.id)
+        return self.call("Processes", request, control.ProcessesResponse, CALL_TIMEOUT).processes
+
+    def stats(self, container: str = "") -> Stats:
+        """Figures of the container's cgroup; all zero, version 0, if it has none."""
+        known = self.record.containers.get(container or self.id)
+        return read_stats(known.cgroup) if known and known.cgroup else Stats(0)
+
+    def release(self) -> None:
+        """Let go of the lifeline: the Sentry then ends everything.  Idempotent."""
+        if self.lifeline is not None:
+            os.close(self.lifeline)
+            self.lifeline = None
+
+    def delete(self, force: bool = False) -> None:
+        """Remove a stopped, or a merely created, sandbox; with `force` a running one too."""
+        status = self.status()
+        if status in (control.RUNNING, CREATING) and not force:
+            raise FailedPrecondition(f"cannot delete container {self.id}: it is {status}")
+        self.destroy()
+
+    def destroy(self) -> None:
+        """End it and leave nothing behind; idempotent.  Raises the first error, having tried everything."""
+        try:
+            with state.locked(self.directory):
+                # Another process may have written more of it meanwhile.
+                self.record = state.load(self.directory.parent, self.id)[1]
+                self.destroy_locked()
+        except NotFound:
+            self.release()
+
+    def destroy_locked(self) -> None:
+        """`destroy` for who holds the lock."""
+        containers = list(self.record.containers.values())
+        steps: list[Callable[[], None]] = [self.release, self._end_processes]
+        steps += [container.cgroup.remove for container in containers if container.cgroup]
+        steps += [lambda name=c.id: self._run_hooks("poststop", name, control.STOPPED) for c in containers]  # type: ignore[misc]
+        errors: list[Exception] = []
+        for step in steps:
+            try:
+                step()
+            except (OSError, SandboxError) as e:
+                errors.append(e)
+        if self.is_alive():
+            raise SandboxError(f"cannot end sandbox {self.id}: {errors[0]}")
+        state.remove_directory(self.directory)
+        if errors:
+            raise errors[0] if isinstance(errors[0], SandboxError) else SandboxError(str(errors[0]))
+
+    def _end_processes(self) -> None:
+        """The stubs die with the Sentry, process 1 of their namespace; the gofers by themselves, but why wait."""
+        known = [container.gofer for container in self.record.containers.values()]
+        processes = [process for process in (self.record.sentry, *known) if process is not None]
+        for process in processes:
+            kill(process)
+        for process in processes:
+            if not wait_gone(process, EXIT_TIMEOUT):
+                raise SandboxError(f"process {process.pid} of sandbox {self.id} does not die")
