@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from google.protobuf.message import Message
-from sandbox.sandbox import Sandbox
 
 from proto.containerd import events_pb2, task_pb2
 from proto.control import Process as ProcessRow
@@ -31,6 +30,7 @@ from proto.ttrpc.status import (
 )
 from sandbox.cgroup_stats import Stats
 from sandbox.errors import SandboxError
+from sandbox.sandbox import Sandbox
 from shim.control import ControlClient
 from shim.events import timestamp
 from shim.stdio import Owner, StdioNames, Streams, open_streams
@@ -136,8 +136,9 @@ class Container:
 
     async def _start_init(self) -> None:
         try:
-            await self._control.start()
-        except (RpcError, ConnectionLost, TimeoutError) as e:
+            with self._owner.reaper.hold():  # for the hooks
+                await asyncio.to_thread(self.sandbox.start)
+        except (SandboxError, OSError) as e:
             # Not back to created: clients refuse to delete a created task that has a pid.
             self._fail_start(self.init, START_FAILED)
             raise RpcError(UNKNOWN, f"failed to start container: {e}") from None

@@ -1,7 +1,7 @@
 """The shim's end of a sandbox's control socket: proto.control's messages over asyncio ttrpc."""
 
+import socket
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, TypeVar
 
 from proto import control
@@ -10,7 +10,6 @@ from proto.ttrpc.status import INTERNAL, RpcError
 
 M = TypeVar("M", bound=control.Message)
 
-CONNECT_TIMEOUT_S = 5.0
 CALL_TIMEOUT_S = 30.0
 LIST_TIMEOUT_S = 2.0
 
@@ -18,22 +17,13 @@ LIST_TIMEOUT_S = 2.0
 class ControlClient:
     """Calls one container's Sentry.  Everything raises RpcError, ConnectionLost (it is dead) or TimeoutError."""
 
-    def __init__(self, client: aio.Client, container_id: str) -> None:
-        self._client = client
+    def __init__(self, sock: socket.socket, container_id: str) -> None:
+        self._client = aio.Client(sock)
         self._id = container_id
-
-    @classmethod
-    async def connect(cls, path: Path, container_id: str) -> "ControlClient":
-        """Connect to a Sentry that is known to listen.  Raises OSError."""
-        return cls(await aio.Client.connect(str(path), CONNECT_TIMEOUT_S), container_id)
 
     def close(self) -> None:
         """End the connection; idempotent."""
         self._client.close()
-
-    async def start(self) -> None:
-        """Let the container's first process run."""
-        await self._call(control.StartContainer(self._id), control.Empty)
 
     async def exec(self, exec_id: str, process: dict[str, Any], terminal: bool, fds: Mapping[str, int]) -> int:
         """Start another process; its pid inside the container."""

@@ -17,21 +17,25 @@ from pathlib import Path
 from typing import Any
 
 from google.protobuf.any_pb2 import Any as AnyMessage
-from sandbox.sandbox import Options
 
 from proto.containerd.options_pb2 import Options as RuntimeOptions
 from proto.ttrpc.status import INVALID_ARGUMENT, RpcError
+from sandbox.sandbox import Options
+from sandbox.spec import Spec
 
 TYPE = "runtimeoptions.v1.Options"
 _KINDS: dict[str, type] = {"platform": str, "debug": bool, "strace": bool, "log": str, "log_format": str}
 
 
-def sandbox_options(wrapped: AnyMessage, container_id: str, debug: bool) -> Options:
-    """How to make the sandbox of a container.  Raises RpcError for options that cannot be read."""
+def sandbox_options(wrapped: AnyMessage, spec: Spec, container_id: str, debug: bool) -> Options:
+    """How to make the sandbox of a container.  Raises RpcError for options that cannot be read.
+
+    Nobody tells a shim which cgroup driver is in use; the form of the path does (slice:prefix:name is systemd's).
+    """
     table: dict[str, Any] = {"debug": debug} if debug else {}
     if wrapped.type_url.rpartition("/")[2] == TYPE:
         table |= read_table(RuntimeOptions.FromString(wrapped.value))
-    options = Options(exit_with_init=False, lifeline=True)
+    options = Options(lifeline=True, systemd_cgroup=spec.cgroups_path.count(":") == 2)
     for key, kind in _KINDS.items():
         value = table.get(key)
         if value is None:

@@ -16,7 +16,6 @@ from typing import Any, TypeVar
 
 from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import DecodeError, Message
-from sandbox.sandbox import Sandbox, Stdio
 
 from proto.containerd import events_pb2, task_pb2
 from proto.containerd.runc_pb2 import ProcessDetails
@@ -33,6 +32,7 @@ from proto.ttrpc.status import (
     RpcError,
 )
 from sandbox.errors import SandboxError
+from sandbox.sandbox import Sandbox, Stdio
 from sandbox.spec import load_spec
 from shim import rootfs, stats
 from shim.container import CREATED, Container, Process, not_found
@@ -154,8 +154,8 @@ class TaskService:
     async def _build(self, request: task_pb2.CreateTaskRequest, undo: AsyncExitStack) -> Container:
         """Make one thing after the other, each with its undoing."""
         bundle = Path(request.bundle)
-        options = sandbox_options(request.options, request.id, self._with.debug)
         spec = load_spec(bundle)
+        options = sandbox_options(request.options, spec, request.id, self._with.debug)
         mounts = [rootfs.Mount(m.type, m.source, m.options, m.target) for m in request.rootfs]
         if mounts:
             await asyncio.to_thread(rootfs.mount, mounts, bundle / "rootfs")
@@ -179,7 +179,7 @@ class TaskService:
             )
         undo.push_async_callback(asyncio.to_thread, sandbox.destroy)
         streams.donated()
-        control = await ControlClient.connect(sandbox.control_path, request.id)
+        control = ControlClient(await asyncio.to_thread(sandbox.connect), request.id)
         init.streams = streams
         init.pid = sandbox.pid
         return Container(sandbox, control, init, owner, self._with.publisher.publish)

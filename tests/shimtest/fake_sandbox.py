@@ -73,8 +73,17 @@ class Sandbox:
     def _create_container(self, spec: Spec, stdio: Stdio) -> None:
         fds = {role: fd for role, fd in vars(stdio).items() if fd is not None}
         request = control.CreateContainer(self.id, spec.raw, [], stdio.console is not None, list(fds))
-        with blocking.Client.connect(str(self.control_path)) as client:
+        with blocking.Client(self.connect()) as client:
             client.call(control.SERVICE, "CreateContainer", request.to_json(), 20, list(fds.values()))
+
+    def connect(self) -> socket.socket:
+        sock = socket.socket(socket.AF_UNIX)
+        sock.connect(str(self.control_path))
+        return sock
+
+    def start(self) -> None:
+        with blocking.Client(self.connect()) as client:
+            client.call(control.SERVICE, "StartContainer", control.StartContainer(self.id).to_json())
 
     @classmethod
     def load(cls, root: Path, id: str) -> "Sandbox":

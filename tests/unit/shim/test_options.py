@@ -1,0 +1,62 @@
+"""Runtime options, as containerd wraps them."""
+
+from pathlib import Path
+
+import pytest
+from google.protobuf.any_pb2 import Any
+
+from proto.containerd.options_pb2 import Options as RuntimeOptions
+from proto.ttrpc.status import INVALID_ARGUMENT, RpcError
+from sandbox.sandbox import Options
+from sandbox.spec import Spec
+from shim.options import sandbox_options
+
+
+def make(wrapped: Any, cgroups_path: str = "/x", debug: bool = False) -> Options:
+    process = {"args": ["true"], "cwd": "/"}
+    raw = {"ociVersion": "1.0.2", "root": {"path": "r"}, "process": process, "linux": {"cgroupsPath": cgroups_path}}
+    return sandbox_options(wrapped, Spec.from_json(raw, Path("/b")), "c1", debug)
+
+
+def wrap(options: RuntimeOptions, prefix: str = "") -> Any:
+    return Any(type_url=prefix + "runtimeoptions.v1.Options", value=options.SerializeToString())
+
+
+def test_no_options() -> None:
+    options = make(Any())
+    assert (options.platform, options.debug, options.lifeline, options.exit_with_init) == ("auto", False, True, False)
+    assert make(Any(), debug=True).debug
+
+
+@pytest.mark.parametrize("prefix", ["", "types.containerd.io/", "type.googleapis.com/"])
+def test_file_of_options(prefix: str, tmp_path: Path) -> None:
+    path = tmp_path / "pysc.toml"
+    path.write_text('platform = "ptrace"\nstrace = true\nlog = "/var/log/%ID%.log"\n')
+    options = make(wrap(RuntimeOptions(config_path=str(path)), prefix))
+    assert (options.platform, options.strace, options.log) == ("ptrace", True, Path("/var/log/c1.log"))
+
+
+def test_table_in_the_configuration_of_containerd() -> None:
+    body = b'TypeUrl = "io.containerd.pysc.v1.options"\nplatform = "systrap"\n'
+    assert make(wrap(RuntimeOptions(config_body=body))).platform == "systrap"
+
+
+def test_options_of_other_runtimes_are_ignored() -> None:
+    assert make(Any(type_url="containerd.runc.v1.Options", value=b"\x08\x01")).platform == "auto"
+
+
+@pytest.mark.parametrize("body", [b"platform = 1", b"debug = 'yes'", b"= nonsense", b"\xff"])
+def test_broken_options_are_an_error(body: bytes) -> None:
+    with pytest.raises(RpcError) as e:
+        make(wrap(RuntimeOptions(config_body=body)))
+    assert e.value.code == INVALID_ARGUMENT
+
+
+def test_missing_file_is_an_error() -> None:
+    with pytest.raises(RpcError, match="/no/such/file"):
+        make(wrap(RuntimeOptions(config_path="/no/such/file")))
+
+
+@pytest.mark.parametrize(("path", "systemd"), [("/default/c1", False), ("a.slice:cri-containerd:c1", True)])
+def test_cgroup_driver_is_told_by_the_path(path: str, systemd: bool) -> None:
+    assert make(Any(), path).systemd_cgroup is systemd
