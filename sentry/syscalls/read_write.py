@@ -10,17 +10,18 @@ from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Final
 
 from sentry.abi import stat as st
-from sentry.abi.errno import EAGAIN, EBADF, EFBIG, EINVAL, EISDIR, EOPNOTSUPP, ESPIPE, LinuxError
+from sentry.abi.errno import EAGAIN, EBADF, EFBIG, EINVAL, EISDIR, EOPNOTSUPP, EPIPE, ESPIPE, LinuxError
 from sentry.abi.fcntl import MAX_RW_COUNT, O_APPEND, O_DSYNC, O_NONBLOCK, O_SYNC, SEEK_HOLE, UIO_MAXIOV
 from sentry.abi.poll import POLLIN, POLLOUT
 from sentry.kernel.blocking import block_on
 from sentry.kernel.restart import Interrupted
+from sentry.kernel.signals import SigInfo
 from sentry.syscalls.args import I32, Addr, Fd, Flags, Offset, Size
 from sentry.syscalls.registry import syscall
 from sentry.vfs.caller import CAP_FSETID
 from sentry.vfs.file import File
 from sentry.vfs.inode import AttrChange, Inode
-from sentry.vfs.iov import UserSink, UserSource
+from sentry.vfs.iov import Source, UserSink, UserSource
 
 if TYPE_CHECKING:
     from sentry.kernel.task import Task
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 RLIMIT_FSIZE: Final = 1
 RLIM_INFINITY: Final = (1 << 64) - 1
 SIGXFSZ: Final = 25
+SIGPIPE: Final = 13
 SSIZE_MAX: Final = (1 << 63) - 1
 SETID_BITS: Final = st.S_ISUID | st.S_ISGID
 
@@ -196,21 +198,33 @@ def do_write(t: Task, file: File, segments: list[tuple[int, int]], nowait: bool 
     except EAGAIN:
         if nonblock:
             raise
-        n = 0
-    if nonblock or not src.remaining:
+        return write_rest(t, file, src, 0)
+    except EPIPE:
+        send_sigpipe(t)
+        raise
+    if nonblock or not src.remaining or not file.writes_all:
         return n
     return write_rest(t, file, src, n)
 
 
-async def write_rest(t: Task, file: File, src: UserSource, done: int) -> int:
+async def write_rest(t: Task, file: File, src: Source, done: int) -> int:
     """A blocking write to a stream goes on until all is written; an error or signal then only ends it."""
     try:
         while src.remaining:
             done += await block_on(t, file, POLLOUT, lambda: file.write(src))
-    except (LinuxError, Interrupted):
+            if not file.writes_all:
+                break
+    except (LinuxError, Interrupted) as e:
+        if isinstance(e, EPIPE):
+            send_sigpipe(t)
         if not done:
             raise
     return done
+
+
+def send_sigpipe(t: Task) -> None:
+    """ "EPIPE: ... the writing process will also receive a SIGPIPE signal" - write(2)."""
+    t.tg.send_to(t, SigInfo(SIGPIPE, pid=t.tg.pid, uid=t.creds.uid))
 
 
 def limit_size(t: Task, src: UserSource, offset: int) -> None:
