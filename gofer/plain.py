@@ -118,8 +118,13 @@ def xattrwalk(s: Session, t: m.Txattrwalk) -> m.Rxattrwalk:
     return m.Rxattrwalk(len(value))
 
 
-def fill(stream: DirStream, offset: int, room: int, pack: Callable[[os.DirEntry[bytes], int], bytes]) -> list[bytes]:
-    """Packed entries after offset, as many whole ones as there is room for.  EINVAL if there is one, but no room."""
+def fill(
+    stream: DirStream, offset: int, room: int, pack: Callable[[os.DirEntry[bytes], int], bytes], may_be_none: bool = False
+) -> list[bytes]:
+    """Packed entries after offset, as many whole ones as there is room for.
+
+    EINVAL if there are some, but no room for the first; unless none may be given.
+    """
     stream.seek(offset)
     packed: list[bytes] = []
     while (item := stream.next()) is not None:
@@ -128,7 +133,7 @@ def fill(stream: DirStream, offset: int, room: int, pack: Callable[[os.DirEntry[
         room -= len(piece)
         if room < 0:
             stream.put_back(dir_entry)
-            if not packed:
+            if not packed and not may_be_none:
                 raise OSError(EINVAL, "no room for one entry")
             break
         packed.append(piece)
@@ -157,16 +162,17 @@ def readdir(s: Session, t: m.Treaddir) -> m.Rreaddir:
         return pack_dirent(m.Qid(qid_type, 0, dir_entry.inode() ^ salt), place, kind, dir_entry.name)
 
     dots = [pack_dirent(qid_of(s, own), 1, _DT_DIR, b"."), pack_dirent(qid_of(s, above), 2, _DT_DIR, b"..")]
-    dots = dots[t.offset :]
-    room = min(t.count, s.msize - _REPLY_HEADER) - sum(map(len, dots))
-    if room < 0:
-        raise OSError(EINVAL, "no room for the first entries")
-    try:
-        return m.Rreaddir(b"".join(dots + fill(fid.stream, t.offset, room, pack)))
-    except OSError:
-        if not dots:
-            raise
-        return m.Rreaddir(b"".join(dots))
+    room = min(t.count, s.msize - _REPLY_HEADER)
+    data = b""
+    for dot in dots[t.offset :]:
+        if len(data) + len(dot) > room:
+            break
+        data += dot
+    else:
+        data += b"".join(fill(fid.stream, t.offset, room - len(data), pack, bool(data)))
+    if not data and t.offset < 2:
+        raise OSError(EINVAL, "no room for one entry")
+    return m.Rreaddir(data)
 
 
 def fsync(s: Session, t: m.Tfsync) -> m.Rfsync:
