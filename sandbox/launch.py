@@ -99,8 +99,8 @@ class _Launch:
         try:
             self.container.cgroup = Cgroup.create(path, self.spec.resources)
         except OSError as e:
-            # Without root there often is no cgroup to be had; that matters only if limits were asked for.
-            if confine.is_privileged() or self.spec.resources != Resources():
+            # Without root there often is no cgroup to be had; that matters only if one was asked for.
+            if confine.in_initial_user_namespace() or self.spec.resources != Resources():
                 raise SandboxError(f"cannot set up the cgroup: {e}") from None
 
     def _start_gofer(self) -> tuple[list[Mount], list[int], spawn.Starting]:

@@ -2,6 +2,7 @@
 
 import ast
 import os
+import socket
 import subprocess
 import sys
 
@@ -10,7 +11,9 @@ import pytest
 from proto.control import BootConfig
 from sandbox import confine, spawn
 from sandbox.errors import SandboxError
+from sandbox.mounts import open_root
 from sandbox.process import is_alive, kill, wait_gone
+from tests.unit.gofer.goferclient import Client
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 BOOTSTRAP = "import sys; sys.path.append(sys.argv[1]); from tests.unit.sandbox.probe import main; main()"
@@ -275,6 +278,24 @@ def test_an_unprivileged_user_gets_a_sandbox_in_a_user_namespace():
 
     assert out.returncode == 0, out.stderr
     assert ast.literal_eval(out.stdout) == [1, 0, ["12345"] * 4, 0, "2", "pysc-sentry\n", None]
+
+
+def test_the_real_gofer_serves_a_real_tree_in_its_confinement(tmp_path):
+    (tmp_path / "f").write_text("served")
+    ours, theirs = socket.socketpair()
+    tree, log = open_root(str(tmp_path), True, False), os.open(os.devnull, os.O_RDWR)
+    capabilities = list(confine.GOFER_CAPABILITIES)
+    process = spawn.start_gofer([(theirs.fileno(), tree, False)], log, capabilities, debug=True).wait_ready()
+    theirs.close()
+    os.close(tree)
+    os.close(log)
+    try:
+        client = Client(ours)
+        assert client.read("f") == b"served"
+        client.close()
+        assert wait_gone(process, 10), "it ends with its last connection"
+    finally:
+        kill(process)
 
 
 def test_an_aborted_start_leaves_no_process(monkeypatch):
