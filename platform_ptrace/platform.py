@@ -46,7 +46,9 @@ SHARED_SPACE: Final = OTHER_PROCESS | CLONE_VM | CLONE_FS | CLONE_FILES
 
 MAX_EVENTS: Final = 64
 SCRATCH_SIZE: Final = 1 << 18
-XSTATE_SIZE: Final = 16384
+MAX_XSTATE: Final = 16384
+XSTATE_SIZE: Final[int] = lib.pt_xstate_size()
+XSAVE_HEADER: Final = 512  # where the header lies: first the bitmap of components in use
 STUB_START: Final[int] = lib.pt_stub_start()
 
 VSYSCALLS: Final = {0xFFFFFFFFFF600000: 96, 0xFFFFFFFFFF600400: 201, 0xFFFFFFFFFF600800: 309}
@@ -120,12 +122,20 @@ class PtraceContext:
         return PtraceContext(space, child)
 
     def read_xstate(self) -> bytes:
-        buffer = ffi.new("char[]", XSTATE_SIZE)
-        size = _check(lib.pt_get_xstate(self.c.tid, buffer, XSTATE_SIZE), "reading the extended state")
-        return bytes(ffi.buffer(buffer, size))
+        buffer = ffi.new("char[]", MAX_XSTATE)
+        size = _check(lib.pt_get_xstate(self.c.tid, buffer, MAX_XSTATE), "reading the extended state")
+        return bytes(ffi.buffer(buffer, min(size, XSTATE_SIZE)))
 
     def write_xstate(self, data: bytes) -> None:
-        if lib.pt_set_xstate(self.c.tid, ffi.from_buffer(data), len(data)) < 0:
+        # The host takes only the whole state: what data does not cover goes back to its initial value.
+        buffer = ffi.new("char[]", MAX_XSTATE)
+        size = _check(lib.pt_get_xstate(self.c.tid, buffer, MAX_XSTATE), "reading the extended state")
+        whole = bytearray(size)
+        length = min(len(data), XSTATE_SIZE, size)
+        whole[:length] = data[:length]
+        if length <= XSAVE_HEADER:
+            whole[XSAVE_HEADER] = 3
+        if lib.pt_set_xstate(self.c.tid, ffi.from_buffer(whole), size) < 0:
             raise EINVAL("extended state refused")
 
     def release(self) -> None:
@@ -181,9 +191,7 @@ class PtraceSpace:
     def map(self, addr: int, length: int, prot: int, flags: int, fd: int, offset: int) -> int:
         if fd < 0:
             return self._inject(SYS_MMAP, addr, length, prot, flags, 0xFFFFFFFFFFFFFFFF, offset)
-        result = int(
-            lib.pt_map_fd(self._stopped(), self.template.listener, fd, addr, length, prot, flags, offset)
-        )
+        result = int(lib.pt_map_fd(self._stopped(), self.template.listener, fd, addr, length, prot, flags, offset))
         if result < 0:
             if result == -errno.ESRCH:
                 raise SpaceGone("mmap")
@@ -260,6 +268,14 @@ class PtraceSpace:
         if n <= 0:
             raise EFAULT
         return n
+
+    def cmpxchg32(self, addr: int, expected: int, value: int) -> int:
+        if addr & 3 or addr > self.end - 4:
+            raise EFAULT
+        result = int(lib.pt_cmpxchg(self._stopped(), addr, expected, value))
+        if result == -errno.EFAULT:
+            raise EFAULT
+        return _check(result, "exchanging a word")
 
     def mappings(self) -> list[Mapping]:
         with os.fdopen(self.platform.open_proc(self._tid(), "maps"), "rb") as file:
@@ -420,7 +436,7 @@ class PtracePlatform:
 
 
 def probe() -> str:
-    """"" if the host lets this platform work, else the reason."""
+    """ "" if the host lets this platform work, else the reason."""
     result = lib.pt_probe()
     if result == 0:
         return ""

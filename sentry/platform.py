@@ -181,6 +181,9 @@ class AddressSpace(Protocol):
     def write_some(self, addr: int, data: bytes | bytearray | memoryview) -> int:
         """As much as is writable from addr on; returns the count.  Raises EFAULT if nothing is."""
 
+    def cmpxchg32(self, addr: int, expected: int, value: int) -> int:
+        """Atomic compare and exchange of an aligned word; returns what it held.  Raises EFAULT."""
+
     def mappings(self) -> list[Mapping]:
         """The application's mappings in address order; what the platform keeps for itself is left out."""
 

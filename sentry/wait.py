@@ -117,8 +117,17 @@ class Event:
     async def wait(self) -> None:
         """Wait until set() was called."""
         while not self.is_set:
-            self._jobs.append(self._loop.current_job())
+            await self.wait_once()
+
+    async def wait_once(self) -> None:
+        """Wait until set() was called or something else wakes the job."""
+        job = self._loop.current_job()
+        self._jobs.append(job)
+        try:
             await park()
+        finally:
+            if job in self._jobs:
+                self._jobs.remove(job)
 
 
 class Loop:

@@ -42,10 +42,12 @@ long pt_inject(struct pt_ctx *ctx, long number, unsigned long a0, unsigned long 
 	       unsigned long a3, unsigned long a4, unsigned long a5);
 long pt_map_fd(struct pt_ctx *ctx, int listener, int fd, unsigned long addr, unsigned long length,
 	       int prot, int flags, unsigned long offset);
+long pt_cmpxchg(struct pt_ctx *ctx, unsigned long addr, unsigned int expected, unsigned int value);
 int pt_clone(struct pt_ctx *parent, unsigned long flags, struct pt_ctx *child);
 int pt_exit_thread(struct pt_ctx *ctx);
 int pt_kill(int pid);
 int pt_interrupt(int tid);
+int pt_xstate_size(void);
 int pt_get_xstate(int tid, char *buffer, int size);
 int pt_set_xstate(int tid, char *buffer, int size);
 long pt_read(int tid, unsigned long addr, char *buffer, unsigned long length);

@@ -4,6 +4,7 @@
  * mapped at STUB_START in every address space:
  *   entry    stops at once (int3), so that the Sentry can take over;
  *   gadget   one `syscall` followed by int3: any injected call;
+ *   cmpxchg  compares and exchanges one word of the application's, atomically;
  *   map_fd   receives a descriptor (a notified call answered with SECCOMP_ADDFD), maps it, closes it.
  * The page is readable and executable, never writable; the Sentry refuses every
  * application call that names it.
@@ -12,6 +13,7 @@
 #define _GNU_SOURCE
 #endif
 #include <cdef.h>
+#include <cpuid.h>
 #include <elf.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -53,7 +55,7 @@ _Static_assert(offsetof(struct pt_regs_x86, fs_base) == offsetof(struct user_reg
 /* The stub's code, copied into the memfd.  Labels are measured from its start. */
 asm(".pushsection .rodata\n"
     ".globl pt_stub_code, pt_stub_gadget, pt_stub_map_fd, pt_stub_after_notify, pt_stub_after_map\n"
-    ".globl pt_stub_after_close, pt_stub_code_end\n"
+    ".globl pt_stub_after_close, pt_stub_cmpxchg, pt_stub_code_end\n"
     "pt_stub_code:\n"
     "	int3\n"
     "	hlt\n"
@@ -78,10 +80,15 @@ asm(".pushsection .rodata\n"
     "	mov %r12, %rax\n"
     "1:	int3\n"
     "	hlt\n"
+    "pt_stub_cmpxchg:\n"
+    "	lock cmpxchg %esi, (%rdi)\n"
+    "	int3\n"
+    "	hlt\n"
     "pt_stub_code_end:\n"
     ".popsection\n");
 extern const char pt_stub_code[], pt_stub_gadget[], pt_stub_map_fd[], pt_stub_after_notify[];
-extern const char pt_stub_after_map[], pt_stub_after_close[], pt_stub_code_end[];
+extern const char pt_stub_after_map[], pt_stub_after_close[];
+extern const char pt_stub_cmpxchg[], pt_stub_code_end[];
 
 #define CODE_AT(label) (STUB_CODE + (unsigned long)((label) - pt_stub_code))
 
@@ -351,6 +358,38 @@ long pt_map_fd(struct pt_ctx *ctx, int listener, int fd, unsigned long addr, uns
 	if (!err)
 		err = hand_over_fd(listener, fd, ctx->tid);
 	return err ? err : injection_result(ctx);
+}
+
+/* What the word held before, or -errno: -EFAULT if it can't be written. */
+long pt_cmpxchg(struct pt_ctx *ctx, unsigned long addr, unsigned int expected, unsigned int value)
+{
+	const unsigned long args[6] = { addr, value };
+	struct user_regs_struct regs;
+	int status, err = ensure_regs(ctx);
+
+	if (!err)
+		err = start_injection(ctx, CODE_AT(pt_stub_cmpxchg), expected, args);
+	if (err)
+		return err;
+	for (;;) {
+		if (waitpid(ctx->tid, &status, __WALL) < 0) {
+			if (errno == EINTR)
+				continue;
+			return -errno;
+		}
+		if (!WIFSTOPPED(status))
+			return -ESRCH;
+		if (is_int3_stop(status))
+			break;
+		/* The exchange itself faulted: the signal is not delivered, the word stays as it was. */
+		if (status >> 16 == 0 && (WSTOPSIG(status) == SIGSEGV || WSTOPSIG(status) == SIGBUS))
+			return -EFAULT;
+		if (pt(PTRACE_CONT, ctx->tid, 0, 0))
+			return -errno;
+	}
+	if (pt(PTRACE_GETREGS, ctx->tid, 0, (unsigned long)&regs))
+		return -errno;
+	return (unsigned int)regs.rax;
 }
 
 /* ---- making threads and processes ---- */
@@ -625,6 +664,24 @@ int pt_wait(struct pt_ctx **run, int n_run, int epoll_fd, long timeout_ns, struc
 }
 
 /* ---- state and memory ---- */
+
+/* The size of the extended state without features that need permission (AMX): what a signal frame holds. */
+int pt_xstate_size(void)
+{
+	unsigned int a, b, c, d, low, high, size = 576;
+
+	if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & bit_OSXSAVE))
+		return 512;
+	asm volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+	for (int i = 2; i < 32; i++) {
+		if (i == 17 || i == 18 || !(low & 1u << i))
+			continue;
+		__cpuid_count(0xd, i, a, b, c, d);
+		if (a + b > size)
+			size = a + b;
+	}
+	return size;
+}
 
 int pt_get_xstate(int tid, char *buffer, int size)
 {

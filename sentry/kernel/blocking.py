@@ -73,10 +73,10 @@ async def wait_killable(t: Task, queue: WaitQueue, events: int) -> None:
     try:
         if t.exiting:
             raise Interrupted(ERESTARTSYS)
-        t.interruptible = True
+        t.killable = True
         await park()
     finally:
-        t.interruptible = False
+        t.killable = False
         queue.remove(waiter)
 
 

@@ -119,11 +119,16 @@ class ProcessGroup:
         """Its id as seen from ns, 0 if it is not visible there."""
         return self.numbers.get(ns, 0)
 
-    def join(self, tg: ThreadGroup) -> None:
-        old = tg.pgrp
+    def adopt(self, tg: ThreadGroup) -> None:
+        """Take a process that is in no group yet."""
         tg.pgrp = self
         self.members.add(tg)
-        if old is not None and old is not self:
+
+    def join(self, tg: ThreadGroup) -> None:
+        """Move a process here from the group it is in."""
+        old = tg.pgrp
+        self.adopt(tg)
+        if old is not self:
             old.leave(tg)
 
     def leave(self, tg: ThreadGroup) -> None:

@@ -104,6 +104,10 @@ class Pending:
             self.mask &= ~sig.bit(signo)
         return info
 
+    def holds(self, info: SigInfo) -> bool:
+        """Is this very info waiting here?"""
+        return any(other is info for other in self._infos.get(info.signo, ()))
+
     def discard(self, mask: int) -> None:
         """Forget every pending signal in mask."""
         for signo in [s for s in self._infos if mask & sig.bit(s)]:

@@ -56,11 +56,13 @@ class Task(Job):
     identity      kernel tg numbers pidns: fixed; name: execve, prctl
     resources     context mm mem files fs creds: by the task itself (clone, execve, unshare)
     signals       sigmask pending altstack saved_sigmask attention: by itself; pending and attention by senders
-    waiting       interruptible: true while parked in a wait that a signal may end
+    waiting       interruptible: true while parked in a wait that a signal may end; stopped
+    scheduling    affinity sched_policy nice ioprio: kept for the application to read back
     ending        exiting exit_code: by itself or group exit
     """
 
     __slots__ = (
+        "affinity",
         "altstack",
         "attention",
         "clear_child_tid",
@@ -73,9 +75,12 @@ class Task(Job):
         "files",
         "fs",
         "interruptible",
+        "ioprio",
+        "killable",
         "kernel",
         "mem",
         "mm",
+        "nice",
         "no_new_privs",
         "numbers",
         "parent_death_signal",
@@ -84,15 +89,15 @@ class Task(Job):
         "restart",
         "robust_list",
         "saved_sigmask",
+        "sched_policy",
         "sigmask",
         "sigwait_set",
         "start_ns",
+        "stopped",
         "syscall_number",
         "task_name",
         "tg",
-        "uts_name",
         "vfork_done",
-        "wait_deadline",
     )
 
     _serial = itertools.count(1)
@@ -121,16 +126,21 @@ class Task(Job):
         self.altstack = (0, sig.SS_DISABLE, 0)  # ss_sp, ss_flags, ss_size
         self.attention = False  # something to look at before running application code
         self.interruptible = False
+        self.killable = False  # parked in a wait that only death ends
         self.restart: Restart | None = None
         self.syscall_number = -1
+        self.stopped = False  # parked in a group stop
         self.exiting = False
         self.exit_code = 0  # wait(2) status word
         self.clear_child_tid = 0
         self.robust_list = 0
         self.parent_death_signal = 0
         self.vfork_done: Event | None = None
-        self.wait_deadline = 0
         self.cpu_ns = 0
+        self.affinity = 0  # 0: every CPU
+        self.sched_policy = 0
+        self.nice = 0
+        self.ioprio = 0
         self.start_ns = kernel.loop.now_ns()
 
     # -- identity --
@@ -175,7 +185,7 @@ class Task(Job):
         """Make the task look at its signals soon, wherever it is now."""
         self.attention = True
         if self.parked:
-            if self.interruptible:
+            if self.interruptible or (self.exiting and self.killable):
                 self.kernel.loop.wake(self, INTERRUPTED)
             else:
                 self.context.interrupt()
@@ -187,6 +197,8 @@ class Task(Job):
         if self.sigmask & sig.bit(signo) or handlers.is_ignored(signo):
             handlers.reset(signo)
             self.sigmask &= ~sig.bit(signo)
+        if handlers.get(signo).handler == sig.SIG_DFL:
+            self.tg.unkillable = False
         self.pending.add(info)
         self.attention = True
 

@@ -1,0 +1,176 @@
+"""The Sentry's composition root: one line per subsystem, in boot order.
+
+`main(config)` is called by the sandbox's stage, already confined; `preload()` before that,
+while modules can still be imported and the host's facts read.
+`python -m sentry.boot --probe` prints what each platform says about this host.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import select
+import socket
+import struct
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from sentry.control import ControlServer
+from sentry.kernel.kernel import HostFacts, Kernel
+from sentry.platform import Platform
+from sentry.strace import Strace
+from sentry.syscalls.registry import Syscall, build_table
+
+log = logging.getLogger(__name__)
+
+_facts = HostFacts()
+_table: dict[int, Syscall] = {}
+
+
+def _ptrace(proc_fd: int) -> Platform:
+    from platform_ptrace.platform import PtracePlatform
+
+    return PtracePlatform(proc_fd)
+
+
+def _probe_ptrace() -> str:
+    from platform_ptrace.platform import probe
+
+    return probe()
+
+
+# The only names by which platforms are known; "auto" takes the first that works.
+PLATFORMS: dict[str, tuple[Callable[[int], Platform], Callable[[], str]]] = {
+    "ptrace": (_ptrace, _probe_ptrace),
+}
+
+
+class BootError(Exception):
+    """The sandbox can't start; the text is for the user."""
+
+
+def preload(config: dict[str, Any]) -> None:
+    """Import what runs later, and read what only the unconfined process can read."""
+    global _facts, _table
+    import platform_ptrace.platform  # noqa: F401
+
+    _table = build_table()
+    _facts = HostFacts(
+        cpuinfo=_read_text("/proc/cpuinfo"),
+        ncpus=int(config.get("ncpus") or os.cpu_count() or 1),
+        total_ram=int(config.get("total_ram") or 0) or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
+        auxv=_read_auxv(),
+    )
+
+
+def _read_text(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read()
+    except OSError:
+        return ""
+
+
+def _read_auxv() -> dict[int, int]:
+    """This process's own auxiliary vector: the processor's capabilities are the application's too."""
+    try:
+        with open("/proc/self/auxv", "rb") as file:
+            return dict(struct.iter_unpack("<QQ", file.read()))
+    except OSError:
+        return {}
+
+
+def choose_platform(name: str, proc_fd: int) -> Platform:
+    """BootError names what was tried and why it does not work."""
+    if name != "auto" and name not in PLATFORMS:
+        raise BootError(f"platform {name!r} is unknown; there are: auto, {', '.join(PLATFORMS)}")
+    reasons = []
+    for candidate in PLATFORMS if name == "auto" else [name]:
+        make, probe = PLATFORMS[candidate]
+        reason = probe()
+        if not reason:
+            return make(proc_fd)
+        reasons.append(f"{candidate}: {reason}")
+    raise BootError("no platform works on this host: " + "; ".join(reasons))
+
+
+def main(config: dict[str, Any]) -> int:
+    """Boot, serve until told to stop; returns the process's exit status."""
+    _set_up_log(config)
+    try:
+        kernel = _boot(config)
+        server = ControlServer(kernel, socket.socket(fileno=config["control_fd"]), config)
+    except BootError as e:
+        _report(config["ready_fd"], str(e))
+        return 1
+    except Exception as e:
+        log.exception("boot failed")
+        _report(config["ready_fd"], f"the sentry failed to boot: {e}")
+        return 1
+    _watch_lifeline(kernel, config.get("lifeline_fd"))
+    _report(config["ready_fd"], "ok")
+    kernel.loop.run()
+    kernel.platform.close()
+    return server.exit_status
+
+
+def _boot(config: dict[str, Any]) -> Kernel:
+    table = _table or build_table()
+    platform = choose_platform(config.get("platform") or "auto", config["proc_fd"])
+    kernel = Kernel(platform, table, _facts)
+    kernel.log.add_boot_lines()
+    if config.get("strace"):
+        fd = config.get("strace_fd")
+        stream = os.fdopen(fd if fd is not None else os.dup(config["log_fd"]), "w", buffering=1)
+        kernel.strace = Strace(lambda line: print(line, file=stream))
+    log.info("sandbox %s: platform %s", config["id"], platform.name)
+    return kernel
+
+
+def _report(fd: int, text: str) -> None:
+    os.write(fd, text.encode() + b"\n")
+    os.close(fd)
+
+
+def _watch_lifeline(kernel: Kernel, fd: int | None) -> None:
+    """Whoever holds the other end owns the sandbox; when it is gone, so are we."""
+    if fd is None:
+        return
+
+    def lost(events: int) -> None:
+        log.warning("the sandbox's owner is gone: shutting down")
+        kernel.loop.stop()
+
+    kernel.loop.watch_fd(fd, select.EPOLLIN | select.EPOLLHUP, lost)
+
+
+class _JsonFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        entry = {"level": record.levelname.lower(), "time": self.formatTime(record), "msg": record.getMessage()}
+        if record.exc_info:
+            entry["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(entry)
+
+
+def _set_up_log(config: dict[str, Any]) -> None:
+    handler = logging.StreamHandler(os.fdopen(os.dup(config["log_fd"]), "w", buffering=1))
+    if config.get("log_format") == "json":
+        handler.setFormatter(_JsonFormatter())
+    else:
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.DEBUG if config.get("debug") else logging.INFO)
+
+
+def probe_report() -> dict[str, str]:
+    """Platform name -> "" or the reason why it does not work here."""
+    return {name: probe() for name, (_, probe) in PLATFORMS.items()}
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] != ["--probe"]:
+        sys.exit("usage: python -m sentry.boot --probe")
+    print(json.dumps(probe_report()))

@@ -1,0 +1,443 @@
+"""The control server: what the shim and the command ask of the Sentry (proto/control.py).
+
+One job per request, since most may wait; a connection that ends forgets its open requests.
+"""
+
+from __future__ import annotations
+
+import array
+import logging
+import os
+import select
+import socket
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, TypeVar
+
+from proto import control as c
+from proto.ttrpc.connection import ServerConnection
+from proto.ttrpc.message import Request
+from sentry.abi.errno import LinuxError
+from sentry.fs.console import Console
+from sentry.fs.goferclient import GoferClient
+from sentry.fs.goferfs import GoferFs
+from sentry.fs.hostfd import HostFile, HostFs
+from sentry.kernel.container import Container, Process, StartError
+from sentry.kernel.kernel import Kernel
+from sentry.kernel.signals import SigInfo
+from sentry.kernel.threadgroup import ThreadGroup
+from sentry.mounts import MountBuilder
+from sentry.oci import process_spec
+from sentry.vfs.file import File
+from sentry.wait import Event
+
+log = logging.getLogger(__name__)
+
+MAX_FDS: Final = 253
+RECEIVE_SIZE: Final = 65536
+M = TypeVar("M", bound=c.Message)
+
+
+class _Fds:
+    """Descriptors that came with a request, by role; whatever is not taken is closed."""
+
+    def __init__(self, roles: list[str], fds: list[int]) -> None:
+        if len(roles) != len(fds):
+            for fd in fds:
+                os.close(fd)
+            raise StartError(c.Code.INVALID_ARGUMENT, f"{len(roles)} descriptors announced, {len(fds)} received")
+        self._left = list(zip(roles, fds))
+
+    def take(self, role: str) -> int | None:
+        for i, (name, fd) in enumerate(self._left):
+            if name == role:
+                del self._left[i]
+                return fd
+        return None
+
+    def take_all(self, role: str) -> list[int]:
+        fds = []
+        while (fd := self.take(role)) is not None:
+            fds.append(fd)
+        return fds
+
+    def close(self) -> None:
+        for _, fd in self._left:
+            os.close(fd)
+        self._left.clear()
+
+
+class _Connection:
+    """One client's socket."""
+
+    def __init__(self, server: ControlServer, sock: socket.socket) -> None:
+        self.server = server
+        self.sock = sock
+        self.protocol = ServerConnection()
+        self.outgoing = bytearray()
+        sock.setblocking(False)
+        server.kernel.loop.watch_fd(sock.fileno(), select.EPOLLIN, self._event)
+
+    def _event(self, events: int) -> None:
+        if events & select.EPOLLOUT:
+            self._flush()
+        if events & (select.EPOLLIN | select.EPOLLHUP | select.EPOLLERR):
+            self._receive()
+
+    def _receive(self) -> None:
+        try:
+            data, ancillary, _, _ = self.sock.recvmsg(RECEIVE_SIZE, socket.CMSG_SPACE(MAX_FDS * 4))
+        except BlockingIOError:
+            return
+        except OSError:
+            data, ancillary = b"", []
+        fds = _descriptors(ancillary)
+        if not data:
+            for fd in fds:
+                os.close(fd)
+            self.close()
+            return
+        for request in self.protocol.receive(data, fds):
+            loop = self.server.kernel.loop
+            loop.spawn(self._answer(request), f"control {request.method}")
+        for fd in self.protocol.unclaimed_fds():
+            os.close(fd)
+        self.send(self.protocol.data_to_send())
+
+    async def _answer(self, request: Request) -> None:
+        protocol = self.protocol
+        try:
+            payload = await self.server.dispatch(request)
+            self.send(protocol.respond(request.stream_id, payload))
+        except StartError as e:
+            self.send(protocol.error(request.stream_id, e.code, str(e)))
+        except c.MessageError as e:
+            self.send(protocol.error(request.stream_id, c.Code.INVALID_ARGUMENT, str(e)))
+        except Exception as e:
+            log.exception("control request %s failed", request.method)
+            self.send(protocol.error(request.stream_id, c.Code.INTERNAL, f"{request.method}: {e}"))
+        if self.server.stopping:
+            self.server.kernel.loop.stop()
+
+    def send(self, data: bytes) -> None:
+        self.outgoing += data
+        self._flush()
+
+    def _flush(self) -> None:
+        if self.sock.fileno() < 0:
+            return
+        try:
+            while self.outgoing:
+                sent = self.sock.send(self.outgoing)
+                del self.outgoing[:sent]
+        except BlockingIOError:
+            pass
+        except OSError:
+            self.close()
+            return
+        events = select.EPOLLIN | (select.EPOLLOUT if self.outgoing else 0)
+        self.server.kernel.loop.watch_fd(self.sock.fileno(), events, self._event)
+
+    def close(self) -> None:
+        if self.sock.fileno() >= 0:
+            self.server.kernel.loop.unwatch_fd(self.sock.fileno())
+            self.sock.close()
+            for fd in self.protocol.close():
+                os.close(fd)
+
+
+def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
+    fds = array.array("i")
+    for level, kind, data in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
+    return list(fds)
+
+
+class ControlServer:
+    """Serves the listening socket for the sandbox's whole life."""
+
+    def __init__(self, kernel: Kernel, listener: socket.socket, config: dict[str, Any]) -> None:
+        self.kernel = kernel
+        self.exit_status = 0
+        self.stopping = False
+        self._listener = listener
+        self._exit_with_init = bool(config.get("exit_with_init"))
+        self._hostname = config.get("hostname") or ""
+        self._pending: dict[str, tuple[Process, Any, list[File | None], Console | None]] = {}
+        self._host_fs = HostFs()
+        listener.setblocking(False)
+        kernel.loop.watch_fd(listener.fileno(), select.EPOLLIN, self._accept)
+        self._methods: dict[str, Callable[[Any, list[int]], Awaitable[c.Message]]] = {
+            "CreateContainer": self.create_container,
+            "StartContainer": self.start_container,
+            "Exec": self.exec,
+            "Wait": self.wait,
+            "Signal": self.signal,
+            "Resize": self.resize,
+            "Processes": self.processes,
+            "State": self.state,
+            "DestroyContainer": self.destroy_container,
+            "Shutdown": self.shutdown,
+        }
+
+    def _accept(self, events: int) -> None:
+        try:
+            sock, _ = self._listener.accept()
+        except OSError:
+            return
+        _Connection(self, sock)
+
+    async def dispatch(self, request: Request) -> bytes:
+        """The response's payload.  StartError carries a status code."""
+        method = self._methods.get(request.method)
+        if request.service != c.SERVICE or method is None:
+            for fd in request.fds:
+                os.close(fd)
+            raise StartError(c.Code.UNIMPLEMENTED, f"method {request.service}/{request.method}")
+        kind = c.METHODS[request.method][0]
+        try:
+            message = kind.from_json(request.payload)
+        except c.MessageError:
+            for fd in request.fds:
+                os.close(fd)
+            raise
+        return (await method(message, request.fds)).to_json()
+
+    # -- helpers --
+
+    def _container(self, container_id: str) -> Container:
+        container = self.kernel.containers.get(container_id)
+        if container is None:
+            raise StartError(c.Code.NOT_FOUND, f"container {container_id!r} does not exist")
+        return container
+
+    def _process(self, container_id: str, exec_id: str) -> tuple[Container, Process]:
+        container = self._container(container_id)
+        process = container.processes.get(exec_id)
+        if process is None:
+            raise StartError(c.Code.NOT_FOUND, f"process {exec_id!r} does not exist in container {container_id!r}")
+        return container, process
+
+    def _stdio(self, container: Container, fds: _Fds, terminal: bool) -> tuple[list[File | None], Console | None]:
+        """The files for descriptors 0, 1, 2."""
+        if terminal:
+            fd = fds.take("console")
+            if fd is None:
+                raise StartError(c.Code.INVALID_ARGUMENT, "terminal asked for, but no console was given")
+            console = Console(self.kernel, container, fd)
+            file = console.open_slave()
+            return [file, file, file], console
+        files: list[File | None] = []
+        for role in ("stdin", "stdout", "stderr"):
+            fd = fds.take(role)
+            files.append(HostFile(self.kernel.loop, self._host_fs, fd) if fd is not None else None)
+        return files, None
+
+    # -- methods, in the contract's order --
+
+    async def create_container(self, m: c.CreateContainer, raw_fds: list[int]) -> c.Message:
+        fds = _Fds(m.fds, raw_fds)
+        container: Container | None = None
+        clients: list[GoferClient] = []
+        try:
+            if m.id in self.kernel.containers:
+                raise StartError(c.Code.ALREADY_EXISTS, f"container {m.id!r} exists already")
+            cgroup_fds = fds.take_all("cgroup")
+            try:
+                template = self.kernel.platform.new_template(tuple(cgroup_fds))
+            finally:
+                for fd in cgroup_fds:
+                    os.close(fd)
+            hostname = m.spec.get("hostname") or self._hostname
+            container = Container(self.kernel, m.id, template, hostname, m.spec.get("domainname") or "")
+            container.spec = m.spec
+
+            def goferfs(mount: c.Mount) -> GoferFs:
+                fd = fds.take(c.gofer_role(mount.gofer or 0))
+                if fd is None:
+                    raise StartError(c.Code.INVALID_ARGUMENT, f"mount {mount.destination}: no gofer connection")
+                client = GoferClient(self.kernel.loop, socket.socket(fileno=fd), self._gofer_lost)
+                clients.append(client)
+                return GoferFs(client, shared=mount.destination != "/")
+
+            await MountBuilder(self.kernel, container, goferfs).build(m.mounts, m.spec)
+            spec = process_spec(m.spec.get("process") or {})
+            await container.find_executable(spec)
+            container.init_spec = spec
+            stdio, console = self._stdio(container, fds, m.terminal)
+        except BaseException:
+            if container is not None:
+                container.template.close()
+            for client in clients:
+                client.close()
+            raise
+        finally:
+            fds.close()
+        init = Process("", Event(self.kernel.loop))
+        container.processes[""] = init
+        self.kernel.containers[m.id] = container
+        self._pending[m.id] = (init, spec, stdio, console)
+        return c.Empty()
+
+    def _gofer_lost(self) -> None:
+        """Without its files a container can't go on: the sandbox ends, and whoever waits hears of it."""
+        if not self.stopping:
+            log.error("the gofer is gone: shutting down")
+            self.exit_status = 137
+            self.kernel.loop.stop()
+
+    async def start_container(self, m: c.StartContainer, fds: list[int]) -> c.Message:
+        container = self._container(m.id)
+        pending = self._pending.pop(m.id, None)
+        if pending is None:
+            raise StartError(c.Code.FAILED_PRECONDITION, f"container {m.id!r} was started already")
+        process, spec, stdio, console = pending
+        try:
+            await container.start_process(process, spec, self._opened(stdio), console.tty if console else None)
+        except StartError:
+            self._drop(stdio)
+            container.status = "stopped"
+            process.status, process.exited_at_ns = 128, time.time_ns()
+            process.ended.set()
+            raise
+        finally:
+            self._drop_held(stdio)
+        if console is not None:
+            console.attach(process)
+        if self._exit_with_init and len(self.kernel.containers) == 1:
+            self.kernel.loop.spawn(self._end_with(process), "exit with init")
+        return c.Empty()
+
+    def _opened(self, stdio: list[File | None]) -> list[File | None]:
+        for file in stdio:
+            if file is not None:
+                file.hold()
+        return stdio
+
+    def _drop_held(self, stdio: list[File | None]) -> None:
+        for file in stdio:
+            if file is not None:
+                file.drop()
+
+    def _drop(self, stdio: list[File | None]) -> None:
+        for file in stdio:
+            if file is not None and file.refs == 0:
+                file.release()
+
+    async def _end_with(self, init: Process) -> None:
+        await init.ended.wait()
+        self.exit_status = init.status
+        self.stopping = True
+        self.kernel.loop.call_at(self.kernel.loop.now_ns() + 20_000_000, self.kernel.loop.stop)
+
+    async def exec(self, m: c.Exec, raw_fds: list[int]) -> c.Message:
+        fds = _Fds(m.fds, raw_fds)
+        try:
+            container = self._container(m.id)
+            if container.status != "running":
+                raise StartError(c.Code.FAILED_PRECONDITION, f"container {m.id!r} is not running")
+            if m.exec_id in container.processes:
+                raise StartError(c.Code.ALREADY_EXISTS, f"process {m.exec_id!r} exists already")
+            spec = process_spec(m.process)
+            process = Process(m.exec_id, Event(self.kernel.loop))
+            await container.find_executable(spec)
+            stdio, console = self._stdio(container, fds, m.terminal)
+        finally:
+            fds.close()
+        self._opened(stdio)
+        try:
+            t = await container.start_process(process, spec, stdio, console.tty if console else None)
+        finally:
+            self._drop_held(stdio)
+        if console is not None:
+            console.attach(process)
+        return c.ExecResponse(t.tid)
+
+    async def wait(self, m: c.Wait, fds: list[int]) -> c.Message:
+        _, process = self._process(m.id, m.exec_id)
+        await process.ended.wait()
+        return c.ExitStatus(process.status, process.exited_at_ns)
+
+    async def signal(self, m: c.Signal, fds: list[int]) -> c.Message:
+        container, process = self._process(m.id, m.exec_id)
+        if not 0 <= m.signal <= 64:
+            raise StartError(c.Code.INVALID_ARGUMENT, f"signal {m.signal} is unknown")
+        if process.ended.is_set:
+            raise StartError(c.Code.NOT_FOUND, "process already finished")
+        if process.tg is None:
+            self._kill_created(container, process, m.signal)
+        elif m.all:
+            container.signal_all(m.signal)
+        elif m.signal:
+            process.tg.send_signal(SigInfo(m.signal), forced=True)
+        return c.Empty()
+
+    def _kill_created(self, container: Container, process: Process, signo: int) -> None:
+        """A container that was created and not started ends with the signal that would end its waiting init."""
+        if signo not in (9, 15):
+            return
+        pending = self._pending.pop(container.id, None)
+        if pending is not None:
+            self._drop(pending[2])
+        container.status = "stopped"
+        process.status, process.exited_at_ns = 128 + signo, time.time_ns()
+        process.ended.set()
+        if self._exit_with_init:
+            self.kernel.loop.spawn(self._end_with(process), "exit with init")
+
+    async def resize(self, m: c.Resize, fds: list[int]) -> c.Message:
+        _, process = self._process(m.id, m.exec_id)
+        tty = process.tty
+        if tty is None and not m.exec_id and m.id in self._pending:
+            console = self._pending[m.id][3]
+            tty = console.tty if console is not None else None
+        if tty is not None:
+            tty.resize(m.rows, m.cols)
+        return c.Empty()
+
+    async def processes(self, m: c.Processes, fds: list[int]) -> c.Message:
+        container = self._container(m.id)
+        return c.ProcessesResponse(
+            [self._describe(tg) for tg in container.pidns.thread_groups() if not tg.zombie_reaped]
+        )
+
+    def _describe(self, tg: ThreadGroup) -> c.Process:
+        ns = tg.pidns
+        t = tg.leader
+        age_ns = self.kernel.loop.now_ns() - tg.start_ns
+        try:
+            args = [a.decode("utf-8", "replace") for a in t.mm.command_line().split(b"\0")[:-1]] if not tg.dead else []
+        except LinuxError:
+            args = []
+        return c.Process(
+            pid=tg.pid,
+            ppid=tg.parent.pid_in(ns) if tg.parent is not None else 0,
+            tid_count=len(tg.tasks),
+            uid=t.creds.uid,
+            state="Z" if tg.dead else "T" if tg.stopped else "S" if t.interruptible else "R",
+            tty=tg.session.tty.name if tg.session.tty is not None else "?",
+            start_time_ns=time.time_ns() - age_ns,
+            cpu_ns=sum(tg.cpu_ns()),
+            command=t.task_name,
+            args=args,
+        )
+
+    async def state(self, m: c.State, fds: list[int]) -> c.Message:
+        container, init = self._process(m.id, "")
+        pid = init.tg.pid if init.tg is not None and not init.ended.is_set else 0
+        return c.StateResponse(container.status, init.status, init.exited_at_ns, pid)
+
+    async def destroy_container(self, m: c.DestroyContainer, fds: list[int]) -> c.Message:
+        container = self._container(m.id)
+        pending = self._pending.pop(m.id, None)
+        if pending is not None:
+            self._drop(pending[2])
+            pending[0].ended.set()
+        self.stopping = len(self.kernel.containers) == 1 and self.stopping
+        await container.destroy()
+        return c.Empty()
+
+    async def shutdown(self, m: c.Shutdown, fds: list[int]) -> c.Message:
+        self.stopping = True
+        return c.Empty()

@@ -1,0 +1,202 @@
+"""Host descriptors as files: the container's stdio, donated from outside.
+
+The open file description is shared with whoever else holds it, so it is used as it is:
+read and write move its own offset, and O_NONBLOCK is never set on it.  That it will not block
+is asked of poll(2) each time; a write goes in pieces no larger than PIPE_BUF, which a pipe
+that polls writable takes without blocking.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import select
+import stat
+from typing import TYPE_CHECKING, ClassVar, Final
+
+from sentry.abi.errno import EAGAIN, ENODEV, EPIPE, ESPIPE, from_host
+from sentry.abi.fcntl import O_ACCMODE, O_APPEND, SEEK_CUR, SEEK_END, SEEK_SET
+from sentry.abi.poll import POLLERR, POLLHUP, POLLIN, POLLOUT, POLLRDNORM, POLLWRNORM
+from sentry.vfs.file import File
+from sentry.vfs.inode import AttrChange, FileSystem, Inode
+from sentry.vfs.iov import Sink, Source
+
+if TYPE_CHECKING:
+    from sentry.wait import Loop
+
+PIPE_BUF: Final = 4096
+CHUNK: Final = 65536
+
+
+class HostFs(FileSystem):
+    """Where donated descriptors live; never mounted."""
+
+    NAME = "hostfd"
+    MAGIC = 0x50495045
+
+
+class HostInode(Inode):
+    """The host's inode, as fstat shows it."""
+
+    __slots__ = ("fd",)
+
+    def __init__(self, fs: FileSystem, fd: int) -> None:
+        info = os.fstat(fd)
+        super().__init__(fs, info.st_mode, info.st_uid, info.st_gid, info.st_ino, info.st_rdev)
+        self.fd = fd
+        self.size = info.st_size
+
+    async def refresh(self) -> None:
+        info = os.fstat(self.fd)
+        self.size, self.mtime_ns = info.st_size, info.st_mtime_ns
+
+    async def setattr(self, change: AttrChange) -> None:
+        """Attributes of a host file are not the application's to change: they are kept for its own eyes."""
+        if change.mode is not None:
+            self.mode = self.mode & ~0o7777 | change.mode
+        if change.uid is not None:
+            self.uid = change.uid
+        if change.gid is not None:
+            self.gid = change.gid
+        if change.size is not None:
+            os.ftruncate(self.fd, change.size)
+
+
+class HostFile(File):
+    """A donated descriptor; closes it in the end."""
+
+    __slots__ = ("_loop", "_pollable", "fd")
+
+    writes_all: ClassVar[bool] = True
+
+    def __init__(self, loop: Loop, fs: HostFs, fd: int) -> None:
+        flags = fcntl.fcntl(fd, fcntl.F_GETFL)
+        super().__init__(HostInode(fs, fd), None, flags & (O_ACCMODE | O_APPEND))
+        self.fd = fd
+        self._loop = loop
+        # epoll refuses what is always ready (regular files, /dev/null); such a file never blocks.
+        self._pollable = not stat.S_ISREG(self.inode.mode) and _epoll_accepts(fd)
+        if self._pollable:
+            loop.watch_fd(fd, select.EPOLLONESHOT, self._ready)
+
+    def _host_poll(self, events: int) -> int:
+        if not self._pollable:
+            return events
+        poller = select.poll()
+        poller.register(self.fd, events)
+        found = poller.poll(0)
+        return found[0][1] if found else 0
+
+    def _ready(self, events: int) -> None:
+        """The loop saw readiness: wake the waiters, and look away until someone waits again."""
+        self._loop.watch_fd(self.fd, 0, self._ready)
+        self.queue.wake(events | POLLERR | POLLHUP)
+
+    def poll(self) -> int:
+        wanted = (POLLIN if self.readable else 0) | (POLLOUT if self.writable else 0)
+        events = self._host_poll(wanted)
+        if events & wanted != wanted and self._pollable:
+            self._wait_for(wanted & ~events)
+        if events & POLLIN:
+            events |= POLLRDNORM
+        if events & POLLOUT:
+            events |= POLLWRNORM
+        return events
+
+    def _wait_for(self, events: int) -> None:
+        self._loop.watch_fd(self.fd, events | select.EPOLLONESHOT, self._ready)
+
+    def read(self, dst: Sink) -> int:
+        if not self._host_poll(POLLIN):
+            self._wait_for(select.EPOLLIN)
+            raise EAGAIN
+        try:
+            data = os.read(self.fd, min(dst.remaining, CHUNK))
+        except BlockingIOError:
+            self._wait_for(select.EPOLLIN)
+            raise EAGAIN from None
+        except OSError as e:
+            raise from_host(e) from None
+        return dst.put(data)
+
+    def write(self, src: Source) -> int:
+        done = 0
+        limit = PIPE_BUF if self._pollable else CHUNK
+        while src.remaining:
+            events = self._host_poll(POLLOUT)
+            if events & POLLERR and not events & POLLOUT:
+                raise EPIPE
+            if not events & (POLLOUT | POLLERR):
+                self._wait_for(select.EPOLLOUT)
+                if done:
+                    return done
+                raise EAGAIN
+            try:
+                done += os.write(self.fd, src.take(limit))
+            except BlockingIOError:
+                self._wait_for(select.EPOLLOUT)
+                raise EAGAIN from None
+            except BrokenPipeError:
+                raise EPIPE from None
+            except OSError as e:
+                raise from_host(e) from None
+        return done
+
+    def read_at(self, dst: Sink, offset: int) -> int:
+        try:
+            return dst.put(os.pread(self.fd, min(dst.remaining, 1 << 20), offset))
+        except OSError as e:
+            raise from_host(e) from None
+
+    def write_at(self, src: Source, offset: int) -> int:
+        try:
+            return os.pwrite(self.fd, src.take(1 << 20), offset)
+        except OSError as e:
+            raise from_host(e) from None
+
+    def seek(self, offset: int, whence: int) -> int:
+        if not stat.S_ISREG(self.inode.mode) or whence not in (SEEK_SET, SEEK_CUR, SEEK_END):
+            raise ESPIPE
+        try:
+            return os.lseek(self.fd, offset, whence)
+        except OSError as e:
+            raise from_host(e) from None
+
+    async def host_fd(self, writable: bool) -> int:
+        if not stat.S_ISREG(self.inode.mode):
+            raise ENODEV
+        return self.fd
+
+    async def truncate(self, size: int) -> None:
+        try:
+            os.ftruncate(self.fd, size)
+        except OSError as e:
+            raise from_host(e) from None
+
+    async def fsync(self, datasync: bool) -> None:
+        try:
+            (os.fdatasync if datasync else os.fsync)(self.fd)
+        except OSError as e:
+            raise from_host(e) from None
+
+    def describe(self) -> str | None:
+        if stat.S_ISFIFO(self.inode.mode):
+            return f"pipe:[{self.inode.ino}]"
+        return f"host:[{self.inode.ino}]"
+
+    def release(self) -> None:
+        if self._pollable:
+            self._loop.unwatch_fd(self.fd)
+        os.close(self.fd)
+
+
+def _epoll_accepts(fd: int) -> bool:
+    probe = select.epoll()
+    try:
+        probe.register(fd, 0)
+    except PermissionError:
+        return False
+    finally:
+        probe.close()
+    return True
+

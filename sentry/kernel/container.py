@@ -1,0 +1,264 @@
+"""A container inside the kernel: its namespaces, its files, its first process, and those exec'ed into it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from sentry.abi import signal as sig
+from sentry.abi.errno import EACCES, ENOENT, ENOTDIR, LinuxError
+from sentry.kernel import exec as execve
+from sentry.kernel import run
+from sentry.kernel.creds import Creds
+from sentry.kernel.fscontext import FsContext
+from sentry.kernel.ids import PidNamespace, ProcessGroup, Session
+from sentry.kernel.rlimits import Rlimits
+from sentry.kernel.signals import SigInfo, SignalHandlers
+from sentry.kernel.task import Task
+from sentry.kernel.threadgroup import ThreadGroup
+from sentry.kernel.utsname import UtsNamespace
+from sentry.mm.mm import Mm
+from sentry.platform import Context, Template
+from sentry.vfs.dentry import MountNamespace, Path
+from sentry.vfs.fdtable import FdTable
+from sentry.vfs.file import File
+from sentry.vfs.walk import Where, walk
+from sentry.wait import Event
+
+if TYPE_CHECKING:
+    from sentry.fs.tty import Tty
+    from sentry.kernel.kernel import Kernel
+
+log = logging.getLogger(__name__)
+
+DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+class StartError(Exception):
+    """A process can't be started; code is a gRPC status code, the text what OCI engines expect."""
+
+    def __init__(self, code: int, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+@dataclass(slots=True)
+class Process:
+    """A process known by name to the outside: the container's init ("") or an exec.
+
+    status: 0..255, 128 + signal when killed; valid once ended is set.
+    """
+
+    name: str
+    ended: Event
+    tg: ThreadGroup | None = None
+    tty: Tty | None = None
+    status: int = 0
+    exited_at_ns: int = 0
+    stdio: list[File] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class ProcessSpec:
+    """The OCI process object, checked."""
+
+    args: list[str]
+    env: list[str]
+    cwd: str
+    creds: Creds
+    umask: int
+    no_new_privs: bool
+    rlimits: Rlimits
+    oom_score_adj: int = 0
+
+
+class Container:
+    """One container.  `template` makes its address spaces, so that they are in its cgroup."""
+
+    def __init__(self, kernel: Kernel, container_id: str, template: Template, hostname: str, domain: str = "") -> None:
+        self.kernel = kernel
+        self.id = container_id
+        self.template = template
+        self.pidns = PidNamespace(kernel.root_pidns)
+        self.mounts = MountNamespace()
+        self.uts = UtsNamespace(hostname, domain)
+        self.processes: dict[str, Process] = {}
+        self.init_spec: ProcessSpec | None = None
+        self.status = "created"
+        self.spec: dict[str, Any] = {}
+
+    # -- what tasks ask --
+
+    def new_space(self) -> Context:
+        return self.template.new_space()
+
+    def process_ended(self, tg: ThreadGroup) -> None:
+        """A process of this container ended; tell whoever waits for it by name."""
+        for process in self.processes.values():
+            if process.tg is tg and not process.ended.is_set:
+                self._record_end(process, tg.exit_code)
+
+    def _record_end(self, process: Process, code: int) -> None:
+        killed_by = code & 0x7F
+        process.status = 128 + killed_by if killed_by else code >> 8
+        process.exited_at_ns = time.time_ns()
+        if not process.name:
+            self.status = "stopped"
+        for file in process.stdio:
+            file.drop()
+        process.stdio.clear()
+        process.ended.set()
+        log.info("container %s: process %r ended with status %d", self.id, process.name, process.status)
+
+    # -- starting processes --
+
+    def root(self) -> Path:
+        mount = self.mounts.root
+        assert mount is not None
+        return Path(mount, mount.root)
+
+    async def find_executable(self, spec: ProcessSpec) -> str:
+        """args[0] as a path: through PATH if it has no slash.  StartError with the text runc gives."""
+        name = spec.args[0]
+        where = Where(self.root(), await self._cwd(spec), spec.creds.caller(spec.umask))
+        if "/" in name:
+            await self._check_executable(where, name, name)
+            return name
+        path = next((e[5:] for e in spec.env if e.startswith("PATH=")), DEFAULT_PATH)
+        denied = False
+        for folder in path.split(":"):
+            candidate = f"{folder or '.'}/{name}"
+            try:
+                found = (await walk(where, candidate)).inode
+                await found.refresh()
+                if found.mode & 0o170000 == 0o100000:
+                    where.caller.check(found, 1)
+                    return candidate
+            except EACCES:
+                denied = True
+            except LinuxError:
+                continue
+        if denied:
+            raise StartError(7, f'exec: "{name}": permission denied')
+        raise StartError(5, f'exec: "{name}": executable file not found in $PATH')
+
+    async def _check_executable(self, where: Where, name: str, shown: str) -> None:
+        try:
+            inode = (await walk(where, name)).inode
+            await inode.refresh()
+            if inode.mode & 0o170000 == 0o040000:
+                raise StartError(7, f'exec: "{shown}": is a directory')
+            if inode.mode & 0o170000 != 0o100000:
+                raise StartError(7, f'exec: "{shown}": permission denied')
+            where.caller.check(inode, 1)
+        except (ENOENT, ENOTDIR):
+            raise StartError(5, f'exec: "{shown}": no such file or directory') from None
+        except EACCES:
+            raise StartError(7, f'exec: "{shown}": permission denied') from None
+
+    async def _cwd(self, spec: ProcessSpec) -> Path:
+        try:
+            where = Where(self.root(), self.root(), spec.creds.caller(spec.umask))
+            path = await walk(where, spec.cwd)
+            if path.inode.mode & 0o170000 != 0o040000:
+                raise ENOTDIR
+            return path
+        except LinuxError as e:
+            raise StartError(3, f"chdir to cwd ({spec.cwd!r}) set in config.json failed: {e.__doc__}") from None
+
+    async def start_process(
+        self, process: Process, spec: ProcessSpec, stdio: list[File | None], tty: Tty | None
+    ) -> Task:
+        """Make the process: pid 1 of the container if it is its first one.  StartError."""
+        path = await self.find_executable(spec)
+        is_init = process.name == ""
+        cwd = await self._cwd(spec)
+        context = self.new_space()
+        tg = ThreadGroup(self.kernel, self, self.pidns, None, SignalHandlers(), spec.rlimits.copy())
+        t = Task(self.kernel, tg, context, Mm(context.space), spec.creds)
+        tg.leader = t
+        tg.oom_score_adj = spec.oom_score_adj
+        self.kernel.number_task(t)
+        tg.tasks.append(t)
+        ProcessGroup(tg, Session(tg)).adopt(tg)
+        t.fs = FsContext(self.root(), cwd, spec.umask)
+        t.files = FdTable(spec.rlimits.get(7)[0])
+        for number, file in enumerate(stdio):
+            if file is not None:
+                t.files.install_at(number, file, False)
+        t.no_new_privs = spec.no_new_privs
+        try:
+            await self._first_exec(t, path, spec)
+        except LinuxError as e:
+            self._undo_start(t)
+            code = 7 if isinstance(e, EACCES) else 5 if isinstance(e, ENOENT) else 3
+            text = "exec format error" if e.name == "ENOEXEC" else (e.__doc__ or e.name).rstrip(".").lower()
+            raise StartError(code, f'exec: "{spec.args[0]}": {text}') from None
+        if is_init:
+            self.pidns.init = tg
+            tg.unkillable = True
+            self.status = "running"
+        else:
+            tg.parent = self.pidns.init
+            if tg.parent is not None:
+                tg.parent.children.append(tg)
+                tg.exit_signal = 0
+        if tty is not None:
+            tty.make_controlling(tg)
+        process.tg = tg
+        process.tty = tty
+        self.processes[process.name] = process
+        t.attention = True
+        t.start(run.run(t), f"{self.id}/{process.name or 'init'}")
+        return t
+
+    async def _first_exec(self, t: Task, path: str, spec: ProcessSpec) -> None:
+        argv = [os.fsencode(a) for a in spec.args]
+        envp = [os.fsencode(e) for e in spec.env]
+        program = await execve.open_program(t.where(), path, argv, envp)
+        t.creds = spec.creds
+        try:
+            loaded = await execve.load(t, program)
+        finally:
+            program.file.drop()
+        loaded.creds = spec.creds if spec.creds.euid else loaded.creds.changed(
+            permitted=spec.creds.permitted, effective=spec.creds.effective, ambient=spec.creds.ambient
+        )
+        execve.switch_to(t, loaded, execve.comm_of(program))
+
+    def _undo_start(self, t: Task) -> None:
+        tg = t.tg
+        t.context.owner = None
+        t.context.release()
+        t.mm.release()
+        for file in t.files.clear():
+            file.drop()
+        tg.tasks.clear()
+        tg.dead = True
+        tg.pgrp.leave(tg)
+        self.kernel.unnumber_task(t)
+
+    # -- signals and the end --
+
+    def signal_all(self, signo: int) -> None:
+        """Every process, from outside."""
+        for tg in self.pidns.thread_groups():
+            if not tg.dead:
+                tg.send_signal(SigInfo(signo), forced=True)
+
+    def kill(self) -> None:
+        self.signal_all(sig.SIGKILL)
+
+    async def destroy(self) -> None:
+        """Kill what is left, wait for its end and give everything back."""
+        self.kill()
+        for process in list(self.processes.values()):
+            if process.tg is not None:
+                await process.ended.wait()
+        for mount in list(self.mounts.mounts):
+            mount.fs.release()
+        self.template.close()
+        self.kernel.containers.pop(self.id, None)

@@ -1,0 +1,149 @@
+"""Signal delivery: what happens between a trap and the next application instruction.
+
+handle_attention() is get_signal() and handle_signal() of kernel/signal.c: it ends the task,
+stops it, or builds a handler's frame; and it settles an interrupted call, because whether
+the call is issued again depends on the handler that runs.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Final
+
+from sentry.abi import signal as sig
+from sentry.abi.errno import EFAULT
+from sentry.abi.poll import ANY
+from sentry.kernel import restart
+from sentry.kernel.signals import Action, SigInfo
+from sentry.kernel.sigframe import push_frame
+from sentry.wait import Waiter, park
+
+if TYPE_CHECKING:
+    from sentry.kernel.task import Task
+
+log = logging.getLogger(__name__)
+CORE_FLAG: Final = 0x80  # in a wait status: a core was dumped.  Never set: none is.
+
+
+def set_temporary_mask(t: Task, mask: int) -> None:
+    """Block mask for one call only (sigsuspend, ppoll...): set_user_sigmask()."""
+    if t.saved_sigmask is None:
+        t.saved_sigmask = t.sigmask
+    t.sigmask = mask & ~sig.UNBLOCKABLE
+    t.attention = True
+
+
+def restore_mask(t: Task) -> None:
+    """The call ended without a signal: restore_saved_sigmask()."""
+    if t.saved_sigmask is not None:
+        t.sigmask, t.saved_sigmask = t.saved_sigmask, None
+        t.attention = True
+
+
+def set_mask(t: Task, mask: int) -> None:
+    """sigprocmask: pending signals may become deliverable."""
+    t.sigmask = mask & ~sig.UNBLOCKABLE
+    if (t.pending.mask | t.tg.pending.mask) & ~t.sigmask:
+        t.attention = True
+
+
+def dequeue(t: Task, allowed: int) -> SigInfo | None:
+    """The next signal of allowed: the thread's own first, then the process's."""
+    info = t.pending.take(allowed)
+    if info is None:
+        info = t.tg.pending.take(allowed)
+        if info is not None and info.timer is not None:
+            t.kernel.timer_signal_taken(info)
+    return info
+
+
+async def handle_attention(t: Task) -> None:
+    """Deliver until the task may run application code, or t.exiting is set."""
+    while True:
+        t.attention = False
+        if t.exiting:
+            return
+        if t.tg.stop_signal:
+            await _group_stop(t)
+            continue
+        info = dequeue(t, ~t.sigmask)
+        if info is None:
+            break
+        if t.kernel.strace is not None:
+            t.kernel.strace.signal(t, info)
+        action = t.tg.handlers.get(info.signo)
+        if action.handler == sig.SIG_IGN:
+            continue
+        if action.handler == sig.SIG_DFL:
+            if _default_action(t, info):
+                return
+            continue
+        _run_handler(t, info, action)
+        if t.exiting:
+            return
+    restart.settle(t, None)
+    if t.saved_sigmask is not None:
+        t.sigmask, t.saved_sigmask = t.saved_sigmask, None
+        if (t.pending.mask | t.tg.pending.mask) & ~t.sigmask:
+            await handle_attention(t)
+
+
+def _default_action(t: Task, info: SigInfo) -> bool:
+    """True if the task ends."""
+    signo = info.signo
+    bit = sig.bit(signo)
+    tg = t.tg
+    if bit & sig.DEFAULT_IGNORED:
+        return False
+    if tg.unkillable and signo not in (sig.SIGKILL, sig.SIGSTOP):
+        return False
+    if bit & sig.STOP_SIGNALS:
+        # "a process group that is orphaned is not stopped by the terminal's signals" - POSIX
+        if signo == sig.SIGSTOP or not tg.pgrp.is_orphaned():
+            tg.begin_stop(signo)
+        return False
+    if bit & sig.COREDUMP:
+        log.info("%s[%d] ended by signal %d at %#x", t.task_name, t.tid, signo, info.addr)
+    tg.exit_group(signo)
+    return True
+
+
+def _run_handler(t: Task, info: SigInfo, action: Action) -> None:
+    signo = info.signo
+    restart.settle(t, action.flags)
+    if action.flags & sig.SA_RESETHAND:
+        t.tg.handlers.reset(signo)
+    mask = t.saved_sigmask if t.saved_sigmask is not None else t.sigmask
+    t.saved_sigmask = None
+    try:
+        push_frame(t, info, action, mask)
+    except EFAULT:
+        # force_sigsegv(): no room for the frame.  If it was SIGSEGV's own, nothing is left but death.
+        if signo == sig.SIGSEGV:
+            t.tg.handlers.reset(sig.SIGSEGV)
+        t.force_signal(SigInfo(sig.SIGSEGV, sig.SI_KERNEL))
+        return
+    blocked = t.sigmask | action.mask
+    if not action.flags & sig.SA_NODEFER:
+        blocked |= sig.bit(signo)
+    t.sigmask = blocked & ~sig.UNBLOCKABLE
+
+
+async def _group_stop(t: Task) -> None:
+    """Park until SIGCONT or death; the last thread to stop tells the parent."""
+    tg = t.tg
+    loop = t.kernel.loop
+    waiter = Waiter(ANY, lambda _events: loop.wake(t))
+    tg.stop_queue.add(waiter)
+    t.stopped = True
+    if not tg.stopped and all(other.stopped or other.exiting for other in tg.tasks):
+        tg.stopped = True
+        tg.stop_report = tg.stop_signal
+        tg.cont_report = False
+        tg.tell_parent(sig.CLD_STOPPED, tg.stop_signal)
+    try:
+        while tg.stop_signal and not t.exiting:
+            await park()
+    finally:
+        t.stopped = False
+        tg.stop_queue.remove(waiter)

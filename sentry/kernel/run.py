@@ -1,0 +1,106 @@
+"""The life of a task: run application code, answer its trap, deliver its signals, again.
+
+This is the whole trap path above the platform; tracing is the one hook in it.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from sentry.abi.errno import EIO, ENOSYS, LinuxError
+from sentry.kernel.delivery import handle_attention
+from sentry.kernel.restart import Interrupted, Restart
+from sentry.kernel.signals import SigInfo
+from sentry.platform import ExitTrap, FaultTrap, InterruptTrap, SpaceGone, SyscallTrap, Trap
+
+if TYPE_CHECKING:
+    from sentry.kernel.task import Task
+    from sentry.syscalls.registry import Syscall
+
+log = logging.getLogger(__name__)
+X32_BIT = 0x40000000
+
+
+async def run(t: Task) -> None:
+    """A task's coroutine, from its first instruction to its end."""
+    kernel = t.kernel
+    try:
+        while True:
+            if t.attention:
+                await handle_attention(t)
+                if t.exiting:
+                    break
+            trap = await t.context.switch()
+            if type(trap) is SyscallTrap:
+                await system_call(t, trap)
+            else:
+                other_trap(t, trap)
+    except SpaceGone:
+        # The stub was killed from outside (OOM killer, administrator): SIGKILL to the whole process.
+        t.tg.exit_group(9)
+    except Exception:
+        log.exception("task %d: a bug of the kernel's; the process is killed", t.tid)
+        kernel.count_bug()
+        t.tg.exit_group(9)
+    await kernel.exit_task(t)
+
+
+async def system_call(t: Task, trap: SyscallTrap) -> None:
+    """Answer one system call: find the row, run the handler, put the result into the registers."""
+    kernel = t.kernel
+    row = kernel.table.get(trap.number)
+    if row is None or not trap.native:
+        unknown_call(t, trap)
+        return
+    t.syscall_number = trap.number
+    strace = kernel.strace
+    if strace is not None:
+        strace.enter(t, row, trap.args)
+    error: BaseException | None = None
+    result: int | None = None
+    try:
+        answer = row.call(t, trap.args)
+        result = answer if type(answer) is int or answer is None else await answer
+        if result is not None:
+            t.context.set_result(result)
+    except LinuxError as e:
+        error = e
+        t.context.set_result(-e.code)
+    except Interrupted as e:
+        error = e
+        t.restart = Restart(e.kind, trap.number, e.again)
+        t.attention = True
+    except SpaceGone:
+        raise
+    except Exception as e:
+        error = failed(t, row, e)
+    if strace is not None:
+        strace.leave(t, row, trap.args, error if error is not None else result)
+    t.syscall_number = -1
+
+
+def failed(t: Task, row: Syscall, e: Exception) -> LinuxError:
+    """An unexpected exception is one failed call (DESIGN §1.5)."""
+    log.exception("%s[%d]: %s failed in the kernel: %r", t.task_name, t.tid, row.name, e)
+    t.kernel.count_bug()
+    t.context.set_result(-EIO.code)
+    return EIO("internal error")
+
+
+def unknown_call(t: Task, trap: SyscallTrap) -> None:
+    """A number Linux does not have, an x32 number, or int 0x80: ENOSYS, as without those ABIs."""
+    t.kernel.note_unknown_call(trap)
+    if t.kernel.strace is not None:
+        t.kernel.strace.unknown(t, trap)
+    t.context.set_result(-ENOSYS.code)
+
+
+def other_trap(t: Task, trap: Trap) -> None:
+    """Faults become signals; an interrupt only makes the task look at its signals."""
+    if isinstance(trap, FaultTrap):
+        t.force_signal(SigInfo(trap.signo, trap.code, addr=trap.addr))
+    elif isinstance(trap, InterruptTrap):
+        t.attention = True
+    elif isinstance(trap, ExitTrap):
+        raise SpaceGone(f"stub ended by signal {trap.signo}")

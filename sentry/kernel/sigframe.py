@@ -1,0 +1,197 @@
+"""Signal frames on x86-64: arch/x86/kernel/signal_64.c, struct rt_sigframe.
+
+From high to low addresses: the interrupted stack, its 128-byte red zone, the extended state
+(64-byte aligned, ended by a magic word), then the frame: return address, ucontext, siginfo.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING, Final
+
+from sentry.abi import signal as sig
+from sentry.abi.errno import EFAULT, EINVAL, ENOMEM, LinuxError
+
+if TYPE_CHECKING:
+    from sentry.kernel.signals import Action, SigInfo
+    from sentry.kernel.task import Task
+
+# pretcode; uc_flags, uc_link; uc_stack; sigcontext; uc_sigmask
+FRAME_HEAD: Final = struct.Struct("<Q QQ QixxxxQ")
+# r8-r15 di si bp bx dx ax cx sp ip flags; cs gs fs ss; err trapno oldmask cr2 fpstate; reserved
+SIGCONTEXT: Final = struct.Struct("<18Q 4H 5Q 64x")
+SIGMASK: Final = struct.Struct("<Q")
+UCONTEXT_OFFSET: Final = 8
+FRAME_SIZE: Final = FRAME_HEAD.size + SIGCONTEXT.size + SIGMASK.size + sig.SIGINFO_SIZE
+SIGINFO_OFFSET: Final = FRAME_SIZE - sig.SIGINFO_SIZE
+
+UC_FP_XSTATE: Final = 1
+UC_SIGCONTEXT_SS: Final = 2
+UC_STRICT_RESTORE_SS: Final = 4
+
+RED_ZONE: Final = 128
+MAGIC1: Final = 0x46505853
+MAGIC2: Final = 0x46505845
+MAGIC2_SIZE: Final = 4
+SW_RESERVED_OFFSET: Final = 464
+XSTATE_BV_OFFSET: Final = 512
+SW_RESERVED: Final = struct.Struct("<IIQI28x")
+
+USER_CS: Final = 0x33
+USER_DS: Final = 0x2B
+# Flags that rt_sigreturn may set: FIX_EFLAGS.
+RESTORABLE_FLAGS: Final = 0x40000 | 0x800 | 0x400 | 0x100 | 0x80 | 0x40 | 0x10 | 0x4 | 0x1 | 0x10000
+FLAG_TF: Final = 0x100
+FLAG_DF: Final = 0x400
+FLAG_RF: Final = 0x10000
+
+TRAP_NUMBERS: Final = {sig.SIGSEGV: 14, sig.SIGBUS: 17, sig.SIGFPE: 0, sig.SIGILL: 6, sig.SIGTRAP: 3}
+ERROR_USER: Final = 4
+
+
+def on_altstack(t: Task, sp: int) -> bool:
+    """on_sig_stack()."""
+    base, flags, size = t.altstack
+    if flags & sig.SS_AUTODISARM:
+        return False
+    return base < sp <= base + size
+
+
+def altstack_flags(t: Task, sp: int) -> int:
+    """sas_ss_flags(): what sigaltstack(2) reports."""
+    if not t.altstack[2]:
+        return sig.SS_DISABLE
+    return sig.SS_ONSTACK if on_altstack(t, sp) else 0
+
+
+def push_frame(t: Task, info: SigInfo, action: Action, mask: int) -> None:
+    """Make the context enter action's handler; mask is what rt_sigreturn restores.  Raises EFAULT."""
+    if not action.flags & sig.SA_RESTORER:
+        raise EFAULT("no restorer")
+    regs = t.context.regs
+    sp = regs.rsp
+    nested = on_altstack(t, sp)
+    sp -= RED_ZONE
+    if action.flags & sig.SA_ONSTACK and not nested and t.altstack[2]:
+        sp = t.altstack[0] + t.altstack[2]
+        nested = True
+        entering = True
+    else:
+        entering = False
+    xstate = _signal_xstate(t)
+    fp_addr = (sp - len(xstate)) & ~63
+    frame_addr = ((fp_addr - FRAME_SIZE) & ~15) - 8
+    if nested and (entering or on_altstack(t, regs.rsp)) and frame_addr <= t.altstack[0]:
+        raise EFAULT("alternate stack overflow")
+    frame = _pack_frame(t, info, action, mask, fp_addr)
+    t.mem.write(fp_addr, xstate)
+    t.mem.write(frame_addr, frame)
+    if t.altstack[1] & sig.SS_AUTODISARM:
+        t.altstack = (0, sig.SS_DISABLE, 0)
+    regs.rdi = info.signo
+    regs.rax = 0
+    regs.rsi = frame_addr + SIGINFO_OFFSET
+    regs.rdx = frame_addr + UCONTEXT_OFFSET
+    regs.rip = action.handler
+    regs.rsp = frame_addr
+    regs.cs = USER_CS
+    regs.ss = USER_DS
+    regs.eflags &= ~(FLAG_DF | FLAG_RF | FLAG_TF)
+
+
+def _signal_xstate(t: Task) -> bytes:
+    """The extended state with the software-reserved bytes that announce its size."""
+    data = bytearray(t.context.read_xstate())
+    size = len(data)
+    features = int.from_bytes(data[XSTATE_BV_OFFSET : XSTATE_BV_OFFSET + 8], "little") | 3
+    SW_RESERVED.pack_into(data, SW_RESERVED_OFFSET, MAGIC1, size + MAGIC2_SIZE, features, size)
+    return bytes(data) + MAGIC2.to_bytes(MAGIC2_SIZE, "little")
+
+
+def _pack_frame(t: Task, info: SigInfo, action: Action, mask: int, fp_addr: int) -> bytes:
+    r = t.context.regs
+    base, flags, size = t.altstack
+    if size and not flags & sig.SS_AUTODISARM:
+        flags = altstack_flags(t, r.rsp)
+    head = FRAME_HEAD.pack(
+        action.restorer,
+        UC_FP_XSTATE | UC_SIGCONTEXT_SS | UC_STRICT_RESTORE_SS,
+        0,
+        base,
+        flags if flags < 1 << 31 else flags - (1 << 32),
+        size,
+    )
+    fault = bool(sig.bit(info.signo) & sig.SYNCHRONOUS) and info.code > 0
+    trap = TRAP_NUMBERS.get(info.signo, 0) if fault else 0
+    context = SIGCONTEXT.pack(
+        *(r.r8, r.r9, r.r10, r.r11, r.r12, r.r13, r.r14, r.r15, r.rdi, r.rsi, r.rbp, r.rbx, r.rdx, r.rax, r.rcx),
+        *(r.rsp, r.rip, r.eflags),
+        *(r.cs & 0xFFFF, 0, 0, r.ss & 0xFFFF),
+        ERROR_USER if trap == 14 else 0,
+        trap,
+        mask,
+        info.addr if trap == 14 else 0,
+        fp_addr,
+    )
+    return head + context + SIGMASK.pack(mask) + info.pack()
+
+
+def pop_frame(t: Task) -> None:
+    """rt_sigreturn(2): registers, mask, alternate stack and extended state from the frame at rsp - 8.  EFAULT."""
+    regs = t.context.regs
+    frame = t.mem.read(regs.rsp - 8, FRAME_SIZE - sig.SIGINFO_SIZE)
+    _, uc_flags, _, base, flags, size = FRAME_HEAD.unpack_from(frame)
+    values = SIGCONTEXT.unpack_from(frame, FRAME_HEAD.size)
+    (mask,) = SIGMASK.unpack_from(frame, FRAME_HEAD.size + SIGCONTEXT.size)
+    (regs.r8, regs.r9, regs.r10, regs.r11, regs.r12, regs.r13, regs.r14, regs.r15) = values[:8]
+    (regs.rdi, regs.rsi, regs.rbp, regs.rbx, regs.rdx, regs.rax, regs.rcx) = values[8:15]
+    regs.rsp, regs.rip = values[15:17]
+    regs.eflags = (regs.eflags & ~RESTORABLE_FLAGS) | (values[17] & RESTORABLE_FLAGS)
+    regs.cs, regs.ss = USER_CS, USER_DS
+    _check_canonical(regs.rip)
+    _check_canonical(regs.rsp)
+    t.sigmask = mask & ~sig.UNBLOCKABLE
+    t.attention = True
+    fp_addr = values[26]
+    if fp_addr:
+        _restore_xstate(t, fp_addr)
+    t.altstack = _restored_altstack(t, base, flags, size)
+
+
+def _check_canonical(addr: int) -> None:
+    """The host would refuse such a register; Linux faults on it: the task gets SIGSEGV."""
+    if addr >= 1 << 47:
+        raise EFAULT("address in a signal frame is not canonical")
+
+
+def _restore_xstate(t: Task, fp_addr: int) -> None:
+    head = t.mem.read(fp_addr, 512)
+    magic, extended_size, _, xstate_size = SW_RESERVED.unpack_from(head, SW_RESERVED_OFFSET)
+    size = 512
+    if magic == MAGIC1 and 576 <= xstate_size <= extended_size - MAGIC2_SIZE and xstate_size <= 16384:
+        if t.mem.read(fp_addr + xstate_size, 4) == MAGIC2.to_bytes(4, "little"):
+            size = xstate_size
+    try:
+        t.context.write_xstate(t.mem.read(fp_addr, size))
+    except EINVAL:
+        raise EFAULT("extended state") from None
+
+
+def _restored_altstack(t: Task, base: int, flags: int, size: int) -> tuple[int, int, int]:
+    """restore_altstack(): what does not fit is ignored."""
+    try:
+        return checked_altstack(base, flags & 0xFFFFFFFF, size)
+    except LinuxError:
+        return t.altstack
+
+
+def checked_altstack(base: int, flags: int, size: int) -> tuple[int, int, int]:
+    """do_sigaltstack()'s checks.  EINVAL, ENOMEM."""
+    mode = flags & ~sig.SS_AUTODISARM
+    if mode not in (0, sig.SS_ONSTACK, sig.SS_DISABLE):
+        raise EINVAL
+    if mode == sig.SS_DISABLE:
+        return (0, sig.SS_DISABLE, 0)
+    if size < sig.MINSIGSTKSZ:
+        raise ENOMEM
+    return (base, flags & sig.SS_AUTODISARM, size)

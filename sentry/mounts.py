@@ -1,0 +1,144 @@
+"""The mount tree of a new container: the OCI spec's mounts over the gofer's root."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from proto.control import Mount as MountSpec
+from sentry.abi import stat as st
+from sentry.abi.errno import LinuxError
+from sentry.fs import FILESYSTEMS
+from sentry.fs.devfs import populate_dev
+from sentry.fs.goferfs import GoferFs
+from sentry.fs.tmpfs import TmpFs
+from sentry.kernel.container import Container, StartError
+from sentry.kernel.kernel import Kernel, new_root_creds
+from sentry.oci import mount_options
+from sentry.vfs.dentry import CACHE, MS_RDONLY, Dentry, Path
+from sentry.vfs.inode import FileSystem
+from sentry.vfs.walk import Where, child_of, walk_any, walk_parent
+
+log = logging.getLogger(__name__)
+
+# Types that are known but have nothing behind them: an empty directory is what a reader finds.
+_EMPTY_TYPES = frozenset({"mqueue", "cgroup", "cgroup2", "securityfs", "debugfs", "tracefs", "bpf", "configfs"})
+_MASK = "/dev/null"
+
+
+class MountBuilder:
+    """Builds one container's mounts in the order of its spec."""
+
+    def __init__(self, kernel: Kernel, container: Container, goferfs: Callable[[MountSpec], GoferFs]) -> None:
+        self._kernel = kernel
+        self._container = container
+        self._goferfs = goferfs
+        self._ns = container.mounts
+        self._caller = new_root_creds().caller(0)
+
+    async def build(self, mounts: list[MountSpec], spec: dict[str, Any]) -> None:
+        """StartError names the mount that can't be made."""
+        for mount in mounts:
+            try:
+                await self._mount(mount)
+            except LinuxError as e:
+                text = (e.__doc__ or e.name).rstrip(".").lower()
+                raise StartError(3, f"mount {mount.destination}: {text}") from None
+        linux = spec.get("linux") or {}
+        for path in linux.get("maskedPaths") or []:
+            await self._mask(path)
+        for path in linux.get("readonlyPaths") or []:
+            await self._make_readonly(path)
+        if (spec.get("root") or {}).get("readonly") and self._ns.root is not None:
+            self._ns.root.flags |= MS_RDONLY
+
+    def _where(self) -> Where:
+        root = self._container.root()
+        return Where(root, root, self._caller)
+
+    async def _mount(self, spec: MountSpec) -> None:
+        flags, data = mount_options(spec.options)
+        fs = await self._new_fs(spec, data)
+        inode = await fs.root()
+        root = Dentry("", None, inode)
+        if spec.type == "gofer" or spec.gofer is not None:
+            source = spec.source or "none"
+        else:
+            source = spec.source or spec.type
+        mount = self._ns.new_mount(fs, root, flags, source)
+        if self._ns.root is None:
+            # The root is made read-only last: mount points may have to be created in it.
+            mount.flags &= ~MS_RDONLY
+            self._ns.attach(mount, None)
+            return
+        point = await self._mount_point(spec.destination, st.is_dir(inode.mode))
+        self._ns.attach(mount, point)
+        if spec.destination.rstrip("/") == "/dev" and isinstance(fs, TmpFs):
+            await populate_dev(Path(mount, root))
+
+    async def _new_fs(self, spec: MountSpec, data: dict[str, str]) -> FileSystem:
+        if spec.gofer is not None:
+            return self._goferfs(spec)
+        kind = "tmpfs" if spec.type in _EMPTY_TYPES else spec.type
+        make = FILESYSTEMS.get(kind)
+        if make is None:
+            raise StartError(3, f"mount {spec.destination}: file system type {spec.type!r} is not supported")
+        return make(self._container, data)
+
+    async def _mount_point(self, destination: str, directory: bool) -> Path:
+        """Where to mount; missing directories (or the file) are created, as OCI runtimes do."""
+        path = await self._existing(destination)
+        if path.dentry.inode is not None:
+            return path
+        parts = [part for part in destination.split("/") if part]
+        where = self._where()
+        for depth in range(1, len(parts) + 1):
+            name = "/" + "/".join(parts[:depth])
+            path = await self._existing(name)
+            if path.dentry.inode is None:
+                path = await self._create(where, name, directory or depth < len(parts))
+        return path
+
+    async def _existing(self, name: str) -> Path:
+        try:
+            return await walk_any(self._where(), name, True)
+        except LinuxError:
+            root = self._container.root()
+            return Path(root.mount, Dentry(name, root.dentry, None))
+
+    async def _create(self, where: Where, name: str, directory: bool) -> Path:
+        last = await walk_parent(where, name)
+        parent = last.parent.inode
+        if directory:
+            inode = await parent.mkdir(last.name, 0o755, self._caller)
+        else:
+            inode = await parent.create(last.name, 0o644, self._caller)
+        stale = last.parent.dentry.children.get(last.name)
+        if stale is not None:
+            stale.unhash()
+        CACHE.add(Dentry(last.name, last.parent.dentry, inode))
+        return await child_of(last)
+
+    async def _mask(self, name: str) -> None:
+        """linux.maskedPaths: an empty directory or /dev/null in its place; what does not exist needs no mask."""
+        path = await self._existing(name)
+        inode = path.dentry.inode
+        if inode is None:
+            return
+        if st.is_dir(inode.mode):
+            fs = TmpFs()
+            mount = self._ns.new_mount(fs, Dentry("", None, await fs.root()), MS_RDONLY, "tmpfs")
+        else:
+            null = await self._existing(_MASK)
+            if null.dentry.inode is None:
+                return
+            mount = self._ns.new_mount(null.mount.fs, null.dentry, 0, "devtmpfs")
+        self._ns.attach(mount, path)
+
+    async def _make_readonly(self, name: str) -> None:
+        """linux.readonlyPaths: a read-only bind mount of the path onto itself."""
+        path = await self._existing(name)
+        if path.dentry.inode is not None:
+            mount = self._ns.new_mount(path.mount.fs, path.dentry, path.mount.flags | MS_RDONLY, path.mount.source)
+            self._ns.attach(mount, path)
