@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 PYSC = Path(sys.executable).parent / "pysc"
+IMAGE_MAKER = Path(__file__).resolve().parents[2] / "packaging" / "image.py"
 
 CAPABILITIES = """
     CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID SETUID SETPCAP LINUX_IMMUTABLE NET_BIND_SERVICE
@@ -87,15 +87,5 @@ def write_bundle(bundle: Path, rootfs: Path, process: Process, mounts: list[dict
 
 def busybox_rootfs(rootfs: Path) -> Path:
     """A root with a static busybox under all its names."""
-    busybox = shutil.which("busybox")
-    assert busybox is not None, "busybox is missing: make setup-test"
-    for name in ("bin", "dev", "etc", "proc", "root", "sys", "tmp", "var"):
-        (rootfs / name).mkdir(parents=True, exist_ok=True)
-    shutil.copy2(busybox, rootfs / "bin" / "busybox")
-    applets = subprocess.run([busybox, "--list"], check=True, capture_output=True, text=True).stdout.split()
-    for applet in applets:
-        if applet != "busybox":
-            (rootfs / "bin" / applet).symlink_to("busybox")
-    (rootfs / "etc" / "passwd").write_text("root:x:0:0:root:/root:/bin/sh\n")
-    (rootfs / "etc" / "group").write_text("root:x:0:\n")
+    subprocess.run([sys.executable, IMAGE_MAKER, "busybox-root", rootfs], check=True)
     return rootfs
