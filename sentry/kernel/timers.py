@@ -231,7 +231,7 @@ class ProcessTimers:
 
     def watch_cpu_limit(self) -> None:
         """SIGXCPU each second from the soft limit on, SIGKILL at the hard one: setrlimit(2)."""
-        soft_s, hard_s = self.tg.rlimits.get(RLIMIT_CPU)
+        soft_s = self.tg.rlimits.get(RLIMIT_CPU)[0]
         if self._cpu_limit is None:
             self._cpu_limit = Countdown(self.tg.kernel.loop, ProcessClock(self.tg), self._cpu_limit_reached)
         if soft_s == RLIM_INFINITY:
