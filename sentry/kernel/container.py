@@ -37,6 +37,11 @@ log = logging.getLogger(__name__)
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
+def describe(e: LinuxError) -> str:
+    """An errno as strerror(3) words it, in the lower case that Go's errors have."""
+    return (e.__doc__ or e.name).rstrip(".").lower()
+
+
 class StartError(Exception):
     """A process can't be started; code is a gRPC status code, the text what OCI engines expect."""
 
@@ -158,6 +163,8 @@ class Container:
             raise StartError(5, f'exec: "{shown}": no such file or directory') from None
         except EACCES:
             raise StartError(7, f'exec: "{shown}": permission denied') from None
+        except LinuxError as e:
+            raise StartError(3, f'exec: "{shown}": {describe(e)}') from None
 
     async def _cwd(self, spec: ProcessSpec) -> Path:
         try:
@@ -167,7 +174,7 @@ class Container:
                 raise ENOTDIR
             return path
         except LinuxError as e:
-            raise StartError(3, f"chdir to cwd ({spec.cwd!r}) set in config.json failed: {e.__doc__}") from None
+            raise StartError(3, f"chdir to cwd ({spec.cwd!r}) set in config.json failed: {describe(e)}") from None
 
     async def start_process(
         self, process: Process, spec: ProcessSpec, stdio: list[File | None], tty: Tty | None
@@ -195,8 +202,7 @@ class Container:
         except LinuxError as e:
             self._undo_start(t)
             code = 7 if isinstance(e, EACCES) else 5 if isinstance(e, ENOENT) else 3
-            text = "exec format error" if e.name == "ENOEXEC" else (e.__doc__ or e.name).rstrip(".").lower()
-            raise StartError(code, f'exec: "{spec.args[0]}": {text}') from None
+            raise StartError(code, f'exec: "{spec.args[0]}": {describe(e)}') from None
         if is_init:
             self.pidns.init = tg
             tg.unkillable = True
