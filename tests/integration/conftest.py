@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.containerd import Containerd, until
+from tests.integration.daemon import Daemon, until
 
 SOCKETS = Path("/run/containerd/s")
 
@@ -18,10 +18,10 @@ def sockets() -> set[Path]:
 
 
 @pytest.fixture(scope="session")
-def containerd_session() -> Iterator[Containerd]:
+def daemon_session() -> Iterator[Daemon]:
     """One daemon for all tests of the worker; the folder's name is short because socket paths are."""
     with tempfile.TemporaryDirectory(prefix="ctd-", ignore_cleanup_errors=True) as folder:
-        daemon = Containerd(Path(folder))
+        daemon = Daemon(Path(folder))
         try:
             daemon.import_image()
             yield daemon
@@ -30,11 +30,11 @@ def containerd_session() -> Iterator[Containerd]:
 
 
 @pytest.fixture
-def containerd(containerd_session: Containerd) -> Iterator[Containerd]:
+def daemon(daemon_session: Daemon) -> Iterator[Daemon]:
     """The daemon, with a check after the test that its containers left nothing on the host."""
     before = sockets()
-    yield containerd_session
-    containerd_session.remove_containers()
-    until(lambda: not containerd_session.left_behind() and sockets() <= before, seconds=10)
-    assert containerd_session.left_behind() == []
+    yield daemon_session
+    daemon_session.remove_containers()
+    until(lambda: not daemon_session.left_behind() and sockets() <= before, seconds=10)
+    assert daemon_session.left_behind() == []
     assert sockets() <= before

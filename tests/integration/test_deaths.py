@@ -1,0 +1,131 @@
+"""kill -9 of any process of ours: the task is reported dead exactly once, and nothing of it stays on the host."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.integration.daemon import Daemon, command_line, processes_in, until
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("containerd")]
+
+
+class Events:
+    """What containerd publishes while the test runs."""
+
+    def __init__(self, daemon: Daemon, log: Path) -> None:
+        self.daemon = daemon
+        self.log = log
+        with log.open("wb") as out:
+            self.process = subprocess.Popen(daemon.command("events"), stdout=out, stderr=out)
+
+    def about(self, topic: str, name: str) -> list[str]:
+        return [line for line in self.text().splitlines() if f" {topic} " in line and f'"{name}"' in line]
+
+    def text(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    def is_live(self) -> bool:
+        """Whether events arrive yet: makes one, and looks for it."""
+        label = f"probe={time.monotonic_ns()}"
+        self.daemon.ctr("namespaces", "label", self.daemon.namespace, label)
+        return until(lambda: label.partition("=")[2] in self.text(), seconds=0.2)
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+@pytest.fixture
+def events(daemon: Daemon, tmp_path: Path) -> Iterator[Events]:
+    stream = Events(daemon, tmp_path / "events")
+    try:
+        yield stream
+    finally:
+        stream.close()
+
+
+@pytest.fixture
+def task(daemon: Daemon, events: Events) -> str:
+    """A task that runs, and whose start the event stream has shown."""
+    assert until(events.is_live)
+    name = daemon.start_detached("sleep", "1000")
+    assert until(lambda: bool(events.about("/tasks/start", name)))
+    return name
+
+
+def process_with(daemon: Daemon, words: str) -> int:
+    found = [pid for pid in daemon.processes() if re.search(words, command_line(pid))]
+    assert len(found) == 1, [command_line(pid) for pid in daemon.processes()]
+    return found[0]
+
+
+def assert_reported_dead_once(daemon: Daemon, events: Events, name: str) -> None:
+    assert until(lambda: daemon.status(name) in ("STOPPED", "")), daemon.status(name)
+    daemon.ctr("task", "rm", "-f", name, check=False)
+    daemon.ctr("containers", "rm", name)
+    assert until(lambda: bool(events.about("/tasks/delete", name))), events.text()
+    exits = events.about("/tasks/exit", name)
+    assert len(exits) == 1, events.text()
+    assert '"exit_status":137' in exits[0]
+
+
+def test_kill_of_the_sandbox(daemon: Daemon, events: Events, task: str) -> None:
+    os.kill(daemon.tasks()[task][0], signal.SIGKILL)
+    assert_reported_dead_once(daemon, events, task)
+
+
+def test_kill_of_the_shim(daemon: Daemon, events: Events, task: str) -> None:
+    os.kill(process_with(daemon, rf"shim.* -id {task}"), signal.SIGKILL)
+    assert_reported_dead_once(daemon, events, task)
+
+
+def test_kill_of_the_gofer(daemon: Daemon, events: Events, task: str) -> None:
+    os.kill(process_with(daemon, r"sandbox.* gofer( |$)"), signal.SIGKILL)
+    assert_reported_dead_once(daemon, events, task)
+
+
+def test_kill_of_every_application_process(daemon: Daemon, events: Events, task: str) -> None:
+    """The stubs, as the OOM killer would take them: they are in the container's own cgroup."""
+    procs = [path / "cgroup.procs" for path in daemon.cgroups() if path.name == task]
+    pids = {int(pid) for path in procs for pid in path.read_text().split()}
+    assert pids
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    assert_reported_dead_once(daemon, events, task)
+
+
+def test_restart_of_containerd_keeps_the_task(daemon: Daemon, task: str) -> None:
+    daemon.restart()
+    assert daemon.status(task) == "RUNNING"
+    done = daemon.ctr("task", "exec", "--exec-id", "after", task, "echo", "still here")
+    assert done.stdout == "still here\n"
+    daemon.ctr("task", "kill", "-s", "9", task)
+    assert until(lambda: daemon.status(task) == "STOPPED")
+
+
+def test_task_that_ended_while_containerd_was_away(daemon: Daemon) -> None:
+    name = daemon.start_detached("sh", "-c", "sleep 1; exit 21")
+    daemon.process.terminate()
+    daemon.process.wait(20)
+    assert until(lambda: not any(cgroup.name == name and processes_in(cgroup) for cgroup in daemon.cgroups()))
+    daemon.process = daemon.start()
+    assert until(lambda: daemon.status(name) == "STOPPED")
+    assert "exit code 21" in daemon.ctr("task", "rm", name, check=False).stderr
+
+
+def test_kill_of_ctr_leaves_the_container_alone(daemon: Daemon) -> None:
+    run = subprocess.Popen(daemon.run_command("sleep", "1000", name="ctr-killed"), stdin=subprocess.DEVNULL)
+    try:
+        assert until(lambda: daemon.status("ctr-killed") == "RUNNING")
+    finally:
+        run.kill()
+        run.wait()
+    assert daemon.status("ctr-killed") == "RUNNING"
