@@ -87,7 +87,8 @@ class PtraceContext:
 
     def set_result(self, value: int) -> None:
         c = self.c
-        if c.flags & lib.PT_REGS_DIRTY:
+        if c.flags & lib.PT_REGS_VALID:
+            c.flags |= lib.PT_REGS_DIRTY
             c.regs.rax = value & 0xFFFFFFFFFFFFFFFF
         else:
             c.flags |= lib.PT_REGS_RAX

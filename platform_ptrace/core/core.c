@@ -225,6 +225,11 @@ int pt_fetch_regs(struct pt_ctx *ctx)
 	if (pt(PTRACE_GETREGS, ctx->tid, 0, (unsigned long)&ctx->regs))
 		return -errno;
 	ctx->flags |= PT_REGS_VALID;
+	if (ctx->flags & PT_REGS_RAX) {
+		/* A result that was set and not yet written. */
+		ctx->regs.rax = ctx->result;
+		ctx->flags = (ctx->flags & ~PT_REGS_RAX) | PT_REGS_DIRTY;
+	}
 	return 0;
 }
 

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from sentry.abi.errno import EAGAIN, ETIMEDOUT
 from sentry.abi.fcntl import O_NONBLOCK
 from sentry.kernel.restart import ERESTARTSYS, Interrupted
-from sentry.kernel.signals import INTERRUPTED
 from sentry.vfs.file import File
 from sentry.wait import Waiter, WaitQueue, park
 
@@ -52,8 +51,8 @@ async def wait_any(
             queue.remove(waiter)
         if timer is not None:
             timer.cancel()
-    if reason is INTERRUPTED:
-        raise Interrupted(kind)
+    # After a signal the caller tests its condition once more before it gives up: what it waits for may have
+    # come with the signal (wait4 and SIGCHLD).  The next call then finds the signal at the top.
     if reason is TIMED_OUT:
         raise ETIMEDOUT
 
@@ -104,6 +103,7 @@ async def block_on(
 async def sleep_until(t: Task, deadline_ns: int | None, kind: int) -> None:
     """Sleep until deadline_ns, for ever if None.  Raises Interrupted(kind) on a signal."""
     try:
-        await wait_any(t, (), deadline_ns, kind)
+        while True:
+            await wait_any(t, (), deadline_ns, kind)
     except ETIMEDOUT:
         return

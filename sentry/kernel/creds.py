@@ -33,6 +33,7 @@ CAP_SETPCAP: Final = 1 << 8
 CAP_SYS_CHROOT: Final = 1 << 18
 CAP_SYS_PTRACE: Final = 1 << 19
 CAP_SYS_ADMIN: Final = 1 << 21
+CAP_SYS_BOOT: Final = 1 << 22
 CAP_SYS_NICE: Final = 1 << 23
 CAP_SYS_RESOURCE: Final = 1 << 24
 CAP_SYS_TIME: Final = 1 << 25
@@ -40,6 +41,7 @@ CAP_SYS_TTY_CONFIG: Final = 1 << 26
 CAP_MKNOD: Final = 1 << 27
 CAP_SETFCAP: Final = 1 << 31
 CAP_SYSLOG: Final = 1 << 34
+CAP_WAKE_ALARM: Final = 1 << 35
 FS_CAPS: Final = (
     CAP_CHOWN | CAP_DAC_OVERRIDE | CAP_DAC_READ_SEARCH | CAP_FOWNER | CAP_FSETID | CAP_MKNOD | 1 << 9 | 1 << 32
 )

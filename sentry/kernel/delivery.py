@@ -52,8 +52,8 @@ def dequeue(t: Task, allowed: int) -> SigInfo | None:
     info = t.pending.take(allowed)
     if info is None:
         info = t.tg.pending.take(allowed)
-        if info is not None and info.timer is not None:
-            t.kernel.timer_signal_taken(info)
+    if info is not None and info.timer is not None:
+        t.kernel.timer_signal_taken(info)
     return info
 
 

@@ -138,20 +138,15 @@ async def _take_signal(t: Task, wanted: int, deadline: int | None) -> SigInfo:
     saved = t.sigmask
     t.sigmask, t.sigwait_set = saved & ~wanted, wanted
     try:
-        await wait_any(t, (), deadline)
+        while info is None:
+            await wait_any(t, (), deadline, ERESTARTNOHAND)
+            info = dequeue(t, wanted)
+        return info
     except ETIMEDOUT:
-        pass
-    except Interrupted:
-        info = dequeue(t, wanted)
-        if info is None:
-            t.attention = True
-            raise Interrupted(ERESTARTNOHAND) from None
+        raise EAGAIN from None
     finally:
         t.sigmask, t.sigwait_set = saved, 0
-    info = info or dequeue(t, wanted)
-    if info is None:
-        raise EAGAIN
-    return info
+        t.attention = True
 
 
 @syscall
