@@ -29,6 +29,7 @@ $(VENV)/.pysc-deps: pyproject.toml
 $(VENV)/.pysc-built: $(VENV)/.pysc-deps setup.py $(C_SOURCES)
 	@echo "setup: C cores, $(BIN)/pysc and $(BIN)/containerd-shim-pysc-v1"
 	@$(BIN)/python -m pip install --quiet --no-build-isolation --no-deps --config-settings editable_mode=compat -e .
+	@rm -f $(VENV)/lib/python3*/site-packages/distutils-precedence.pth  # a hook of setuptools that every start would run
 	@touch $@
 
 setup-test: setup
