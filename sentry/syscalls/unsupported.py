@@ -30,6 +30,8 @@ GROUPS: Final[tuple[Group, ...]] = (
     (ENOSYS, "kexec_load kexec_file_load", "there is no other kernel to start"),
     (ENOSYS, "iopl ioperm", "there are no I/O ports"),
     (ENOSYS, "modify_ldt", "there is no local descriptor table; only 16- and 32-bit code wants one"),
+    (ENOSYS, "swapon swapoff", "there is no swap space"),
+    (ENOSYS, "sysfs ustat", "obsolete: see /proc/filesystems and statfs(2)"),
     (ENOSYS, "acct", "no BSD process accounting"),
     (ENOSYS, "quotactl quotactl_fd", "no file system has quotas"),
     # Other ways to talk between processes.
