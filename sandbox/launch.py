@@ -100,7 +100,8 @@ class _Launch:
             self.container.cgroup = Cgroup.create(path, self.spec.resources)
         except OSError as e:
             # Without root there often is no cgroup to be had; that matters only if one was asked for.
-            if confine.in_initial_user_namespace() or self.spec.resources != Resources():
+            is_root = os.geteuid() == 0 and confine.in_initial_user_namespace()
+            if is_root or self.spec.resources != Resources():
                 raise SandboxError(f"cannot set up the cgroup: {e}") from None
 
     def _start_gofer(self) -> tuple[list[Mount], list[int], spawn.Starting]:

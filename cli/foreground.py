@@ -1,0 +1,202 @@
+"""Waits for a process as if it were our own child: signals are passed on, a terminal is relayed, its status is ours.
+
+One thread waits for the end; the main one polls signals (through a wake-up pipe), the user's terminal and the
+container's console.
+"""
+
+import os
+import select
+import signal
+import sys
+import termios
+import threading
+import tty
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from sandbox.console import window_size
+from sandbox.errors import SandboxError
+from sandbox.sandbox import Sandbox
+
+FORWARDED = (
+    signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM,
+    signal.SIGCONT, signal.SIGWINCH,
+)  # fmt: skip
+
+_CHUNK = 16 * 1024
+_DRAIN_SECONDS = 0.5
+"""How long output may still come after the end, if somebody else keeps the console open."""
+
+
+def supervise(sandbox: Sandbox, exec_id: str = "", console: int | None = None) -> int:
+    """Stay until the process ends; returns its exit status.  `console`: the master side of its terminal."""
+    return _Supervisor(sandbox, exec_id, console).run()
+
+
+@contextmanager
+def raw_terminal(fd: int) -> Iterator[None]:
+    """Every key goes to the container, Ctrl-C too; the terminal is as it was afterwards."""
+    if not os.isatty(fd):
+        yield
+        return
+    before = termios.tcgetattr(fd)
+    tty.setraw(fd, termios.TCSANOW)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(fd, termios.TCSADRAIN, before)
+
+
+@contextmanager
+def _signals_as_bytes() -> Iterator[int]:
+    """While this lasts, the signals in FORWARDED do nothing but write their number to the pipe that is returned."""
+    read_end, write_end = os.pipe()
+    os.set_blocking(read_end, False)
+    os.set_blocking(write_end, False)
+    previous = {signo: signal.signal(signo, lambda *_: None) for signo in FORWARDED}
+    previous_fd = signal.set_wakeup_fd(write_end)
+    try:
+        yield read_end
+    finally:
+        signal.set_wakeup_fd(previous_fd)
+        for signo, handler in previous.items():
+            signal.signal(signo, handler)
+        os.close(read_end)
+        os.close(write_end)
+
+
+class _Supervisor:
+    """The state of one `supervise`."""
+
+    def __init__(self, sandbox: Sandbox, exec_id: str, console: int | None) -> None:
+        self.sandbox = sandbox
+        self.exec_id = exec_id
+        self.console = console
+        self.input_open = console is not None
+        self.to_console = b""
+        """Typed, but the console has not taken it yet."""
+        self.status: int | None = None
+        self.error: SandboxError | None = None
+        self.ended, self._ended_write = os.pipe()
+
+    def run(self) -> int:
+        if self.console is not None:
+            os.set_blocking(self.console, False)
+        with _signals_as_bytes() as signals, raw_terminal(0) if self.console is not None else _nothing():
+            self._resize()
+            threading.Thread(target=self._wait, daemon=True).start()
+            while not self._turn(signals):
+                pass
+            self._drain()
+        os.close(self.ended)
+        os.close(self._ended_write)
+        if self.error is not None:
+            raise self.error
+        assert self.status is not None
+        return self.status
+
+    def _wait(self) -> None:
+        try:
+            self.status = self.sandbox.wait(self.exec_id).exit_status
+        except SandboxError as e:
+            alive = self.sandbox.is_alive()
+            self.error = e if alive else SandboxError("the sandbox has died; its log may say why")
+        os.write(self._ended_write, b"!")
+
+    def _turn(self, signals: int) -> bool:
+        """Wait for something and act on it; True when the process has ended."""
+        poller = select.poll()
+        poller.register(self.ended, select.POLLIN)
+        poller.register(signals, select.POLLIN)
+        if self.input_open and not self.to_console:
+            poller.register(0, select.POLLIN)
+        if self.console is not None:
+            poller.register(self.console, select.POLLIN | (select.POLLOUT if self.to_console else 0))
+        events = dict(poller.poll())
+        if signals in events:
+            self._forward(os.read(signals, 1024))
+        if 0 in events:
+            self._read_input()
+        if self.console is not None and self.console in events:
+            self._serve_console(events[self.console])
+        return self.ended in events
+
+    def _forward(self, numbers: bytes) -> None:
+        for signo in numbers:
+            if signo == signal.SIGWINCH:
+                self._resize()
+            elif signo in FORWARDED:
+                try:
+                    self.sandbox.signal(signo, self.exec_id)
+                except SandboxError:
+                    pass  # it has just ended, and the wait will say so
+
+    def _resize(self) -> None:
+        size = window_size(0) if self.console is not None else None
+        if size is None or self.console is None:
+            return
+        try:
+            termios.tcsetwinsize(self.console, size)
+            self.sandbox.resize(*size, self.exec_id)
+        except (OSError, SandboxError):
+            pass  # it has just ended
+
+    def _read_input(self) -> None:
+        data = os.read(0, _CHUNK)
+        if not data:
+            self.input_open = False
+        self.to_console = data
+
+    def _serve_console(self, events: int) -> None:
+        assert self.console is not None
+        if events & select.POLLOUT and self.to_console:
+            try:
+                self.to_console = self.to_console[os.write(self.console, self.to_console) :]
+            except OSError:
+                self.to_console = b""
+        if events & select.POLLIN:
+            self._copy_output()
+        elif events & (select.POLLHUP | select.POLLERR):
+            # Nobody has it open inside at the moment; it is the end unless the wait says otherwise soon.
+            self._close_console()
+
+    def _copy_output(self) -> bool:
+        """False at the end of the output."""
+        assert self.console is not None
+        try:
+            data = os.read(self.console, _CHUNK)
+        except BlockingIOError:
+            return True
+        except OSError:
+            data = b""
+        if not data:
+            self._close_console()
+            return False
+        while data:
+            data = data[os.write(1, data) :]
+        return True
+
+    def _close_console(self) -> None:
+        self.console = None
+        self.input_open = False
+
+    def _drain(self) -> None:
+        """What was written before the end must be seen."""
+        poller = select.poll()
+        if self.console is None:
+            return
+        poller.register(self.console, select.POLLIN)
+        while poller.poll(_DRAIN_SECONDS * 1000):
+            if not self._copy_output():
+                return
+
+
+@contextmanager
+def _nothing() -> Iterator[None]:
+    yield
+
+
+def flush_output() -> None:
+    """Before a process of the container shares our standard streams."""
+    sys.stdout.flush()
+    sys.stderr.flush()
