@@ -227,7 +227,7 @@ def send_sigpipe(t: Task) -> None:
     t.tg.send_to(t, SigInfo(SIGPIPE, pid=t.tg.pid, uid=t.creds.uid))
 
 
-def limit_size(t: Task, src: UserSource, offset: int) -> None:
+def limit_size(t: Task, src: Source, offset: int) -> None:
     """generic_write_checks(): shorten the write at RLIMIT_FSIZE.  EFBIG and SIGXFSZ when nothing is left."""
     limit = t.tg.rlimits.get(RLIMIT_FSIZE)[0]
     if limit == RLIM_INFINITY or not src.remaining:
