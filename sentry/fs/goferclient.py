@@ -13,6 +13,7 @@ call fails with EIO and on_lost runs once: without its files the sandbox cannot 
 from __future__ import annotations
 
 import array
+import itertools
 import os
 import select
 import socket
@@ -58,6 +59,7 @@ class GoferClient:
         self._calls: dict[int, Call] = {}
         self._unsent: deque[memoryview] = deque()
         self._clunks: list[int] = []
+        self._numbers = itertools.count(1)
         self.lost = False
         sock.setblocking(False)
         loop.watch_fd(sock.fileno(), select.EPOLLIN, self._on_event)
@@ -103,6 +105,10 @@ class GoferClient:
         while not call.done:
             call.job = self._loop.current_job()
             await park()
+
+    def new_number(self) -> int:
+        """For names that have to be unused."""
+        return next(self._numbers)
 
     # -- fids --
 

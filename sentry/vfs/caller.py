@@ -20,6 +20,9 @@ CAP_DAC_OVERRIDE = 1 << 1
 CAP_DAC_READ_SEARCH = 1 << 2
 CAP_FOWNER = 1 << 3
 CAP_FSETID = 1 << 4
+CAP_SETFCAP = 1 << 31
+CAP_SYS_ADMIN = 1 << 21
+CAP_MKNOD = 1 << 27
 
 
 @dataclass(slots=True)

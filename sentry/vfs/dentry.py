@@ -11,6 +11,7 @@ covers (parent mount, dentry).
 
 from __future__ import annotations
 
+import weakref
 from collections import deque
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -78,13 +79,14 @@ class DentryCache:
     LIMIT: Final = 8192
 
     def __init__(self) -> None:
-        self._entries: deque[Dentry] = deque()
+        # Weak, for a name that was removed must not keep its file (and the file's space) alive.
+        self._entries: deque[weakref.ref[Dentry]] = deque()
 
     def add(self, dentry: Dentry) -> Dentry:
         """Hash dentry in its parent."""
         assert dentry.parent is not None
         dentry.parent.children[dentry.name] = dentry
-        self._entries.append(dentry)
+        self._entries.append(weakref.ref(dentry))
         if len(self._entries) > self.LIMIT:
             self._shrink()
         return dentry
@@ -92,12 +94,13 @@ class DentryCache:
     def _shrink(self) -> None:
         entries = self._entries
         for _ in range(64):
-            dentry = entries.popleft()
-            if dentry.parent is None or dentry.parent.children.get(dentry.name) is not dentry:
+            reference = entries.popleft()
+            dentry = reference()
+            if dentry is None or dentry.parent is None or dentry.parent.children.get(dentry.name) is not dentry:
                 continue
             if dentry.used or dentry.children or dentry.mounted:
                 dentry.used = False
-                entries.append(dentry)
+                entries.append(reference)
             else:
                 dentry.unhash()
 
@@ -229,7 +232,7 @@ def path_name(path: Path, root: Path) -> tuple[str, bool]:
         if dentry is mount.root:
             if mount.parent is None or mount.mountpoint is None:
                 return "/" + "/".join(reversed(parts)), False
-            mount, dentry = mount.parent, mount.mountpoint
+            dentry, mount = mount.mountpoint, mount.parent
             continue
         parts.append(dentry.name)
         if dentry.parent is None:

@@ -1,0 +1,291 @@
+"""Directories of a gofer's tree.
+
+An exclusive tree's directory that was listed once keeps its listing: whatever is not in it
+does not exist, and the attributes that came with it (`primed`) save the first stat of each
+entry.  Every change of ours goes through here and keeps the listing true.  A file known only
+by such attributes gets its fid when something needs it, from its `origin`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, ClassVar, Final, cast
+
+from proto.ninep.codec import attr_entries
+from proto.ninep.dialect import (
+    Attr,
+    Rlcreatefd,
+    Rmake,
+    Rmakelink,
+    Rmakesymlink,
+    Rreaddirattr,
+    Rwalkgetattr,
+    Tlcreatefd,
+    Tlopenfd,
+    Tmake,
+    Tmakelink,
+    Tmakesymlink,
+    Treaddirattr,
+    Twalkgetattr,
+)
+from proto.ninep.message import Message
+from proto.ninep.messages import NOFID, Trenameat, Tunlinkat
+from sentry.abi import stat as st
+from sentry.abi.errno import EINVAL, EISDIR, ENOENT, LinuxError
+from sentry.abi.fcntl import AT_REMOVEDIR, O_RDONLY, O_RDWR, RENAME_EXCHANGE, RENAME_WHITEOUT
+from sentry.fs.goferinode import RW, GoferInode, decode_name, encode_name
+from sentry.fs.simple import dots
+from sentry.vfs.caller import Caller
+from sentry.vfs.dentry import Path
+from sentry.vfs.file import DirEntry, File
+from sentry.vfs.inode import Inode, new_file_attrs
+from sentry.vfs.iov import Sink
+
+if TYPE_CHECKING:
+    from sentry.fs.goferfs import GoferFs
+
+READDIR_SIZE: Final = 64 << 10
+LISTING_LIMIT: Final = 8192  # a directory of more entries is listed anew each time
+
+Listing = dict[str, tuple[int, int]]  # name -> (inode number, DT_*)
+
+
+class GoferDir(GoferInode):
+    """A directory of an exclusive tree.
+
+    listing  everything in it, None if not known
+    primed   attributes of entries of the listing that were not looked up yet
+    changes  counts our changes, so that a listing that was under way meanwhile is not kept
+    """
+
+    __slots__ = ("changes", "listing", "primed")
+
+    def __init__(self, fs: GoferFs, attr: Attr, fid: int) -> None:
+        super().__init__(fs, attr, fid)
+        self.listing: Listing | None = None
+        self.primed: dict[str, Attr] = {}
+        self.changes = 0
+
+    async def open(self, path: Path, flags: int) -> File:
+        return GoferDirFile(self, path, flags)
+
+    # -- looking --
+
+    async def lookup(self, name: str) -> Inode:
+        if self.listing is not None:
+            if name not in self.listing:
+                raise ENOENT
+            attr = self.primed.pop(name, None)
+            if attr is not None:
+                child = self.fs.inode_of(attr, NOFID)
+                if child.fid == NOFID and child.origin is None:
+                    child.origin = (self, name)
+                return child
+        return await self.walk_to(name)
+
+    async def walk_to(self, name: str) -> GoferInode:
+        """Ask the gofer.  ENOENT."""
+        client = self.fs.client
+        fid = client.new_fid()
+        try:
+            reply = cast(Rwalkgetattr, (await self.ask(lambda own: Twalkgetattr(own, fid, [encode_name(name)])))[0])
+        except LinuxError:
+            client.unused_fid(fid)
+            raise
+        inode = self.fs.inode_of(reply.attrs[0], fid)
+        if reply.target:
+            inode.target = decode_name(reply.target)
+        return inode
+
+    async def entries(self) -> Listing:
+        """All entries but `.` and `..`, in the host's order."""
+        if self.listing is not None:
+            return self.listing
+        changes = self.changes
+        listing: Listing = {}
+        primed: dict[str, Attr] = {}
+        for name, attr in await self._fetch():
+            listing[name] = (attr.ino, st.dirent_type(attr.mode))
+            # Not those with other names, through which they could change unseen, nor those that are in use.
+            if (attr.nlink == 1 or st.is_dir(attr.mode)) and attr.mode and attr.ino not in self.fs.inodes:
+                primed[name] = attr
+        if changes == self.changes and len(listing) <= LISTING_LIMIT and not self.fs.shared:
+            self.listing, self.primed = listing, primed
+        return listing
+
+    async def _fetch(self) -> list[tuple[str, Attr]]:
+        """The entries, read through a fid made for that: the server keeps a position with each open one."""
+        client = self.fs.client
+        clone = client.new_fid()
+        fid, walked = (self.fid, None) if self.fid != NOFID else await self.start_walk()
+        client.post(Twalkgetattr(fid, clone, []))
+        opened = client.post(Tlopenfd(clone, O_RDONLY))
+        answer = client.post(Treaddirattr(clone, 0, READDIR_SIZE))
+        found: list[tuple[str, Attr]] = []
+        try:
+            if walked is not None:
+                await self.end_walk(fid, walked)
+            await client.result(opened)
+            while True:
+                reply, _ = await client.result(answer)
+                batch = attr_entries(cast(Rreaddirattr, reply).data)
+                if not batch:
+                    return found
+                found += [(decode_name(name), attr) for name, _, attr in batch]
+                answer = client.post(Treaddirattr(clone, batch[-1][1], READDIR_SIZE))
+        finally:
+            client.clunk(clone)
+
+    # -- what we change --
+
+    def entered(self, name: str, ino: int, mode: int) -> None:
+        """name is a new entry."""
+        self.changes += 1
+        self.stale = True
+        if self.listing is not None:
+            self.listing[name] = (ino, st.dirent_type(mode))
+
+    def removed(self, name: str) -> tuple[int, int] | None:
+        """name is no entry any more; what it was in the listing."""
+        self.changes += 1
+        self.stale = True
+        if self.listing is None:
+            return None
+        self.primed.pop(name, None)
+        return self.listing.pop(name, None)
+
+    async def _made(self, name: str, request: Message, fid: int) -> GoferInode:
+        """The file that request makes under fid.  EEXIST, ENOSPC and the like."""
+        client = self.fs.client
+        try:
+            reply, fd = await client.call(request)
+        except LinuxError:
+            client.unused_fid(fid)
+            raise
+        attr = cast("Rlcreatefd | Rmake | Rmakesymlink", reply).attr
+        self.entered(name, attr.ino, attr.mode)
+        inode = self.fs.inode_of(attr, fid)
+        if fd >= 0:
+            inode.add_host(RW, fd)
+        return inode
+
+    async def create(self, name: str, mode: int, caller: Caller) -> Inode:
+        mode, uid, gid = new_file_attrs(self, st.S_IFREG | mode, caller)
+        own, fid = await self.need_fid(), self.fs.client.new_fid()
+        request = Tlcreatefd(own, fid, O_RDWR, mode & st.S_IALLUGO, uid, gid, encode_name(name))
+        return await self._made(name, request, fid)
+
+    async def mkdir(self, name: str, mode: int, caller: Caller) -> Inode:
+        return await self.mknod(name, st.S_IFDIR | mode, 0, caller)
+
+    async def mknod(self, name: str, mode: int, rdev: int, caller: Caller) -> Inode:
+        """EPERM: a device."""
+        mode, uid, gid = new_file_attrs(self, mode, caller)
+        own, fid = await self.need_fid(), self.fs.client.new_fid()
+        inode = await self._made(name, Tmake(own, fid, mode, uid, gid, encode_name(name)), fid)
+        if isinstance(inode, GoferDir) and not self.fs.shared:
+            inode.listing = {}
+        return inode
+
+    async def symlink(self, name: str, target: str, caller: Caller) -> Inode:
+        _, uid, gid = new_file_attrs(self, st.S_IFLNK, caller)
+        own, fid = await self.need_fid(), self.fs.client.new_fid()
+        request = Tmakesymlink(own, fid, uid, gid, encode_name(name), encode_name(target))
+        return await self._made(name, request, fid)
+
+    async def link(self, name: str, target: Inode) -> None:
+        assert isinstance(target, GoferInode)
+        own = await self.need_fid()
+        reply, _ = await target.ask(lambda fid: Tmakelink(own, fid, encode_name(name)))
+        attr = cast(Rmakelink, reply).attr
+        target.take(attr)
+        self.entered(name, attr.ino, attr.mode)
+
+    async def unlink(self, name: str, victim: Inode) -> None:
+        await self._remove(name, victim, 0)
+
+    async def rmdir(self, name: str, victim: Inode) -> None:
+        await self._remove(name, victim, AT_REMOVEDIR)
+
+    async def _remove(self, name: str, victim: Inode, flags: int) -> None:
+        assert isinstance(victim, GoferInode)
+        if victim.nlink > 1 and not flags:
+            await victim.pin()  # it stays reachable by another name
+        own = await self.need_fid()
+        await self.fs.client.call(Tunlinkat(own, encode_name(name), flags))
+        self.removed(name)
+        victim.outdated(lost_name=True)
+
+    async def rename(self, name: str, new_dir: Inode, new_name: str, flags: int) -> None:
+        """EINVAL: RENAME_WHITEOUT; RENAME_EXCHANGE in a shared tree, where it could not be made to look atomic."""
+        assert isinstance(new_dir, GoferDir)
+        own, other = await self.need_fid(), await new_dir.need_fid()
+        first, second = encode_name(name), encode_name(new_name)
+        client = self.fs.client
+        if flags & RENAME_WHITEOUT:
+            raise EINVAL("no whiteouts")
+        if not flags & RENAME_EXCHANGE:
+            await client.call(Trenameat(own, first, other, second))
+            new_dir.took(new_name, self.removed(name))
+            return
+        if self.fs.shared:
+            raise EINVAL("only the host could exchange atomically")
+        # Three renames in one go: the gofer does nothing of ours between them.
+        aside = b".pysc.%x.%x" % (time.time_ns(), client.new_number())  # nobody has it
+        renames = ((own, first, own, aside), (other, second, own, first), (own, aside, other, second))
+        for call in [client.post(Trenameat(*rename)) for rename in renames]:
+            await client.result(call)
+        moved, target = self.removed(name), new_dir.removed(new_name)
+        self.took(name, target)
+        new_dir.took(new_name, moved)
+
+    def took(self, name: str, entry: tuple[int, int] | None) -> None:
+        """A rename put name here, over what had it.  entry: its place in the old directory's listing, if known."""
+        self.removed(name)
+        if self.listing is not None:
+            if entry is None:
+                self.listing = None
+                self.primed.clear()
+            else:
+                self.listing[name] = entry
+
+
+class SharedDir(GoferDir):
+    """A directory that others change too: names are asked for anew on each walk."""
+
+    __slots__ = ()
+
+    volatile: ClassVar[bool] = True
+
+
+class GoferDirFile(File):
+    """An open directory: the entries as they were when reading began at the start, less those removed since."""
+
+    __slots__ = ("_entries",)
+
+    seekable: ClassVar[bool] = True
+    inode: GoferDir
+
+    def __init__(self, inode: GoferDir, path: Path, flags: int) -> None:
+        super().__init__(inode, path, flags)
+        self._entries: list[tuple[str, tuple[int, int]]] | None = None
+
+    def read_at(self, dst: Sink, offset: int) -> int:
+        raise EISDIR
+
+    async def load_entries(self) -> None:
+        if self._entries is None or self.offset == 0:
+            self._entries = list((await self.inode.entries()).items())
+
+    def entries(self, offset: int) -> Iterator[DirEntry]:
+        yield from dots(self, offset)
+        entries = self._entries or []
+        now = self.inode.listing
+        for place in range(max(offset - 2, 0), len(entries)):
+            name, (ino, kind) = entries[place]
+            if now is None or name in now:
+                yield DirEntry(name, ino, kind, place + 3)
+
+    async def fsync(self, datasync: bool) -> None:
+        await self.inode.sync(datasync)

@@ -1,0 +1,415 @@
+"""Files of a gofer's tree: attributes, fids, host descriptors; and open regular files.
+
+An Inode has at most one fid and, while regular, at most one read-only and one read-write
+host descriptor.  All open files share these, each with an offset of its own; they stay open
+for a while after the last (GoferFs.keep_idle).  In an exclusive tree attributes are valid
+until something of ours marks them `stale`; then an open host descriptor answers, or the
+gofer.  Directories are goferdir.py.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, ClassVar, Final, cast
+
+from proto.ninep.dialect import (
+    Attr,
+    Rgetxattr,
+    Rlistxattr,
+    Rlopenfd,
+    Rsetgetattr,
+    Rwalkgetattr,
+    Tgetxattr,
+    Tlistxattr,
+    Tlopenfd,
+    Tremovexattr,
+    Tsetgetattr,
+    Tsetxattr,
+    Twalkgetattr,
+)
+from proto.ninep.message import Message
+from proto.ninep.messages import (
+    NOFID,
+    SETATTR_ATIME,
+    SETATTR_ATIME_SET,
+    SETATTR_GID,
+    SETATTR_MODE,
+    SETATTR_MTIME,
+    SETATTR_MTIME_SET,
+    SETATTR_SIZE,
+    SETATTR_UID,
+    Tfsync,
+)
+from sentry.abi import stat as st
+from sentry.abi.errno import EINVAL, ENXIO, EOPNOTSUPP, ESTALE, LinuxError, from_host
+from sentry.abi.fcntl import O_ACCMODE, O_RDONLY, O_RDWR
+from sentry.fs.goferclient import Call
+from sentry.fs.hostcall import fallocate
+from sentry.fs.hostcopy import read_host, write_host
+from sentry.fs.simple import open_special
+from sentry.vfs.dentry import Path
+from sentry.vfs.file import File
+from sentry.vfs.inode import AttrChange, Inode
+from sentry.vfs.iov import Sink, Source
+
+if TYPE_CHECKING:
+    from sentry.fs.goferdir import GoferDir
+    from sentry.fs.goferfs import GoferFs
+
+RO: Final = 0
+RW: Final = 1
+# Name spaces of extended attributes that the gofer serves; asking it for others would only cost a round trip.
+XATTRS: Final = ("user.", "security.capability")
+
+
+def encode_name(name: str) -> bytes:
+    return name.encode("utf-8", "surrogateescape")
+
+
+def decode_name(name: bytes) -> str:
+    return name.decode("utf-8", "surrogateescape")
+
+
+class GoferInode(Inode):
+    """A file that is no directory, or what files and directories have in common.
+
+    wire     fid, or NOFID while it is known from a directory's listing only; origin then says where it is
+    host     _fds: [read-only, read-write] descriptor or -1; _users: open files on each
+    cache    stale: attributes must be asked for; target: of a symbolic link
+    written  not yet synced; mapped: may change through a shared mapping at any time
+    gone     its only name was removed before it had a fid: there is no way left to reach it
+    """
+
+    __slots__ = (
+        "_blksize",
+        "_blocks",
+        "_fds",
+        "_users",
+        "fid",
+        "gone",
+        "mapped",
+        "origin",
+        "stale",
+        "target",
+        "written",
+    )
+
+    fs: GoferFs
+
+    def __init__(self, fs: GoferFs, attr: Attr, fid: int) -> None:
+        # Not Inode's own: every field it would set comes with attr.
+        self.fs = fs
+        self.fid = fid
+        self.origin: tuple[GoferDir, str] | None = None
+        self.gone = False
+        self.mapped = False
+        self.written = False
+        self._fds = [-1, -1]
+        self._users = [0, 0]
+        self.target: str | None = None
+        self._locks = None
+        self._fifo = None
+        self.take(attr)
+        self.btime_ns = min(self.mtime_ns, self.ctime_ns)
+
+    def __del__(self) -> None:
+        if self.fid != NOFID:
+            self.fs.client.clunk(self.fid)
+
+    # -- attributes --
+
+    def take(self, attr: Attr) -> None:
+        """Replace all attributes."""
+        (
+            self.ino,
+            self.mode,
+            self.nlink,
+            self.uid,
+            self.gid,
+            self.rdev,
+            self.size,
+            self._blocks,
+            self.atime_ns,
+            self.mtime_ns,
+            self.ctime_ns,
+            self._blksize,
+        ) = cast("tuple[int, ...]", attr)
+        self.stale = self.mapped
+
+    def take_stat(self, s: os.stat_result) -> None:
+        """As take(), from fstat(2) on a host descriptor.  Owners stay: the Sentry may see them mapped otherwise."""
+        self.mode = s.st_mode
+        self.nlink = s.st_nlink
+        self.size = s.st_size
+        self._blocks = s.st_blocks
+        self.mtime_ns = s.st_mtime_ns
+        self.ctime_ns = s.st_ctime_ns
+        self.stale = self.mapped
+
+    def fresh(self) -> bool:
+        if not self.stale:
+            return not self.fs.shared
+        ro, rw = self._fds
+        if (fd := ro if rw < 0 else rw) < 0 or self.fs.shared:
+            return False
+        self.take_stat(os.fstat(fd))
+        return True
+
+    async def refresh(self) -> None:
+        if not self.fresh():
+            await self.fetch()
+
+    async def fetch(self) -> None:
+        """Ask the gofer for the attributes."""
+        if self.fid == NOFID:
+            await self.need_fid()
+            return
+        reply = cast(Rwalkgetattr, (await self.fs.client.call(Twalkgetattr(self.fid, NOFID, [])))[0])
+        self.take(reply.attrs[0])
+
+    async def pin(self) -> None:
+        await self.need_fid()
+
+    def outdated(self, lost_name: bool = False) -> None:
+        self.stale = True
+        if lost_name:
+            self.nlink = 0 if st.is_dir(self.mode) else max(self.nlink - 1, 0)
+            if not self.nlink:
+                self.close_idle()
+            if self.fid == NOFID:
+                self.gone = True
+
+    def blocks(self) -> int:
+        return self._blocks
+
+    def blksize(self) -> int:
+        return self._blksize
+
+    async def setattr(self, change: AttrChange) -> None:
+        valid = mode = uid = gid = size = atime = mtime = 0
+        if change.mode is not None:
+            valid |= SETATTR_MODE
+            mode = change.mode
+        if change.uid is not None:
+            valid |= SETATTR_UID
+            uid = change.uid
+        if change.gid is not None:
+            valid |= SETATTR_GID
+            gid = change.gid
+        if change.size is not None:
+            valid |= SETATTR_SIZE
+            size = change.size
+        if change.atime_ns is not None:
+            valid |= SETATTR_ATIME | SETATTR_ATIME_SET
+            atime = change.atime_ns
+        if change.mtime_ns is not None:
+            valid |= SETATTR_MTIME | SETATTR_MTIME_SET
+            mtime = change.mtime_ns
+        reply, _ = await self.ask(lambda fid: Tsetgetattr(fid, valid, mode, uid, gid, size, atime, mtime))
+        self.take(cast(Rsetgetattr, reply).attr)
+
+    # -- fids --
+
+    async def ask(self, make: Callable[[int], Message]) -> tuple[Message, int]:
+        """The answer to make(fid).  A file without a fid is walked to in the same round trip."""
+        client = self.fs.client
+        if self.fid != NOFID:
+            return await client.call(make(self.fid))
+        fid, walked = await self.start_walk()
+        if walked is None:
+            return await client.call(make(fid))
+        answer = client.post(make(fid))
+        await self.end_walk(fid, walked)
+        return await client.result(answer)
+
+    async def need_fid(self) -> int:
+        """This file's fid.  ESTALE: there is none and its name is gone."""
+        if self.fid == NOFID:
+            fid, walked = await self.start_walk()
+            if walked is not None:
+                await self.end_walk(fid, walked)
+        return self.fid
+
+    async def start_walk(self) -> tuple[int, Call | None]:
+        """Send the walk that gives this file a fid; (fid, None) if it got one meanwhile."""
+        if self.gone or self.origin is None:
+            raise ESTALE
+        directory, name = self.origin
+        parent = await directory.need_fid()
+        if self.fid != NOFID:
+            return self.fid, None
+        client = self.fs.client
+        fid = client.new_fid()
+        return fid, client.post(Twalkgetattr(parent, fid, [encode_name(name)]))
+
+    async def end_walk(self, fid: int, walked: Call) -> None:
+        client = self.fs.client
+        try:
+            reply = cast(Rwalkgetattr, (await client.result(walked))[0])
+        except LinuxError:
+            client.unused_fid(fid)
+            raise
+        if self.fid != NOFID:
+            client.clunk(fid)
+            return
+        self.fid = fid
+        self.origin = None
+        if reply.target:
+            self.target = decode_name(reply.target)
+        self.take(reply.attrs[0])
+
+    # -- symbolic links, extended attributes --
+
+    async def readlink(self) -> str:
+        if not st.is_lnk(self.mode):
+            raise EINVAL
+        if self.target is None:
+            await self.need_fid()
+        if self.target is None:
+            reply = cast(Rwalkgetattr, (await self.fs.client.call(Twalkgetattr(self.fid, NOFID, [])))[0])
+            self.target = decode_name(reply.target)
+        return self.target
+
+    async def getxattr(self, name: str) -> bytes:
+        if not name.startswith(XATTRS):
+            raise EOPNOTSUPP
+        reply, _ = await self.ask(lambda fid: Tgetxattr(fid, encode_name(name)))
+        return cast(Rgetxattr, reply).data
+
+    async def setxattr(self, name: str, value: bytes, flags: int) -> None:
+        if not name.startswith(XATTRS):
+            raise EOPNOTSUPP
+        await self.ask(lambda fid: Tsetxattr(fid, flags, encode_name(name), value))
+        self.stale = True
+
+    async def listxattr(self) -> list[str]:
+        reply, _ = await self.ask(Tlistxattr)
+        return [decode_name(name) for name in cast(Rlistxattr, reply).data.split(b"\0") if name]
+
+    async def removexattr(self, name: str) -> None:
+        if not name.startswith(XATTRS):
+            raise EOPNOTSUPP
+        await self.ask(lambda fid: Tremovexattr(fid, encode_name(name)))
+        self.stale = True
+
+    async def sync(self, datasync: bool) -> None:
+        """On the disk.  The gofer waits for it, not the Sentry."""
+        self.written = False
+        await self.ask(lambda fid: Tfsync(fid, int(datasync)))
+
+    # -- opening, host descriptors --
+
+    async def open(self, path: Path, flags: int) -> File:
+        if not st.is_reg(self.mode):
+            return await open_special(self, path, flags)
+        which = RO if flags & O_ACCMODE == O_RDONLY else RW
+        if self._fds[which] < 0:
+            await self._fetch_host(which)
+        return GoferFile(self, path, flags, which)
+
+    async def _fetch_host(self, which: int) -> None:
+        flags = O_RDONLY if which == RO else O_RDWR
+        reply, fd = await self.ask(lambda fid: Tlopenfd(fid, flags))
+        if fd < 0:
+            raise ENXIO("the gofer donated nothing")
+        if self._fds[which] >= 0:
+            os.close(fd)  # another open was faster
+            return
+        self.take(cast(Rlopenfd, reply).attr)
+        self._fds[which] = fd
+
+    def add_host(self, which: int, fd: int) -> None:
+        """fd came with the file's creation: the open that follows will want it."""
+        self._fds[which] = fd
+        self.fs.keep_idle(self, which)
+
+    def use_host(self, which: int) -> int:
+        """One more open file works on _fds[which]."""
+        if not self._users[which]:
+            self.fs.not_idle(self, which)
+        self._users[which] += 1
+        return self._fds[which]
+
+    def unuse_host(self, which: int) -> None:
+        self._users[which] -= 1
+        if not self._users[which]:
+            if self.nlink:
+                self.fs.keep_idle(self, which)
+            else:
+                self.close_host(which)
+
+    def close_host(self, which: int) -> None:
+        """Close _fds[which], which nobody uses; what it alone can tell is asked first."""
+        fd, self._fds[which] = self._fds[which], -1
+        if self.stale:
+            self.take_stat(os.fstat(fd))
+        os.close(fd)
+
+    def close_idle(self) -> None:
+        """Let go of host descriptors that no open file uses."""
+        for which in (RO, RW):
+            if self._fds[which] >= 0 and not self._users[which]:
+                self.fs.not_idle(self, which)
+                self.close_host(which)
+
+    def wrote(self) -> None:
+        """Its content was changed through a host descriptor."""
+        self.stale = True
+        if not self.written:
+            self.written = True
+            self.fs.written.add(self)
+
+
+class GoferFile(File):
+    """An open regular file: its own offset over the inode's shared host descriptor."""
+
+    __slots__ = ("fd", "which")
+
+    seekable: ClassVar[bool] = True
+    inode: GoferInode
+
+    def __init__(self, inode: GoferInode, path: Path, flags: int, which: int) -> None:
+        super().__init__(inode, path, flags)
+        self.which = which
+        self.fd = inode.use_host(which)
+
+    def release(self) -> None:
+        self.inode.unuse_host(self.which)
+
+    def read_at(self, dst: Sink, offset: int) -> int:
+        return read_host(self.fd, dst, offset)
+
+    def write_at(self, src: Source, offset: int) -> int:
+        n = write_host(self.fd, src, offset)
+        inode = self.inode
+        inode.wrote()
+        if offset + n > inode.size:
+            inode.size = offset + n
+        return n
+
+    def end_offset(self) -> int:
+        return os.fstat(self.fd).st_size if self.inode.fs.shared else self.inode.size
+
+    def seek_data(self, offset: int, hole: bool) -> int:
+        try:
+            return os.lseek(self.fd, offset, os.SEEK_HOLE if hole else os.SEEK_DATA)
+        except OSError as e:
+            raise from_host(e) from None
+
+    async def host_fd(self, writable: bool) -> int:
+        if writable:
+            self.inode.mapped = True
+            self.inode.wrote()
+        return self.fd
+
+    async def fsync(self, datasync: bool) -> None:
+        await self.inode.sync(datasync)
+
+    async def fallocate(self, mode: int, offset: int, length: int) -> None:
+        fallocate(self.fd, mode, offset, length)
+        self.inode.wrote()
+        self.inode.take_stat(os.fstat(self.fd))
+
+    async def truncate(self, size: int) -> None:
+        await self.inode.setattr(AttrChange(size=size))
