@@ -57,35 +57,37 @@ async def system_call(t: Task, trap: SyscallTrap) -> None:
     strace = kernel.strace
     if strace is not None:
         strace.enter(t, row, trap.args)
-    error: BaseException | None = None
-    result: int | None = None
     try:
         answer = row.call(t, trap.args)
-        result = answer if type(answer) is int or answer is None else await answer
+        result: int | None = answer if type(answer) is int or answer is None else await answer
         if result is not None:
             t.context.set_result(result)
+        if strace is not None:
+            strace.leave(t, row, trap.args, result)
+    # The exceptions are not kept in a local: with their traceback they would make a cycle at each failed call.
     except LinuxError as e:
-        error = e
         t.context.set_result(-e.code)
+        if strace is not None:
+            strace.leave(t, row, trap.args, e)
     except Interrupted as e:
-        error = e
         t.restart = Restart(e.kind, trap.number, e.again)
         t.attention = True
+        if strace is not None:
+            strace.leave(t, row, trap.args, e)
     except SpaceGone:
         raise
     except Exception as e:
-        error = failed(t, row, e)
-    if strace is not None:
-        strace.leave(t, row, trap.args, error if error is not None else result)
+        failed(t, row, e)
+        if strace is not None:
+            strace.leave(t, row, trap.args, EIO("internal error"))
     t.syscall_number = -1
 
 
-def failed(t: Task, row: Syscall, e: Exception) -> LinuxError:
+def failed(t: Task, row: Syscall, e: Exception) -> None:
     """An unexpected exception is one failed call (DESIGN §1.5)."""
     log.exception("%s[%d]: %s failed in the kernel: %r", t.task_name, t.tid, row.name, e)
     t.kernel.count_bug()
     t.context.set_result(-EIO.code)
-    return EIO("internal error")
 
 
 def unknown_call(t: Task, trap: SyscallTrap) -> None:

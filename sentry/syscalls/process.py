@@ -98,7 +98,7 @@ def setpgid(t: Task, pid: Pid, pgid: Pid) -> int:
       EACCES  the child has exec'ed already
       EPERM   a session leader, another session, or no such group
     """
-    if pgid < 0:
+    if (pgid or pid) < 0:
         raise EINVAL
     tg = _target(t, pid)
     if tg is not t.tg:
