@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from sentry.abi import signal as sig
 from sentry.abi.errno import EFAULT, EINVAL, ENOMEM, LinuxError
+from sentry.arch.x86_fault import error_code
 
 if TYPE_CHECKING:
     from sentry.kernel.signals import Action, SigInfo
@@ -46,7 +47,6 @@ FLAG_DF: Final = 0x400
 FLAG_RF: Final = 0x10000
 
 TRAP_NUMBERS: Final = {sig.SIGSEGV: 14, sig.SIGBUS: 17, sig.SIGFPE: 0, sig.SIGILL: 6, sig.SIGTRAP: 3}
-ERROR_USER: Final = 4
 
 
 def on_altstack(t: Task, sp: int) -> bool:
@@ -127,7 +127,7 @@ def _pack_frame(t: Task, info: SigInfo, action: Action, mask: int, fp_addr: int)
         *(r.r8, r.r9, r.r10, r.r11, r.r12, r.r13, r.r14, r.r15, r.rdi, r.rsi, r.rbp, r.rbx, r.rdx, r.rax, r.rcx),
         *(r.rsp, r.rip, r.eflags),
         *(r.cs & 0xFFFF, 0, 0, r.ss & 0xFFFF),
-        ERROR_USER if trap == 14 else 0,
+        error_code(t.mem, r.rip, info.addr, info.code) if trap == 14 else 0,
         trap,
         mask,
         info.addr if trap == 14 else 0,
