@@ -144,6 +144,9 @@ class Context(Protocol):
     def write_xstate(self, data: bytes) -> None:
         """Replace the extended state.  Raises EINVAL if the processor would refuse it."""
 
+    def cpu_ns(self) -> int:
+        """Processor time that this context has used."""
+
     def release(self) -> None:
         """End this context.  The last one of an address space ends the space too."""
 

@@ -479,6 +479,7 @@ def switch_to(t: Task, loaded: Loaded, name: str) -> None:
     """Move the task to its new image: begin_new_exec() and setup_new_exec()."""
     tg = t.tg
     leave_memory(t)
+    t.cpu_before_ns = t.cpu_ns
     old_context, old_mm = t.context, t.mm
     t.context, t.mm, t.mem = loaded.context, loaded.mm, loaded.mm.space
     t.context.owner = t

@@ -34,9 +34,9 @@ def exit_task(t: Task) -> None:
         for file in files.clear():
             file.flush()
             file.drop()
+    tg.ended_cpu_ns += t.cpu_ns
     t.context.release()
     t.mm.release()
-    tg.ended_cpu_ns += t.cpu_ns
     tg.tasks.remove(t)
     if kernel.strace is not None:
         kernel.strace.exit(t, tg.exit_code if tg.exiting else t.exit_code)

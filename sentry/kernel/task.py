@@ -68,7 +68,7 @@ class Task(Job):
         "clear_child_tid",
         "container",
         "context",
-        "cpu_ns",
+        "cpu_before_ns",
         "creds",
         "exit_code",
         "exiting",
@@ -136,7 +136,7 @@ class Task(Job):
         self.robust_list = 0
         self.parent_death_signal = 0
         self.vfork_done: Event | None = None
-        self.cpu_ns = 0
+        self.cpu_before_ns = 0  # used in contexts that execve left behind
         self.affinity = 0  # 0: every CPU
         self.sched_policy = 0
         self.nice = 0
@@ -168,6 +168,11 @@ class Task(Job):
         if path is None:
             raise EBADF
         return Where(fs.root, path, self.creds.caller(fs.umask), resolve)
+
+    @property
+    def cpu_ns(self) -> int:
+        """Processor time used so far."""
+        return self.cpu_before_ns + self.context.cpu_ns()
 
     # -- signals --
 
