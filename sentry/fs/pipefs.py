@@ -70,6 +70,18 @@ class Pipe:
         if was_full and self.size - len(data) >= PIPE_BUF:
             self.queue.wake(WRITABLE)
 
+    def take(self, count: int) -> bytes:
+        """The first count bytes, or all."""
+        data = bytes(memoryview(self.data)[:count])
+        self.consume(len(data))
+        return data
+
+    def put_back(self, chunk: bytes) -> None:
+        """What take() gave was not used."""
+        if chunk:
+            self.data[:0] = chunk
+            self.queue.wake(READABLE)
+
     def opened(self, flags: int) -> None:
         """One more file: counts it in."""
         access = flags & O_ACCMODE

@@ -7,6 +7,7 @@ every number is in the table, and none answers with anything it did not compute.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
 from collections.abc import Callable
@@ -24,6 +25,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 NO_RESULT: Final = None
 
 TOPICS: Final = (
+    "attr",
     "clone",
     "credentials",
     "dir",
@@ -111,6 +113,14 @@ def _row(fn: Callable[..., Any], gaps: str) -> Syscall:
     name = fn.__name__.rstrip("_")
     support: Support = "partial" if gaps else "full"
     return Syscall(name, support, gaps, call, inspect.iscoroutinefunction(fn), tuple(kinds), fn.__module__, doc)
+
+
+@functools.cache
+def decoder(row_name: str) -> Callable[[tuple[int, ...]], tuple[int, ...]]:
+    """From raw registers to the arguments that the handler of that name gets; for tracing."""
+    decoded = "".join(kind.decode.format(f"a[{i}]") + ", " for i, (_, kind) in enumerate(HANDLERS[row_name].kinds))
+    decode: Callable[[tuple[int, ...]], tuple[int, ...]] = eval(f"lambda a: ({decoded})")
+    return decode
 
 
 def unsupported(name: str, error: type[LinuxError], reason: str) -> None:

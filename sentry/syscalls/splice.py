@@ -232,9 +232,12 @@ async def _pipe_to_file(t: Task, source: PipeFile, target: File, offset: int | N
     try:
         await _wait_for_data(t, pipe, nonblock)
         while pipe.data and done < count:
-            data = bytes(memoryview(pipe.data)[: min(count - done, SLICE)])
-            n = await _store(t, target, data, None if offset is None else offset + done)
-            pipe.consume(n)
+            data = pipe.take(min(count - done, SLICE))
+            n = 0
+            try:
+                n = await _store(t, target, data, None if offset is None else offset + done)
+            finally:
+                pipe.put_back(data[n:])
             done += n
             if n < len(data):
                 break
@@ -258,9 +261,7 @@ async def _pipe_to_pipe(t: Task, source: PipeFile, target: PipeFile, count: int,
         n = min(count, room, len(source.pipe.data))
         if n:
             break
-    target.pipe.put(bytes(memoryview(source.pipe.data)[:n]))
-    if not keep:
-        source.pipe.consume(n)
+    target.pipe.put(bytes(memoryview(source.pipe.data)[:n]) if keep else source.pipe.take(n))
     return n
 
 

@@ -51,7 +51,6 @@ GROUPS: Final[tuple[Group, ...]] = (
     (ENOSYS, "inotify_init inotify_init1 inotify_add_watch inotify_rm_watch", "no file notification; poll instead"),
     (ENOSYS, "fanotify_init fanotify_mark", "no file notification for the whole system"),
     (EPERM, "ptrace", "no process may trace another; EPERM is what tracers report best"),
-    (ENOSYS, "process_vm_readv process_vm_writev kcmp", "no looking into other processes"),
     (ENOSYS, "bpf", "no BPF virtual machine"),
     (ENOSYS, "perf_event_open", "no performance counters"),
     (ENOSYS, "userfaultfd", "page faults are the host kernel's"),
@@ -60,7 +59,6 @@ GROUPS: Final[tuple[Group, ...]] = (
     (ENOSYS, "seccomp", "no filters of the application's own; it is confined already"),
     (ENOSYS, "landlock_create_ruleset landlock_add_rule landlock_restrict_self", "no Landlock"),
     (ENOSYS, "lsm_get_self_attr lsm_set_self_attr lsm_list_modules", "no security modules"),
-    (EPERM, "setns", "no process may enter another's namespaces"),
     # Mounting and files, the newer interfaces; the older ones work.
     (
         ENOSYS,
@@ -80,14 +78,12 @@ GROUPS: Final[tuple[Group, ...]] = (
         "there is one memory node, as in a kernel without NUMA",
     ),
     (ENOSPC, "pkey_alloc", "no protection keys are left: what a processor without them answers"),
-    (ENOSYS, "pkey_free pkey_mprotect", "no protection keys"),
+    (ENOSYS, "pkey_free", "no protection keys"),
     (ENOSYS, "map_shadow_stack", "no shadow stacks"),
     (ENOSYS, "mseal", "mappings cannot be sealed"),
     (ENOSYS, "process_madvise process_mrelease", "no advice about another process's memory"),
     # Processes and scheduling.
     (ENOSYS, "pidfd_getfd", "no taking of descriptors from other processes"),
-    (ENOSYS, "ioprio_set ioprio_get", "no I/O scheduler"),
-    (ENOSYS, "futex_waitv futex_wake futex_wait futex_requeue", "the futex2 interface; futex(2) works"),
     (ENOSYS, "rseq", "restartable sequences: libraries use atomics instead"),
     (ENOSYS, "membarrier", "barriers in other threads: libraries use their own"),
 )
