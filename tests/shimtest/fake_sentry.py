@@ -81,6 +81,8 @@ class FakeSentry:
             except Later:
                 pass
             except RpcError as e:
+                for fd in request.fds:
+                    os.close(fd)
                 sock.sendall(connection.error(request.stream_id, e.code, e.message))
 
     def answer(self, sock: socket.socket, connection: ServerConnection, request: Request) -> control.Message:

@@ -241,11 +241,14 @@ async def test_life_of_an_exec(shims: Shims) -> None:
 async def test_exec_of_a_missing_program_fails_at_start_and_releases_wait(shims: Shims) -> None:
     task = await make(shims, SLEEP)
     await task.start()
-    await task.exec("e1", ["nosuch"])
+    out = task.bundle.fifo("e-out")
+    reader = task.bundle.reader(out)
+    await task.exec("e1", ["nosuch"], stdout=out)
     waiting = asyncio.create_task(task.wait("e1"))
     message = await fails(UNKNOWN, task.start("e1"))
     assert message == 'failed to exec in container: exec: "nosuch": executable file not found in $PATH'
     assert await waiting != 0
+    assert await reader.rest() == b""  # the client waits for it
     await task.delete("e1")
 
 
