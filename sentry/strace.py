@@ -20,7 +20,7 @@ from sentry.kernel.restart import Interrupted
 from sentry.kernel.signals import SigInfo
 from sentry.platform import AddressSpace, PlatformError, SyscallTrap
 from sentry.syscalls import show
-from sentry.syscalls.args import one_of
+from sentry.syscalls.args import Arg, one_of
 from sentry.syscalls.registry import Syscall, decoder
 from sentry.wait import Timer
 
@@ -43,7 +43,11 @@ INTERRUPTED_AS: Final = {
 NEVER_RETURN: Final = frozenset({"exit", "exit_group"})
 ADDRESS_RESULTS: Final = frozenset({"mmap", "mremap", "brk"})
 
-_FUTEX: Final = ["FUTEX_WAIT", "FUTEX_WAKE", "FUTEX_FD", "FUTEX_REQUEUE", "FUTEX_CMP_REQUEUE", "FUTEX_WAKE_OP", "FUTEX_LOCK_PI", "FUTEX_UNLOCK_PI", "FUTEX_TRYLOCK_PI", "FUTEX_WAIT_BITSET", "FUTEX_WAKE_BITSET", "FUTEX_WAIT_REQUEUE_PI", "FUTEX_CMP_REQUEUE_PI", "FUTEX_LOCK_PI2"]  # fmt: skip
+_FUTEX: Final = (
+    "FUTEX_WAIT", "FUTEX_WAKE", "FUTEX_FD", "FUTEX_REQUEUE", "FUTEX_CMP_REQUEUE", "FUTEX_WAKE_OP", "FUTEX_LOCK_PI",
+    "FUTEX_UNLOCK_PI", "FUTEX_TRYLOCK_PI", "FUTEX_WAIT_BITSET", "FUTEX_WAKE_BITSET", "FUTEX_WAIT_REQUEUE_PI",
+    "FUTEX_CMP_REQUEUE_PI", "FUTEX_LOCK_PI2",
+)  # fmt: skip
 _HOW: Final = ("SIG_BLOCK", "SIG_UNBLOCK", "SIG_SETMASK")
 _WHENCE: Final = ("SEEK_SET", "SEEK_CUR", "SEEK_END", "SEEK_DATA", "SEEK_HOLE")
 _WAIT_OPTIONS: Final = {1: "WNOHANG", 2: "WUNTRACED", 4: "WEXITED", 8: "WCONTINUED", 0x1000000: "WNOWAIT"}
@@ -206,13 +210,15 @@ class _Call:
             elif index in on_return:
                 texts.append(None)
             else:
-                texts.append(_safely(lambda kind=kind, index=index: kind.show(self.mem, args[index])))  # type: ignore[misc]
+                texts.append(_shown(kind, self.mem, args[index]))
         return texts[: len(texts) - _hidden(row.name, args)]
 
     def begin(self) -> str:
         """The line up to the first argument that is not known yet."""
         self.shown = next((i for i, text in enumerate(self.texts) if text is None), len(self.texts))
-        return f"{self.row.name}(" + ", ".join(str(text) for text in self.texts[: self.shown])
+        known = ", ".join(str(text) for text in self.texts[: self.shown])
+        more = ", " if 0 < self.shown < len(self.texts) else ""
+        return f"{self.row.name}({known}{more} <unfinished ...>"
 
     def rest(self, result: Result) -> str:
         """What begin() left out, and the closing parenthesis."""
@@ -220,14 +226,11 @@ class _Call:
         parts = []
         for index in range(max(self.shown, 0), len(self.texts)):
             text = self.texts[index]
-            if text is None:
-                done = isinstance(result, int)
-                text = on_return[index](self.mem, self.args, int(result)) if done else show.pointer(self.args[index])  # type: ignore[arg-type]
-            parts.append(text)
-        if self.shown < 0:
-            return f"{self.row.name}(" + ", ".join(parts) + ")"
-        comma = ", " if parts and self.shown else ""
-        return comma + ", ".join(parts) + ")"
+            if text is None and isinstance(result, int):
+                text = on_return[index](self.mem, self.args, result)
+            parts.append(show.pointer(self.args[index]) if text is None else text)
+        start = f"{self.row.name}(" if self.shown < 0 else f"<... {self.row.name} resumed>"
+        return start + ", ".join(parts) + ")"
 
     def result_text(self, result: Result) -> str:
         name = self.row.name
@@ -244,11 +247,11 @@ class _Call:
         return "0" if result is None else f"? {result!r}"
 
 
-def _safely(text: Callable[[], str]) -> str:
+def _shown(kind: Arg, mem: AddressSpace, value: int) -> str:
     try:
-        return text()
-    except (LinuxError, PlatformError) as e:
-        return f"<{e}>"
+        return kind.show(mem, value)
+    except (LinuxError, PlatformError):
+        return hex(value)
 
 
 def _hidden(name: str, args: tuple[int, ...]) -> int:
@@ -265,7 +268,7 @@ def error_text(e: LinuxError) -> str:
 
 
 class Strace:
-    """Writes lines for calls, signals and ends of all tasks; each line ends with a newline."""
+    """Writes lines for calls, signals and ends of all tasks; write(line) gets no newline."""
 
     def __init__(self, write: Callable[[str], None]) -> None:
         self._write = write
@@ -286,8 +289,7 @@ class Strace:
         if call is None:
             return
         self._begin_others()
-        resumed = f"<... {row.name} resumed>" if call.shown >= 0 else ""
-        self._line(t, resumed + call.rest(result), call.result_text(result))
+        self._line(t, call.rest(result), call.result_text(result))
 
     def unknown(self, t: Task, trap: SyscallTrap) -> None:
         """A number that is not in the table."""
@@ -314,15 +316,13 @@ class Strace:
         line = f"[pid {t.tid:5d}] {text}"
         if result is not None:
             line = f"{line:<{RESULT_COLUMN - 1}} = {result}"
-        self._write(line + "\n")
+        self._write(line)
 
     def _begin_others(self) -> None:
         """Something else is to be written: the calls that wait show what is known of them."""
         for t, call in self._calls.items():
             if call.shown < 0:
-                self._line(
-                    t, call.begin() + (", " if 0 < call.shown < len(call.texts) else "") + " <unfinished ...>".lstrip()
-                )
+                self._line(t, call.begin())
 
     def _out_of_patience(self) -> None:
         self._timer = None

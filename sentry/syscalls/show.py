@@ -212,7 +212,8 @@ def itimerval(mem: AddressSpace, addr: int) -> str:
 
 
 def _interval(unit: str, interval_s: int, interval: int, value_s: int, value: int) -> str:
-    return f"{{it_interval={{tv_sec={interval_s}, tv_{unit}={interval}}}, it_value={{tv_sec={value_s}, tv_{unit}={value}}}}}"
+    parts = (f"{{tv_sec={s}, tv_{unit}={rest}}}" for s, rest in ((interval_s, interval), (value_s, value)))
+    return "{{it_interval={}, it_value={}}}".format(*parts)
 
 
 # -- signals --
