@@ -42,7 +42,6 @@ from sentry.syscalls.args import U32, Addr, DirFd, Fd, Flags, Mode, OpenFlags, P
 from sentry.syscalls.paths import check_flags, read_path
 from sentry.syscalls.registry import syscall
 from sentry.vfs.cachedwalk import walk_cached
-from sentry.vfs.file import File
 from sentry.vfs.open import open_existing, open_name
 
 if TYPE_CHECKING:
@@ -69,13 +68,13 @@ CLOSE_RANGE_CLOEXEC: Final = 4
 @syscall
 def open(t: Task, path: PathAddr, flags: OpenFlags, mode: Mode) -> Coroutine[Any, Any, int]:
     """open(2): open and possibly create a file."""
-    return openat(t, AT_FDCWD, path, flags, mode)  # type: ignore[no-any-return]
+    return openat(t, AT_FDCWD, path, flags, mode)
 
 
 @syscall
 def creat(t: Task, path: PathAddr, mode: Mode) -> Coroutine[Any, Any, int]:
     """creat(2): open(path, O_CREAT | O_WRONLY | O_TRUNC, mode)."""
-    return openat(t, AT_FDCWD, path, O_CREAT | O_WRONLY | O_TRUNC, mode)  # type: ignore[no-any-return]
+    return openat(t, AT_FDCWD, path, O_CREAT | O_WRONLY | O_TRUNC, mode)
 
 
 @syscall(gaps="O_ASYNC and O_DIRECT are accepted and have no effect")
@@ -148,21 +147,9 @@ def openat2(t: Task, dirfd: DirFd, path: PathAddr, how: Addr, size: Size) -> Cor
 
 @syscall
 def close(t: Task, fd: Fd) -> int:
-    """close(2): close a descriptor.  EBADF."""
-    file = t.files.remove(fd)
-    release_posix_locks(t, file)
-    try:
-        file.flush()
-    finally:
-        file.drop()
+    """close(2): close a descriptor.  EBADF; what the file reports, though the descriptor is gone."""
+    t.files.close(fd)
     return 0
-
-
-def release_posix_locks(t: Task, file: File) -> None:
-    """filp_close(): whatever descriptor of a file a process closes, its record locks on it are gone."""
-    locks = file.inode._locks
-    if locks is not None and not file.flags & O_PATH:
-        locks.release_owner(t.files)
 
 
 @syscall
@@ -180,7 +167,7 @@ def close_range(t: Task, first: U32, last: U32, flags: Flags) -> int:
             t.files.set_cloexec(fd, True)
         else:
             try:
-                close(t, fd)
+                t.files.close(fd)
             except LinuxError:
                 continue  # what flush reported; the descriptor is closed
     return 0

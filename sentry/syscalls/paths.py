@@ -19,6 +19,11 @@ def read_path(t: Task, addr: int) -> str:
     return t.mem.read_cstr(addr, PATH_MAX).decode("utf-8", "surrogateescape")
 
 
+def read_optional(t: Task, path: int, flags: int) -> str:
+    """read_path(); with AT_EMPTY_PATH a null pointer counts as an empty name (since Linux 6.11)."""
+    return "" if flags & AT_EMPTY_PATH and not path else read_path(t, path)
+
+
 def check_flags(flags: int, known: int) -> None:
     """EINVAL for a flag bit that is not known."""
     if flags & ~known:

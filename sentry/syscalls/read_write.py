@@ -13,12 +13,14 @@ from sentry.abi import stat as st
 from sentry.abi.errno import EAGAIN, EBADF, EFBIG, EINVAL, EISDIR, EOPNOTSUPP, EPIPE, ESPIPE, LinuxError
 from sentry.abi.fcntl import MAX_RW_COUNT, O_APPEND, O_DSYNC, O_NONBLOCK, O_SYNC, SEEK_HOLE, UIO_MAXIOV
 from sentry.abi.poll import POLLIN, POLLOUT
+from sentry.abi.signal import SI_KERNEL, SIGXFSZ
 from sentry.kernel.blocking import block_on
 from sentry.kernel.restart import Interrupted
+from sentry.kernel.rlimits import RLIM_INFINITY, RLIMIT_FSIZE
 from sentry.kernel.signals import SigInfo
 from sentry.syscalls.args import I32, Addr, Fd, Flags, Offset, Size
 from sentry.syscalls.registry import syscall
-from sentry.vfs.caller import CAP_FSETID
+from sentry.vfs.attrs import SETID_BITS, mode_after_write
 from sentry.vfs.file import File
 from sentry.vfs.inode import AttrChange, Inode
 from sentry.vfs.iov import Source, UserSink, UserSource
@@ -26,12 +28,8 @@ from sentry.vfs.iov import Source, UserSink, UserSource
 if TYPE_CHECKING:
     from sentry.kernel.task import Task
 
-RLIMIT_FSIZE: Final = 1
-RLIM_INFINITY: Final = (1 << 64) - 1
-SIGXFSZ: Final = 25
 SIGPIPE: Final = 13
 SSIZE_MAX: Final = (1 << 63) - 1
-SETID_BITS: Final = st.S_ISUID | st.S_ISGID
 
 RWF_HIPRI: Final = 1
 RWF_DSYNC: Final = 2
@@ -232,10 +230,15 @@ def limit_size(t: Task, src: Source, offset: int) -> None:
     limit = t.tg.rlimits.get(RLIMIT_FSIZE)[0]
     if limit == RLIM_INFINITY or not src.remaining:
         return
-    if offset >= limit:
-        t.tg.send_kernel_signal(SIGXFSZ)
-        raise EFBIG
+    check_size(t, offset + 1)
     src.remaining = min(src.remaining, limit - offset)
+
+
+def check_size(t: Task, size: int) -> None:
+    """inode_newsize_ok(): EFBIG and SIGXFSZ for a file larger than RLIMIT_FSIZE."""
+    if size > t.tg.rlimits.get(RLIMIT_FSIZE)[0]:
+        t.tg.send_to(t, SigInfo(SIGXFSZ, SI_KERNEL))
+        raise EFBIG
 
 
 async def after_write(t: Task, file: File, n: int, mode: int) -> int:
@@ -252,15 +255,9 @@ async def settle_setid(t: Task, inode: Inode, mode: int) -> None:
 
     Set explicitly in both cases, for a host that holds the file has its own idea of who writes.
     """
-    if not t.caller.caps & CAP_FSETID:
-        mode = without_setid(mode)
-    await inode.setattr(AttrChange(mode=mode & st.S_IALLUGO))
-
-
-def without_setid(mode: int) -> int:
-    """setattr_should_drop_suidgid(): set-group-ID without group execution means mandatory locking, and stays."""
-    mode &= ~st.S_ISUID
-    return mode & ~st.S_ISGID if mode & st.S_IXGRP else mode
+    inode.mode = mode
+    left = mode_after_write(t.caller, inode)
+    await inode.setattr(AttrChange(mode=mode & st.S_IALLUGO if left is None else left))
 
 
 @syscall

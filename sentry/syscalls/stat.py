@@ -28,7 +28,7 @@ from sentry.abi.stat import (
     STATX_RESERVED,
 )
 from sentry.syscalls.args import I32, Addr, AtFlags, DirFd, Fd, Flags, PathAddr
-from sentry.syscalls.paths import check_flags, read_path, walk_at
+from sentry.syscalls.paths import check_flags, read_optional, read_path, walk_at
 from sentry.syscalls.registry import syscall
 from sentry.vfs.cachedwalk import walk_cached
 from sentry.vfs.caller import MAY_EXEC, MAY_WRITE
@@ -130,11 +130,6 @@ def newfstatat(t: Task, dirfd: DirFd, path: PathAddr, buf: Addr, flags: AtFlags)
     if not name and flags & AT_EMPTY_PATH:
         return stat_inode(t, inode_at(t, dirfd), buf)
     return stat_name(t, dirfd, name, not flags & AT_SYMLINK_NOFOLLOW, buf)
-
-
-def read_optional(t: Task, path: int, flags: int) -> str:
-    """read_path(); with AT_EMPTY_PATH a null pointer counts as an empty name (since Linux 6.11)."""
-    return "" if flags & AT_EMPTY_PATH and not path else read_path(t, path)
 
 
 def inode_at(t: Task, dirfd: int) -> Inode:

@@ -112,8 +112,15 @@ class FdTable:
         old = self._files.get(fd)
         self._put(fd, file, cloexec)
         if old is not None:
+            self._release_locks(old)
             old.flush()
             old.drop()
+
+    def _release_locks(self, file: File) -> None:
+        """Whichever descriptor of a file a process closes, its record locks on that file are gone: fcntl(2)."""
+        locks = file.inode._locks
+        if locks is not None and not file.flags & O_PATH:
+            locks.release_owner(self)
 
     def remove(self, fd: int) -> File:
         """Take fd out; the caller drops the file.  EBADF."""
@@ -121,7 +128,10 @@ class FdTable:
         if file is None:
             raise EBADF
         self._cloexec.discard(fd)
-        self._lowest = min(self._lowest, fd)
+        if fd < self._lowest:
+            self._lowest = fd
+        if file.inode._locks is not None:
+            self._release_locks(file)
         return file
 
     def close(self, fd: int) -> None:
@@ -153,6 +163,8 @@ class FdTable:
     def clear(self) -> list[File]:
         """Take everything out; the caller drops the files."""
         files = [self._files[fd] for fd in sorted(self._files)]
+        for file in files:
+            self._release_locks(file)
         self._files.clear()
         self._cloexec.clear()
         self._lowest = 0

@@ -19,6 +19,7 @@ from sentry.abi.fcntl import (
     O_TRUNC,
     O_WRONLY,
 )
+from sentry.vfs.attrs import mode_after_write
 from sentry.vfs.caller import MAY_EXEC, MAY_READ, MAY_WRITE, Caller
 from sentry.vfs.dentry import CACHE, MS_NODEV, Dentry, Path
 from sentry.vfs.file import File
@@ -136,7 +137,7 @@ async def open_existing(caller: Caller, path: Path, flags: int) -> File:
     file = await _open_inode(path, flags)
     if flags & O_TRUNC and st.is_reg(inode.mode):
         try:
-            await inode.setattr(AttrChange(size=0))
+            await inode.setattr(AttrChange(size=0, mode=mode_after_write(caller, inode)))
         except BaseException:
             file.hold().drop()
             raise
