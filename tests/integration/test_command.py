@@ -1,0 +1,366 @@
+"""The command `pysc` as a container engine and as a person use it: the life of a container, and bad input."""
+
+from __future__ import annotations
+
+import array
+import json
+import os
+import socket
+import subprocess
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.integration import bundle as bundles
+from tests.integration.bundle import Process, busybox_rootfs, write_bundle
+from tests.integration.daemon import CGROUPS, own_cgroup, processes_in, until
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("command")]
+
+
+class Host:
+    """A state folder, a root file system, and a cgroup that shows which processes were left."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.state = folder / "state"
+        self.rootfs = busybox_rootfs(folder / "rootfs")
+        self.cgroup = own_cgroup()
+        self.mounts = Path("/proc/mounts").read_text()
+        self.names: list[str] = []
+
+    def bundle(self, *args: str, **changes: Any) -> Path:
+        """A bundle that runs these words; changes replace top-level members of its config."""
+        made = write_bundle(self.folder / f"bundle-{uuid.uuid4().hex[:6]}", self.rootfs, Process(list(args)))
+        config = json.loads((made / "config.json").read_text())
+        (made / "config.json").write_text(json.dumps(config | changes))
+        return made
+
+    def name(self) -> str:
+        self.names.append(f"cmd-{uuid.uuid4().hex[:8]}")
+        return self.names[-1]
+
+    def command(self, *words: object) -> list[str]:
+        return [str(bundles.PYSC), "--root", str(self.state), *map(str, words)]
+
+    def pysc(self, *words: object, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+        enter = ["sh", "-c", 'echo 0 > "$0/cgroup.procs" && exec "$@"', str(self.cgroup), *self.command(*words)]
+        return subprocess.run(enter, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout)
+
+    def background(self, *words: object) -> None:
+        """For commands whose container keeps the standard descriptors open after them."""
+        log = self.folder / "background.log"
+        with log.open("w") as out:
+            done = subprocess.run(self.command(*words), stdin=subprocess.DEVNULL, stdout=out, stderr=out, timeout=60)
+        assert done.returncode == 0, log.read_text()
+
+    def status(self, name: str) -> str:
+        done = self.pysc("state", name)
+        return str(json.loads(done.stdout)["status"]) if done.returncode == 0 else ""
+
+    def left_behind(self) -> list[str]:
+        left = [f"process {pid}" for pid in processes_in(self.cgroup)]
+        left += [str(path) for path in self.state.glob("*")]
+        left += [line for line in Path("/proc/mounts").read_text().splitlines() if str(self.folder) in line]
+        left += [str(path) for name in self.names for path in CGROUPS.glob(f"**/{name}/")]
+        return left
+
+
+@pytest.fixture(scope="module")
+def module_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+    made = Host(tmp_path_factory.mktemp("command"))
+    yield made
+    made.cgroup.rmdir()
+
+
+@pytest.fixture
+def host(module_host: Host) -> Iterator[Host]:
+    """With a check that nothing of the test's containers is left."""
+    module_host.names = []
+    yield module_host
+    for name in module_host.names:
+        module_host.pysc("delete", "--force", name)
+    until(lambda: not module_host.left_behind(), seconds=5)
+    assert module_host.left_behind() == []
+
+
+def assert_one_line(done: subprocess.CompletedProcess[str], status: int | None = None) -> str:
+    """It failed, and said why in one line on stderr; the line."""
+    assert done.returncode != 0 if status is None else done.returncode == status, done
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1, done.stderr
+    assert "Traceback" not in lines[0]
+    return lines[0]
+
+
+def test_run_passes_output_and_status(host: Host) -> None:
+    done = host.pysc("run", "--bundle", host.bundle("sh", "-c", "echo hello; echo oops >&2; exit 7"), host.name())
+    assert (done.returncode, done.stdout, done.stderr) == (7, "hello\n", "oops\n")
+
+
+def test_run_reads_standard_input(host: Host) -> None:
+    command = host.command("run", "--bundle", host.bundle("wc", "-c"), host.name())
+    done = subprocess.run(command, input=b"x" * 100000, capture_output=True, timeout=60)
+    assert (done.returncode, done.stdout.strip()) == (0, b"100000")
+
+
+def test_output_to_a_shared_file_keeps_its_offset(host: Host) -> None:
+    log = host.folder / "shared.log"
+    log.write_text("")
+    with log.open("w") as out:
+        out.write("before\n")
+        out.flush()
+        command = host.command("run", "--bundle", host.bundle("echo", "inside"), host.name())
+        subprocess.run(command, stdin=subprocess.DEVNULL, stdout=out, check=True, timeout=60)
+        out.seek(0, os.SEEK_CUR)
+        os.write(out.fileno(), b"after\n")
+    assert log.read_text() == "before\ninside\nafter\n"
+
+
+def test_life_of_a_container(host: Host) -> None:
+    name, pid_file = host.name(), host.folder / "pid"
+    bundle = host.bundle("sh", "-c", "trap 'exit 5' TERM; echo started > /started; while :; do sleep 0.1; done")
+    host.background("create", "--bundle", bundle, "--pid-file", pid_file, name)
+    assert host.status(name) == "created"
+    state = json.loads(host.pysc("state", name).stdout)
+    assert state["id"] == name
+    assert state["bundle"] == str(bundle)
+    assert state["pid"] == int(pid_file.read_text())
+    assert Path(f"/proc/{state['pid']}").is_dir()
+    assert not (host.rootfs / "started").exists()
+
+    assert host.pysc("start", name).returncode == 0
+    assert host.status(name) == "running"
+    assert until(lambda: (host.rootfs / "started").exists())
+    assert host.pysc("exec", name, "sh", "-c", "exit 3").returncode == 3
+    assert name in host.pysc("list").stdout
+    assert name in host.pysc("list", "-q").stdout.split()
+    assert "sh" in host.pysc("ps", name).stdout
+    assert_one_line(host.pysc("start", name))
+    assert_one_line(host.pysc("delete", name))
+
+    assert host.pysc("kill", name, "TERM").returncode == 0
+    assert until(lambda: host.status(name) == "stopped")
+    assert_one_line(host.pysc("kill", name, "TERM"))
+    assert_one_line(host.pysc("exec", name, "true"))
+    assert host.pysc("delete", name).returncode == 0
+    assert host.status(name) == ""
+    (host.rootfs / "started").unlink()
+
+
+def test_exec_passes_its_streams(host: Host) -> None:
+    name = host.name()
+    host.background("run", "--detach", "--bundle", host.bundle("sleep", "1000"), name)
+    done = subprocess.run(host.command("exec", name, "cat"), input=b"through\n", capture_output=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"through\n", b"")
+    done = subprocess.run(
+        host.command("exec", "--env", "A=b", "--cwd", "/tmp", name, "sh", "-c", "echo $A $PWD >&2"),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=60,
+    )
+    assert done.stderr == b"b /tmp\n"
+    assert host.pysc("exec", name, "nosuch").returncode in (127, 255)
+    assert host.pysc("delete", "--force", name).returncode == 0
+
+
+def test_deleting_a_running_container_by_force(host: Host) -> None:
+    name = host.name()
+    host.background("run", "--detach", "--bundle", host.bundle("sleep", "1000"), name)
+    assert host.pysc("delete", "--force", name).returncode == 0
+    assert host.pysc("delete", "--force", name).returncode == 0  # as with runc: force does not mind
+
+
+def test_created_container_can_be_deleted(host: Host) -> None:
+    name = host.name()
+    host.background("create", "--bundle", host.bundle("true"), name)
+    assert host.pysc("delete", "--force", name).returncode == 0
+
+
+def receive_descriptor(listener: socket.socket) -> int:
+    connection, _ = listener.accept()
+    with connection:
+        _, ancillary, _, _ = connection.recvmsg(4096, socket.CMSG_SPACE(4))
+    received = array.array("i")
+    received.frombytes(ancillary[0][2])
+    return received[0]
+
+
+def test_console_socket(host: Host) -> None:
+    path, name = host.folder / "console.sock", host.name()
+    bundle = host.bundle("sh", "-c", "tty; exit 0")
+    config = json.loads((bundle / "config.json").read_text())
+    config["process"]["terminal"] = True
+    (bundle / "config.json").write_text(json.dumps(config))
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        host.background("create", "--bundle", bundle, "--console-socket", path, name)
+        master = receive_descriptor(listener)
+    path.unlink()
+    assert host.pysc("start", name).returncode == 0
+    assert b"/dev/" in os.read(master, 100)
+    assert until(lambda: host.status(name) == "stopped")
+    os.close(master)
+
+
+def test_missing_executable(host: Host) -> None:
+    done = host.pysc("run", "--bundle", host.bundle("nosuch"), host.name())
+    assert 'exec: "nosuch": executable file not found in $PATH' in assert_one_line(done, 127)
+    done = host.pysc("run", "--bundle", host.bundle("/no/such"), host.name())
+    assert 'exec: "/no/such": no such file or directory' in assert_one_line(done, 127)
+
+
+def test_file_that_is_not_executable(host: Host) -> None:
+    done = host.pysc("run", "--bundle", host.bundle("/etc/passwd"), host.name())
+    assert 'exec: "/etc/passwd": permission denied' in assert_one_line(done, 126)
+
+
+def test_errors_reach_the_log_as_json(host: Host) -> None:
+    log = host.folder / "log.json"
+    done = host.pysc("--log", log, "--log-format", "json", "run", "--bundle", host.bundle("nosuch"), host.name())
+    assert done.returncode == 127
+    record = json.loads(log.read_text().splitlines()[-1])
+    assert record["level"] == "error"
+    assert "executable file not found" in record["msg"]
+    assert record["time"]
+
+
+BAD_WORDS = {
+    "no command": (),
+    "unknown command": ("frobnicate",),
+    "unknown flag": ("--frobnicate", "list"),
+    "unknown flag of a command": ("run", "--frobnicate", "x"),
+    "no container name": ("state",),
+    "flag without its value": ("run", "--bundle"),
+    "too many words": ("state", "a", "b"),
+    "unknown log format": ("--log-format", "xml", "list"),
+}
+
+
+@pytest.mark.parametrize("words", BAD_WORDS.values(), ids=BAD_WORDS.keys())
+def test_wrong_usage(host: Host, words: tuple[str, ...]) -> None:
+    done = host.pysc(*words)
+    assert done.returncode != 0
+    assert "Traceback" not in done.stderr
+    assert done.stderr.strip()
+
+
+@pytest.mark.parametrize("command", ["state", "start", "kill", "delete", "ps", "exec"])
+def test_unknown_container(host: Host, command: str) -> None:
+    words = ["no-such-container", "true"] if command == "exec" else ["no-such-container"]
+    assert "no-such-container" in assert_one_line(host.pysc(command, *words))
+
+
+def test_name_in_use(host: Host) -> None:
+    name = host.name()
+    host.background("run", "--detach", "--bundle", host.bundle("sleep", "1000"), name)
+    assert name in assert_one_line(host.pysc("run", "--bundle", host.bundle("true"), name))
+    assert host.status(name) == "running"
+    assert host.pysc("delete", "--force", name).returncode == 0
+
+
+@pytest.mark.parametrize("name", ["../escape", "a/b", "", "."])
+def test_names_that_are_no_names(host: Host, name: str) -> None:
+    assert_one_line(host.pysc("run", "--bundle", host.bundle("true"), name))
+
+
+def test_folder_without_a_config(host: Host) -> None:
+    empty = host.folder / "empty"
+    empty.mkdir(exist_ok=True)
+    assert "config.json" in assert_one_line(host.pysc("run", "--bundle", empty, host.name()))
+
+
+def test_config_that_is_not_json(host: Host) -> None:
+    bundle = host.bundle("true")
+    (bundle / "config.json").write_text('{"process": ')
+    assert_one_line(host.pysc("run", "--bundle", bundle, host.name()))
+
+
+BAD_CONFIGS: dict[str, dict[str, Any]] = {
+    "no process": {"process": None},
+    "no arguments": {"process": {"args": [], "cwd": "/"}},
+    "relative working directory": {"process": {"args": ["true"], "cwd": "tmp"}},
+    "no root": {"root": None},
+    "missing root": {"root": {"path": "/no/such/root"}},
+    "wrong type": {"mounts": "everything"},
+    "unknown namespace": {"linux": {"namespaces": [{"type": "time-travel"}]}},
+    "missing bind source": {
+        "mounts": [{"destination": "/x", "type": "bind", "source": "/no/such", "options": ["bind"]}]
+    },
+}
+
+
+@pytest.mark.parametrize("changes", BAD_CONFIGS.values(), ids=BAD_CONFIGS.keys())
+def test_wrong_config(host: Host, changes: dict[str, Any]) -> None:
+    done = host.pysc("run", "--bundle", host.bundle("true", **changes), host.name())
+    assert_one_line(done)
+
+
+def test_unsupported_platform(host: Host) -> None:
+    done = host.pysc("--platform", "abacus", "run", "--bundle", host.bundle("true"), host.name())
+    assert "abacus" in assert_one_line(done)
+
+
+def test_unknown_signal(host: Host) -> None:
+    name = host.name()
+    host.background("run", "--detach", "--bundle", host.bundle("sleep", "1000"), name)
+    assert_one_line(host.pysc("kill", name, "SIGNONSENSE"))
+    assert host.pysc("kill", name, "9").returncode == 0
+    assert until(lambda: host.status(name) == "stopped")
+
+
+def test_do_runs_on_the_hosts_root_without_changing_it(host: Host) -> None:
+    marker = f"/var/tmp/pysc-do-{uuid.uuid4().hex[:8]}"
+    done = host.pysc("do", "sh", "-c", f"echo kept > {marker}; cat {marker}; uname -s")
+    assert (done.returncode, done.stdout) == (0, "kept\nLinux\n")
+    assert not Path(marker).exists()
+
+
+def test_do_passes_the_status(host: Host) -> None:
+    assert host.pysc("do", "sh", "-c", "exit 9").returncode == 9
+    assert_one_line(host.pysc("do", "no-such-program"), 127)
+
+
+def test_system_calls_are_listed(host: Host) -> None:
+    listing = host.pysc("syscalls").stdout
+    assert "openat" in listing
+    assert "execve" in listing
+
+
+def test_doctor_says_what_works(host: Host) -> None:
+    done = host.pysc("doctor")
+    assert "ptrace" in done.stdout
+    assert "Traceback" not in done.stderr
+
+
+def test_spec_makes_a_bundle_that_runs(host: Host) -> None:
+    bundle = host.folder / "fresh"
+    bundle.mkdir(exist_ok=True)
+    subprocess.run(host.command("spec"), cwd=bundle, check=True, timeout=60)
+    config = json.loads((bundle / "config.json").read_text())
+    config["root"]["path"] = str(host.rootfs)
+    config["process"]["terminal"] = False
+    config["process"]["args"] = ["echo", "made by spec"]
+    (bundle / "config.json").write_text(json.dumps(config))
+    assert host.pysc("run", "--bundle", bundle, host.name()).stdout == "made by spec\n"
+
+
+def test_help_names_every_command(host: Host) -> None:
+    done = host.pysc("--help")
+    assert done.returncode == 0
+    for name in ("run", "create", "start", "state", "kill", "delete", "exec", "list", "ps", "spec", "do", "syscalls"):
+        assert name in done.stdout
+
+
+def test_interrupted_run_leaves_nothing(host: Host) -> None:
+    run = subprocess.Popen(
+        host.command("run", "--bundle", host.bundle("sleep", "1000"), host.name()), stdin=subprocess.DEVNULL
+    )
+    assert until(lambda: host.status(host.names[-1]) == "running")
+    run.kill()
+    run.wait()
+    host.pysc("delete", "--force", host.names[-1])
