@@ -119,7 +119,7 @@ def main(config: dict[str, Any]) -> int:
 def _boot(config: dict[str, Any]) -> Kernel:
     table = _table or build_table()
     platform = choose_platform(config.get("platform") or "auto", config["proc_fd"])
-    kernel = Kernel(platform, table, _facts)
+    kernel = Kernel(platform, table, _facts, config["proc_fd"])
     kernel.log.add_boot_lines()
     if config.get("strace"):
         fd = config.get("strace_fd")

@@ -18,7 +18,9 @@ from proto import control as c
 from proto.ttrpc.connection import ServerConnection
 from proto.ttrpc.message import Request
 from sentry.abi.errno import LinuxError
-from sentry.fs.console import Console
+from sentry.abi.fcntl import O_NOCTTY, O_RDWR
+from sentry.fs.console import Console, new_console
+from sentry.fs.devpts import DevPts
 from sentry.fs.goferclient import GoferClient
 from sentry.fs.goferfs import GoferFs
 from sentry.fs.hostfd import HostFile, HostFs
@@ -28,7 +30,9 @@ from sentry.kernel.signals import SigInfo
 from sentry.kernel.threadgroup import ThreadGroup
 from sentry.mounts import MountBuilder
 from sentry.oci import process_spec
+from sentry.vfs.dentry import Dentry, Path
 from sentry.vfs.file import File
+from sentry.vfs.walk import lookup_child
 from sentry.wait import Event
 
 log = logging.getLogger(__name__)
@@ -219,20 +223,32 @@ class ControlServer:
             raise StartError(c.Code.NOT_FOUND, f"process {exec_id!r} does not exist in container {container_id!r}")
         return container, process
 
-    def _stdio(self, container: Container, fds: _Fds, terminal: bool) -> tuple[list[File | None], Console | None]:
+    async def _stdio(self, container: Container, fds: _Fds, terminal: bool) -> tuple[list[File | None], Console | None]:
         """The files for descriptors 0, 1, 2."""
         if terminal:
-            fd = fds.take("console")
-            if fd is None:
-                raise StartError(c.Code.INVALID_ARGUMENT, "terminal asked for, but no console was given")
-            console = Console(self.kernel, container, fd)
-            file = console.open_slave()
-            return [file, file, file], console
+            return await self._terminal(container, fds)
         files: list[File | None] = []
         for role in ("stdin", "stdout", "stderr"):
             fd = fds.take(role)
             files.append(HostFile(self.kernel.loop, self._host_fs, fd) if fd is not None else None)
         return files, None
+
+    async def _terminal(self, container: Container, fds: _Fds) -> tuple[list[File | None], Console | None]:
+        """A terminal in the container's /dev/pts, pumped to the donated console."""
+        fd = fds.take("console")
+        if fd is None:
+            raise StartError(c.Code.INVALID_ARGUMENT, "terminal asked for, but no console was given")
+        mount = next((m for m in container.mounts.mounts if isinstance(m.fs, DevPts)), None)
+        if mount is None:
+            fs = DevPts()
+            mount = container.mounts.new_mount(fs, Dentry("", None, await fs.root()))
+        assert isinstance(mount.fs, DevPts)
+        console = new_console(mount.fs, self.kernel.loop, fd)
+        rows, columns = os.get_terminal_size(fd)[::-1]
+        console.resize(rows, columns)
+        path = Path(mount, await lookup_child(Path(mount, mount.root), str(console.slave.number)))
+        file = await console.slave.open(path, O_RDWR | O_NOCTTY)
+        return [file, file, file], console
 
     # -- methods, in the contract's order --
 
@@ -261,11 +277,11 @@ class ControlServer:
                 clients.append(client)
                 return GoferFs(client, shared=mount.destination != "/")
 
-            await MountBuilder(self.kernel, container, goferfs).build(m.mounts, m.spec)
+            await MountBuilder(self.kernel, container, goferfs, m.terminal).build(m.mounts, m.spec)
             spec = process_spec(m.spec.get("process") or {})
             await container.find_executable(spec)
             container.init_spec = spec
-            stdio, console = self._stdio(container, fds, m.terminal)
+            stdio, console = await self._stdio(container, fds, m.terminal)
         except BaseException:
             if container is not None:
                 container.template.close()
@@ -304,7 +320,7 @@ class ControlServer:
         finally:
             self._drop_held(stdio)
         if console is not None:
-            console.attach(process)
+            self.kernel.loop.spawn(self._end_console(process, console), "console")
         if self._exit_with_init and len(self.kernel.containers) == 1:
             self.kernel.loop.spawn(self._end_with(process), "exit with init")
         return c.Empty()
@@ -325,6 +341,11 @@ class ControlServer:
             if file is not None and file.refs == 0:
                 file.release()
 
+    async def _end_console(self, process: Process, console: Console) -> None:
+        """The terminal goes when its process has ended: what is left to show is shown first."""
+        await process.ended.wait()
+        console.close()
+
     async def _end_with(self, init: Process) -> None:
         await init.ended.wait()
         self.exit_status = init.status
@@ -342,7 +363,7 @@ class ControlServer:
             spec = process_spec(m.process)
             process = Process(m.exec_id, Event(self.kernel.loop))
             await container.find_executable(spec)
-            stdio, console = self._stdio(container, fds, m.terminal)
+            stdio, console = await self._stdio(container, fds, m.terminal)
         finally:
             fds.close()
         self._opened(stdio)
@@ -351,7 +372,7 @@ class ControlServer:
         finally:
             self._drop_held(stdio)
         if console is not None:
-            console.attach(process)
+            self.kernel.loop.spawn(self._end_console(process, console), "console")
         return c.ExecResponse(t.tid)
 
     async def wait(self, m: c.Wait, fds: list[int]) -> c.Message:
@@ -393,7 +414,7 @@ class ControlServer:
             console = self._pending[m.id][3]
             tty = console.tty if console is not None else None
         if tty is not None:
-            tty.resize(m.rows, m.cols)
+            tty.set_window(m.rows, m.cols)
         return c.Empty()
 
     async def processes(self, m: c.Processes, fds: list[int]) -> c.Message:

@@ -9,9 +9,9 @@ from typing import Any
 from proto.control import Mount as MountSpec
 from sentry.abi import stat as st
 from sentry.abi.errno import LinuxError
-from sentry.fs import FILESYSTEMS
 from sentry.fs.devfs import populate_dev
 from sentry.fs.goferfs import GoferFs
+from sentry.fs.table import FILESYSTEMS
 from sentry.fs.tmpfs import TmpFs
 from sentry.kernel.container import Container, StartError
 from sentry.kernel.kernel import Kernel, new_root_creds
@@ -30,8 +30,11 @@ _MASK = "/dev/null"
 class MountBuilder:
     """Builds one container's mounts in the order of its spec."""
 
-    def __init__(self, kernel: Kernel, container: Container, goferfs: Callable[[MountSpec], GoferFs]) -> None:
+    def __init__(
+        self, kernel: Kernel, container: Container, goferfs: Callable[[MountSpec], GoferFs], terminal: bool = False
+    ) -> None:
         self._kernel = kernel
+        self._terminal = terminal
         self._container = container
         self._goferfs = goferfs
         self._ns = container.mounts
@@ -75,7 +78,7 @@ class MountBuilder:
         point = await self._mount_point(spec.destination, st.is_dir(inode.mode))
         self._ns.attach(mount, point)
         if spec.destination.rstrip("/") == "/dev" and isinstance(fs, TmpFs):
-            await populate_dev(Path(mount, root))
+            await populate_dev(inode, console=self._terminal)
 
     async def _new_fs(self, spec: MountSpec, data: dict[str, str]) -> FileSystem:
         if spec.gofer is not None:

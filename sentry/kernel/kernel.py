@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import random
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -39,13 +40,17 @@ class HostFacts:
 
 
 class Kernel:
-    """Fields: loop, platform, table (system calls), futexes, log (dmesg), containers by id, root_pidns."""
+    """Fields: loop, platform, table (system calls), futexes, log (dmesg), containers by id, root_pidns.
 
-    def __init__(self, platform: Platform, table: dict[int, Syscall], facts: HostFacts) -> None:
+    proc_fd is an O_PATH descriptor of a /proc of the host that shows this process.
+    """
+
+    def __init__(self, platform: Platform, table: dict[int, Syscall], facts: HostFacts, proc_fd: int) -> None:
         self.platform = platform
         self.loop = Loop(platform)
         self.table = table
         self.facts = facts
+        self.proc_fd = proc_fd
         self.hwcap = facts.auxv.get(16, 0)
         self.hwcap2 = facts.auxv.get(26, 0)
         self.min_signal_stack = facts.auxv.get(51, 3632)
@@ -61,6 +66,12 @@ class Kernel:
         self.restart_blocks: dict[Task, Callable[[], Any] | None] = {}
         self._unknown_calls: set[tuple[int, bool]] = set()
         set_kernel(self)
+
+    # -- host descriptors --
+
+    def readonly_copy(self, fd: int) -> int:
+        """A second, read-only open file description of one of our memory files; the caller closes it."""
+        return os.open(f"self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self.proc_fd)
 
     # -- numbers --
 

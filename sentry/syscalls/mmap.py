@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from typing import TYPE_CHECKING, Final
 
-from sentry.abi.errno import EACCES, EBADF, EINVAL, ENODEV, ENOMEM, EOPNOTSUPP, EOVERFLOW, EPERM
-from sentry.abi.fcntl import O_RDWR
+from sentry.abi.errno import EACCES, EINVAL, ENOMEM, EOPNOTSUPP, EOVERFLOW, EPERM
+from sentry.abi.fcntl import O_ACCMODE, O_RDONLY, O_RDWR
 from sentry.kernel.rlimits import RLIM_INFINITY, RLIMIT_AS, RLIMIT_DATA, RLIMIT_MEMLOCK
 from sentry.mm.mm import MAP_ANONYMOUS, MAP_FIXED, MAP_FIXED_NOREPLACE, MAP_PRIVATE, MAP_SHARED, page_up
 from sentry.platform import PAGE_SIZE
-from sentry.syscalls.args import Addr, Fd, Flags, I32, MapFlags, Prot, Size, U64
+from sentry.syscalls.args import I32, U64, Addr, Fd, Flags, MapFlags, Prot, Size
 from sentry.syscalls.registry import syscall
 from sentry.vfs.dentry import MS_NOEXEC
 
@@ -141,11 +142,16 @@ async def _map_file(
     if prot & PROT_EXEC and file.path is not None and file.path.mount.flags & MS_NOEXEC:
         raise EPERM
     host_fd = await file.host_fd(shared_write)
-    try:
-        result = t.mem.map(addr, size, prot & 7, host_flags, host_fd, offset)
-    except EBADF:
-        raise ENODEV from None
     info = os.fstat(host_fd)
+    if kind == MAP_SHARED and not shared_write and fcntl.fcntl(host_fd, fcntl.F_GETFL) & O_ACCMODE != O_RDONLY:
+        # Without write access there, mprotect(2) can't add it later: the host refuses.
+        readonly_fd = t.kernel.readonly_copy(host_fd)
+        try:
+            result = t.mem.map(addr, size, prot & 7, host_flags, readonly_fd, offset)
+        finally:
+            os.close(readonly_fd)
+    else:
+        result = t.mem.map(addr, size, prot & 7, host_flags, host_fd, offset)
     t.mm.note_file(info.st_dev, info.st_ino, file.path if file.path is not None else file.describe() or "")
     return result
 
@@ -168,7 +174,7 @@ def mprotect(t: Task, addr: Addr, length: Size, prot: Prot) -> int:
       ENOMEM  part of the range is not mapped
       EACCES  writing to a shared mapping of a read-only descriptor
     """
-    if prot & PROT_GROWSDOWN and prot & PROT_GROWSUP or prot & ~PROT_KNOWN or addr % PAGE_SIZE:
+    if (prot & PROT_GROWSDOWN and prot & PROT_GROWSUP) or prot & ~PROT_KNOWN or addr % PAGE_SIZE:
         raise EINVAL
     if not length:
         return 0

@@ -1,0 +1,22 @@
+"""The file systems that can be mounted, by the name mount(2) and the OCI spec give them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Final
+
+from sentry.fs.devpts import DevPts
+from sentry.fs.tmpfs import TmpFs
+from sentry.vfs.inode import FileSystem
+
+if TYPE_CHECKING:
+    from sentry.kernel.container import Container
+
+Maker = Callable[["Container", Mapping[str, str]], FileSystem]
+
+FILESYSTEMS: Final[dict[str, Maker]] = {
+    "devpts": lambda container, options: DevPts(options),
+    "proc": lambda container, options: TmpFs({}),
+    "sysfs": lambda container, options: TmpFs({}),
+    "tmpfs": lambda container, options: TmpFs(options),
+}
