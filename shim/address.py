@@ -2,8 +2,16 @@
 
 import os
 import socket
-from hashlib import sha256
+import sys
 from pathlib import Path
+
+try:  # the interpreter's own: hashlib would load all of OpenSSL, for good, into the process that serves
+    if sys.version_info >= (3, 12):
+        from _sha2 import sha256
+    else:
+        from _sha256 import sha256  # type: ignore[import-not-found]
+except ImportError:
+    from hashlib import sha256
 
 SOCKET_DIR = "/run/containerd/s"
 STATE_DIR = "/run/pysc-shim"
