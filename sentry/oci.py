@@ -47,8 +47,11 @@ _CLEAR_FLAGS = {
 }
 # Words about how the host mounts, which mean nothing inside.
 _IGNORED = frozenset(
-    "bind rbind private rprivate shared rshared slave rslave unbindable runbindable defaults sync async dirsync "
-    "mand nomand silent loud iversion noiversion lazytime nolazytime remount tmpcopyup idmap ridmap".split()
+    (
+        *("bind", "rbind", "private", "rprivate", "shared", "rshared", "slave", "rslave", "unbindable", "runbindable"),
+        *("defaults", "sync", "async", "dirsync", "mand", "nomand", "silent", "loud", "iversion", "noiversion"),
+        *("lazytime", "nolazytime", "remount", "tmpcopyup", "idmap", "ridmap"),
+    )
 )
 
 

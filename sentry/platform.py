@@ -15,7 +15,7 @@ was switched to, sleeps, and returns the contexts that trapped.
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -124,8 +124,8 @@ class Context(Protocol):
     def set_result(self, value: int) -> None:
         """Put a system call's result where the application expects it."""
 
-    def switch(self) -> Generator[Any, Any, Trap]:
-        """Run application code until the next trap.  A generator-based coroutine: await it."""
+    def switch(self) -> Awaitable[Trap]:
+        """Run application code until the next trap."""
 
     def interrupt(self) -> None:
         """Make a running switch() return InterruptTrap soon; nothing if it is not running."""
@@ -205,7 +205,7 @@ class Platform(Protocol):
     def watch(self, epoll_fd: int) -> None:
         """Make wait() also end when epoll_fd is readable."""
 
-    def wait(self, timeout_ns: int) -> list[tuple[Context, Trap]]:
+    def wait(self, timeout_ns: int) -> Sequence[tuple[Context, Trap]]:
         """Resume what was switched to and sleep until something happens.
 
         Ends when a context traps, the watched epoll fd becomes readable, or timeout_ns

@@ -202,4 +202,3 @@ async def _wait_for_vfork(t: Task, done: Event) -> None:
     while not done.is_set and not t.exiting:
         await done.wait_once()
     t.killable = False
-

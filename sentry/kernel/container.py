@@ -230,8 +230,12 @@ class Container:
             loaded = await execve.load(t, program)
         finally:
             program.file.drop()
-        loaded.creds = spec.creds if spec.creds.euid else loaded.creds.changed(
-            permitted=spec.creds.permitted, effective=spec.creds.effective, ambient=spec.creds.ambient
+        loaded.creds = (
+            spec.creds
+            if spec.creds.euid
+            else loaded.creds.changed(
+                permitted=spec.creds.permitted, effective=spec.creds.effective, ambient=spec.creds.ambient
+            )
         )
         execve.switch_to(t, loaded, execve.comm_of(program))
 

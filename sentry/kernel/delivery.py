@@ -14,8 +14,8 @@ from sentry.abi import signal as sig
 from sentry.abi.errno import EFAULT
 from sentry.abi.poll import ANY
 from sentry.kernel import restart
-from sentry.kernel.signals import Action, SigInfo
 from sentry.kernel.sigframe import push_frame
+from sentry.kernel.signals import Action, SigInfo
 from sentry.wait import Waiter, park
 
 if TYPE_CHECKING:

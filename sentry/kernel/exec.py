@@ -517,4 +517,3 @@ def _unshare(t: Task) -> None:
         shared.refs -= 1
     handlers: SignalHandlers = t.tg.handlers.for_exec()
     t.tg.handlers = handlers
-

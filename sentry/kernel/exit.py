@@ -113,9 +113,7 @@ def end_process(tg: ThreadGroup) -> None:
         reap(tg)
         return
     action = parent.handlers.get(sig.SIGCHLD)
-    auto = tg.exit_signal == sig.SIGCHLD and (
-        action.handler == sig.SIG_IGN or bool(action.flags & sig.SA_NOCLDWAIT)
-    )
+    auto = tg.exit_signal == sig.SIGCHLD and (action.handler == sig.SIG_IGN or bool(action.flags & sig.SA_NOCLDWAIT))
     code = tg.exit_code
     if code & 0x7F:
         tg.tell_parent(sig.CLD_KILLED, code & 0x7F)

@@ -99,9 +99,7 @@ class Futexes:
             if timer is not None:
                 timer.cancel()
 
-    async def wait_many(
-        self, t: Task, words: list[tuple[Key, int, int]], deadline_ns: int | None
-    ) -> int:
+    async def wait_many(self, t: Task, words: list[tuple[Key, int, int]], deadline_ns: int | None) -> int:
         """futex_waitv(2): words are (key, addr, expected); returns the index of one that was woken."""
         for _, addr, expected in words:
             if int.from_bytes(t.mem.read(addr, 4), "little") != expected:

@@ -140,7 +140,7 @@ def pop_frame(t: Task) -> None:
     """rt_sigreturn(2): registers, mask, alternate stack and extended state from the frame at rsp - 8.  EFAULT."""
     regs = t.context.regs
     frame = t.mem.read(regs.rsp - 8, FRAME_SIZE - sig.SIGINFO_SIZE)
-    _, uc_flags, _, base, flags, size = FRAME_HEAD.unpack_from(frame)
+    *_, base, flags, size = FRAME_HEAD.unpack_from(frame)
     values = SIGCONTEXT.unpack_from(frame, FRAME_HEAD.size)
     (mask,) = SIGMASK.unpack_from(frame, FRAME_HEAD.size + SIGCONTEXT.size)
     (regs.r8, regs.r9, regs.r10, regs.r11, regs.r12, regs.r13, regs.r14, regs.r15) = values[:8]

@@ -24,8 +24,9 @@ from sentry.vfs.walk import Where
 from sentry.wait import Event, Job
 
 if TYPE_CHECKING:
+    from sentry.kernel.container import Container
     from sentry.kernel.ids import PidNamespace
-    from sentry.kernel.kernel import Container, Kernel
+    from sentry.kernel.kernel import Kernel
     from sentry.kernel.restart import Restart
     from sentry.kernel.threadgroup import ThreadGroup
     from sentry.mm.mm import Mm
@@ -76,8 +77,8 @@ class Task(Job):
         "fs",
         "interruptible",
         "ioprio",
-        "killable",
         "kernel",
+        "killable",
         "mem",
         "mm",
         "nice",

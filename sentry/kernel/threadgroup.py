@@ -11,8 +11,9 @@ from sentry.kernel.signals import Pending, SigInfo, SignalHandlers
 from sentry.wait import WaitQueue
 
 if TYPE_CHECKING:
+    from sentry.kernel.container import Container
     from sentry.kernel.ids import PidNamespace, ProcessGroup, Session
-    from sentry.kernel.kernel import Container, Kernel
+    from sentry.kernel.kernel import Kernel
     from sentry.kernel.task import Task
     from sentry.kernel.timers import ProcessTimers
 
@@ -160,9 +161,11 @@ class ThreadGroup:
             self.exit_group(sig.SIGKILL)
             return
         pending = t.pending if t is not None else self.pending
-        if pending.add(info, self.rlimits.get(11)[0] if info.code == sig.SI_QUEUE else None):
-            self._tell(signo, t)
-        elif t is None or not t.attention:
+        if (
+            pending.add(info, self.rlimits.get(11)[0] if info.code == sig.SI_QUEUE else None)
+            or t is None
+            or not t.attention
+        ):
             self._tell(signo, t)
 
     def _prepare(self, signo: int) -> None:

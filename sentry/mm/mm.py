@@ -126,5 +126,3 @@ class Mm:
             return self.space.read_some(start, min(end - start, 1 << 20)) if end > start else b""
         except LinuxError:
             return b""
-
-

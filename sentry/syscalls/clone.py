@@ -9,7 +9,7 @@ from sentry.abi.errno import E2BIG, EINVAL, EPERM
 from sentry.kernel import clone as k
 from sentry.kernel.clone import CloneArgs
 from sentry.kernel.creds import CAP_SYS_ADMIN
-from sentry.syscalls.args import Addr, CloneFlags, Fd, Flags, Size, U64
+from sentry.syscalls.args import U64, Addr, CloneFlags, Fd, Flags, Size
 from sentry.syscalls.registry import syscall
 
 if TYPE_CHECKING:

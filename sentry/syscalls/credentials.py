@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from sentry.abi.errno import EFAULT, EINVAL, EPERM, ESRCH
 from sentry.kernel import creds as cr
 from sentry.kernel.creds import Creds, fixup_for_fsuid, fixup_for_uids
-from sentry.syscalls.args import Addr, I32, U32
+from sentry.syscalls.args import I32, U32, Addr
 from sentry.syscalls.registry import syscall
 
 if TYPE_CHECKING:

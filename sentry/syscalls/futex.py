@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from sentry.abi.errno import EAGAIN, EINVAL, ENOSYS
 from sentry.kernel.futex import MATCH_ANY, Key
 from sentry.kernel.restart import ERESTART_RESTARTBLOCK, ERESTARTSYS, Interrupted
-from sentry.syscalls.args import Addr, Flags, I32, U32, U64
+from sentry.syscalls.args import I32, U32, U64, Addr, Flags
 from sentry.syscalls.registry import syscall
 
 if TYPE_CHECKING:
@@ -40,6 +40,8 @@ def _deadline(t: Task, addr: int, absolute: bool, realtime: bool) -> int | None:
     """A timespec as a deadline of the loop's clock; None if there is none.  EINVAL, EFAULT."""
     if not addr:
         return None
+    seconds: int
+    nanoseconds: int
     seconds, nanoseconds = struct.unpack("<qq", t.mem.read(addr, 16))
     if seconds < 0 or not 0 <= nanoseconds < NS_PER_S:
         raise EINVAL
@@ -122,22 +124,13 @@ def _wait_again(
 
 
 def _wake_op(t: Task, key: Key, key2: Key, addr2: int, count: int, count2: int, encoded: int) -> int:
-    """FUTEX_WAKE_OP: change the second word atomically; wake on the first, and on the second if its old value compares."""
+    """FUTEX_WAKE_OP: change the second word; wake on the first, and on the second if its old value compares."""
     operation, comparison = encoded >> 28 & 7, encoded >> 24 & 15
     argument = _sign_12(encoded >> 12)
     if encoded >> 31:
         argument = 1 << (argument & 31)
-    operate = {
-        0: lambda old: argument,
-        1: lambda old: old + argument,
-        2: lambda old: old | argument,
-        3: lambda old: old & ~argument,
-        4: lambda old: old ^ argument,
-    }.get(operation)
-    if operate is None:
-        raise ENOSYS
     old = _load(t, addr2)
-    while (found := t.mem.cmpxchg32(addr2, old, operate(old) & 0xFFFFFFFF)) != old:
+    while (found := t.mem.cmpxchg32(addr2, old, _operate(operation, old, argument) & 0xFFFFFFFF)) != old:
         old = found
     woken = t.kernel.futexes.wake(key, max(_signed(count), 1))
     a, b = _signed(old), _sign_12(encoded)
@@ -147,6 +140,14 @@ def _wake_op(t: Task, key: Key, key2: Key, addr2: int, count: int, count2: int, 
     if checks[comparison]:
         woken += t.kernel.futexes.wake(key2, max(_signed(count2), 1))
     return woken
+
+
+def _operate(operation: int, old: int, argument: int) -> int:
+    """FUTEX_OP_SET, ADD, OR, ANDN, XOR.  ENOSYS."""
+    results = (argument, old + argument, old | argument, old & ~argument, old ^ argument)
+    if operation >= len(results):
+        raise ENOSYS
+    return results[operation]
 
 
 def _sign_12(value: int) -> int:

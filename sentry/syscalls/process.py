@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import struct
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from sentry.abi.errno import EACCES, EFAULT, EINVAL, EPERM, ESRCH
 from sentry.kernel import creds as cr
 from sentry.kernel.ids import ProcessGroup, Session
-from sentry.syscalls.args import Addr, Flags, I32, Pid, Size, U64
+from sentry.syscalls.args import I32, U64, Addr, Flags, Pid, Size
 from sentry.syscalls.registry import syscall
 
 if TYPE_CHECKING:
@@ -204,7 +205,7 @@ def prctl(t: Task, option: I32, a2: U64, a3: U64, a4: U64, a5: U64) -> int:
     handler = _PRCTL.get(option)
     if handler is None:
         raise EINVAL
-    return int(handler(t, a2, a3, a4, a5))
+    return handler(t, a2, a3, a4, a5)
 
 
 def _set_pdeathsig(t: Task, a2: int, *rest: int) -> int:
@@ -323,7 +324,7 @@ def _set_vma(t: Task, *rest: int) -> int:
     raise EINVAL
 
 
-_PRCTL = {
+_PRCTL: Final[dict[int, Callable[..., int]]] = {
     PR_SET_PDEATHSIG: _set_pdeathsig,
     PR_GET_PDEATHSIG: _get_pdeathsig,
     PR_GET_DUMPABLE: lambda t, *rest: t.tg.dumpable,
@@ -385,7 +386,7 @@ def kcmp(t: Task, pid1: Pid, pid2: Pid, kind: I32, index1: U64, index2: U64) -> 
         raise ESRCH
     if one.tg is not t.tg and not t.creds.has(cr.CAP_SYS_PTRACE):
         raise EPERM
-    pairs = {
+    pairs: dict[int, Callable[[], tuple[object, object]]] = {
         0: lambda: (one.files.get_any(index1), two.files.get_any(index2)),
         1: lambda: (one.mm, two.mm),
         2: lambda: (one.files, two.files),
@@ -464,4 +465,3 @@ def _pair(ours: list[tuple[int, int]], theirs: list[tuple[int, int]]) -> list[tu
         i += not a[i][1]
         j += not b[j][1]
     return pieces
-

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from sentry.abi.errno import E2BIG, EACCES, EINVAL, EPERM, ESRCH
 from sentry.kernel.creds import CAP_SYS_NICE
-from sentry.syscalls.args import Addr, Flags, I32, Pid, Size
+from sentry.syscalls.args import I32, Addr, Flags, Pid, Size
 from sentry.syscalls.registry import syscall
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from sentry.kernel.delivery import dequeue, set_mask, set_temporary_mask
 from sentry.kernel.restart import ERESTARTNOHAND, Interrupted
 from sentry.kernel.sigframe import altstack_flags, checked_altstack, on_altstack, pop_frame
 from sentry.kernel.signals import Action, SigInfo, may_signal
-from sentry.syscalls.args import Addr, I32, Pid, Signo, Size
+from sentry.syscalls.args import I32, Addr, Pid, Signo, Size
 from sentry.syscalls.registry import syscall
 
 if TYPE_CHECKING:

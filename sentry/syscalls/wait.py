@@ -10,7 +10,7 @@ from sentry.abi.errno import EBADF, ECHILD, EINVAL, ESRCH
 from sentry.abi.poll import ANY
 from sentry.kernel.blocking import wait_on
 from sentry.kernel.exit import reap
-from sentry.syscalls.args import Addr, Flags, I32, Pid
+from sentry.syscalls.args import I32, Addr, Flags, Pid
 from sentry.syscalls.registry import syscall
 
 if TYPE_CHECKING:
