@@ -153,7 +153,7 @@ class Container:
             process.pid = await self._control.exec(
                 process.exec_id, process.spec, process.names.terminal, streams.donations
             )
-        except (RpcError, ConnectionLost, TimeoutError) as e:
+        except (RpcError, ConnectionLost) as e:
             self._close_streams(process)
             self._fail_start(process, START_FAILED)
             raise RpcError(UNKNOWN, f"failed to exec in container: {e}") from None
@@ -179,6 +179,8 @@ class Container:
         if process is self.init:
             self._ended = True
             await self._end_execs()
+            if ended.status == KILLED:
+                await self._tell_if_out_of_memory()
         if process.streams is not None:
             await process.streams.finish()
         async with process.lock:
@@ -204,6 +206,14 @@ class Container:
             await self._destroy()
         except (SandboxError, OSError) as e:
             log.error("container %s: %s", self.id, e)
+
+    async def _tell_if_out_of_memory(self) -> None:
+        """Before the exit: whoever hears of that asks at once for the reason."""
+        try:
+            if (await self.statistics()).oom_kills:
+                self._publish(events_pb2.TaskOOM(container_id=self.id))
+        except RpcError as e:
+            log.debug("container %s: %s", self.id, e)
 
     async def _end_execs(self) -> None:
         """Wait until the exits of all started execs are recorded; they were killed with the first process."""
@@ -342,6 +352,6 @@ class Container:
         """All processes, with pids of the container's own; none if the sandbox does not answer."""
         try:
             return await self._control.processes()
-        except (RpcError, ConnectionLost, TimeoutError) as e:
+        except (RpcError, ConnectionLost) as e:
             log.debug("container %s: processes: %s", self.id, e)
             return []

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from proto import control
 from proto.ttrpc import aio
-from proto.ttrpc.status import INTERNAL, RpcError
+from proto.ttrpc.status import DEADLINE_EXCEEDED, INTERNAL, RpcError
 
 M = TypeVar("M", bound=control.Message)
 
@@ -15,7 +15,7 @@ LIST_TIMEOUT_S = 2.0
 
 
 class ControlClient:
-    """Calls one container's Sentry.  Everything raises RpcError, ConnectionLost (it is dead) or TimeoutError."""
+    """Calls one container's Sentry.  Everything raises RpcError, or ConnectionLost when it is dead."""
 
     def __init__(self, sock: socket.socket, container_id: str) -> None:
         self._client = aio.Client(sock)
@@ -55,8 +55,10 @@ class ControlClient:
         fds: Sequence[int] = (),
     ) -> M:
         method = type(request).__name__
-        payload = await self._client.call(control.SERVICE, method, request.to_json(), timeout, fds)
         try:
+            payload = await self._client.call(control.SERVICE, method, request.to_json(), timeout, fds)
             return kind.from_json(payload)
+        except TimeoutError:
+            raise RpcError(DEADLINE_EXCEEDED, f"the sandbox does not answer {method} in time") from None
         except control.MessageError as e:
             raise RpcError(INTERNAL, f"the sandbox's answer to {method}: {e}") from None

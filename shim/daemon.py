@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
@@ -25,6 +26,7 @@ IDLE_LIMIT_S = 300.0
 FLUSH_TIMEOUT_S = 5.0
 SETTLE_TIMEOUT_S = 15.0
 DRAIN_TIMEOUT_S = 2.0
+MAX_THREADS = 32
 
 
 @dataclass(slots=True)
@@ -56,6 +58,8 @@ class Daemon:
     async def run(self, listener: socket.socket) -> None:
         """Serve on a socket that listens already."""
         hostcalls.prctl(hostcalls.PR_SET_CHILD_SUBREAPER, 1)
+        # Threads are made on demand; many containers may be made at once, and none should wait for another.
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(MAX_THREADS))
         config = self._config
         background = Background()
         publisher = Publisher(config.events_address, config.namespace)

@@ -207,7 +207,10 @@ class TaskService:
             await asyncio.wait([making])
         container = self._container(container_id)
         ended = await container.delete()
-        await asyncio.to_thread(rootfs.unmount, container.sandbox.bundle / "rootfs")
+        try:
+            await asyncio.to_thread(rootfs.unmount, container.sandbox.bundle / "rootfs")
+        except OSError as e:
+            log.error("container %s: %s", container_id, e)  # containerd tries again when it removes the bundle
         self._containers.pop(container_id, None)
         self._with.publisher.publish(
             events_pb2.TaskDelete(

@@ -96,7 +96,8 @@ class Sandbox:
     def stats(self) -> Stats:
         if not self._folder.exists():
             raise errors.NotFound(f"no sandbox {self.id}")
-        return Stats(version=1, cpu_usage_ns=7, memory_usage=1 << 20)
+        oom_kills = int((self.bundle / "out-of-memory").exists())
+        return Stats(version=1, cpu_usage_ns=7, memory_usage=1 << 20, memory_events={"oom_kill": oom_kills})
 
     def destroy(self) -> None:
         kill(self._process, signal.SIGKILL)

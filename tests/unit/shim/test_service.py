@@ -394,6 +394,16 @@ async def test_stats_until_delete(shims: Shims) -> None:
     assert metrics_v1_pb2.Metrics.FromString(stats.value).cpu.usage.total == 7
 
 
+async def test_out_of_memory_is_told_before_the_exit(shims: Shims) -> None:
+    task = await make(shims, SLEEP)
+    await task.start()
+    (task.bundle.path / "out-of-memory").touch()
+    await task.kill(signal.SIGKILL)
+    assert await task.wait() == 137
+    await shims.events.wait_for("TaskExit c1")
+    assert shims.events.names[2:] == ["TaskOOM", "TaskExit c1"]
+
+
 # Deaths.
 
 
