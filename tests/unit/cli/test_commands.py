@@ -17,6 +17,8 @@ from cli.version import VERSION
 from sandbox import hostcalls as hc
 from tests.unit.cli.conftest import REPOSITORY, TIMEOUT
 
+pytestmark = pytest.mark.slow
+
 
 def wait_for(path):
     """Until the file is there; its creator is on its way."""

@@ -28,6 +28,8 @@ from sandbox.sandbox import Options, Sandbox, Stdio
 from sandbox.spec import load_spec
 from tests.unit.sandbox.conftest import write_bundle
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def pipe():
