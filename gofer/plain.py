@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from gofer.session import Handler, Session
     from proto.ninep.message import Message
 
+    PackEntry = Callable[[os.DirEntry[bytes], int], bytes]
+
 AT_REMOVEDIR = 0x200
 XATTR_SIZE_MAX = 65536
 V9FS_MAGIC = 0x01021997  # what Linux's own 9P client shows as statfs(2)'s f_type; the host's is not to be had
@@ -119,7 +121,7 @@ def xattrwalk(s: Session, t: m.Txattrwalk) -> m.Rxattrwalk:
 
 
 def fill(
-    stream: DirStream, offset: int, room: int, pack: Callable[[os.DirEntry[bytes], int], bytes], may_be_none: bool = False
+    stream: DirStream, offset: int, room: int, pack: PackEntry, may_be_none: bool = False
 ) -> list[bytes]:
     """Packed entries after offset, as many whole ones as there is room for.
 

@@ -85,8 +85,8 @@ class Peer:
         if self.unsent_fd >= 0:
             os.close(self.unsent_fd)
         self.session.close()
-        self.sock.close()
         os.close(self.root_fd)
+        self.sock.close()
 
 
 class Server:

@@ -42,7 +42,7 @@ def tree(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
-    """Starts gofers: start((path, read-only), ...).  All of them must end cleanly when the test has ended."""
+    """Starts gofers: start((path, read-only), ...).  All must have met no bug of theirs and end with their test."""
     empty = tmp_path / "empty"
     empty.mkdir()
     gofers: list[Gofer] = []
@@ -53,9 +53,11 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
     yield start_gofer
     statuses = [gofer.wait() for gofer in gofers if gofer.pid]
+    logs = "".join(gofer.log() for gofer in gofers)
     for gofer in gofers:
         gofer.close()
-    assert statuses == [0] * len(statuses)
+    assert statuses == [0] * len(statuses), logs
+    assert "Traceback" not in logs, logs
 
 
 @pytest.fixture

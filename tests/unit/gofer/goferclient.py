@@ -160,6 +160,7 @@ class Gofer:
         self._confine = partial(_confine, empty_root, GOFER_CAPABILITIES.keys() - without)
         pairs = [socket.socketpair() for _ in mounts]
         self.socks = [ours for ours, _ in pairs]
+        self._log = os.memfd_create("gofer-log")
         sys.stdout.flush()
         sys.stderr.flush()
         self.pid = os.fork()
@@ -172,6 +173,8 @@ class Gofer:
         """As the gofer lives: nothing but the roots and /proc to be had, all by descriptor."""
         status = 1
         try:
+            os.dup2(self._log, 2)
+            sys.stderr = open(2, "w", buffering=1, closefd=False)  # pytest's own would not get there
             for ours in self.socks:
                 ours.close()
             roots = [os.open(path, os.O_PATH | os.O_NOFOLLOW) for path, _ in mounts]
@@ -180,7 +183,7 @@ class Gofer:
             serve([(sock, root, ro) for sock, root, (_, ro) in zip(socks, roots, mounts, strict=True)], proc_fd)
             status = 0
         except BaseException:
-            traceback.print_exc()
+            os.write(2, traceback.format_exc().encode())
         finally:
             os._exit(status)
 
@@ -191,6 +194,10 @@ class Gofer:
             with suppress(FileNotFoundError):
                 found.append(os.readlink(f"/proc/{self.pid}/fd/{name}"))
         return sorted(found)
+
+    def log(self) -> str:
+        """What it has written to its standard error."""
+        return os.pread(self._log, 1 << 20, 0).decode()
 
     def wait(self) -> int:
         """Close all connections; the exit status, or -SIGKILL if it would not end."""
@@ -206,6 +213,7 @@ class Gofer:
     def close(self) -> None:
         if self.pid:
             self.wait()
+        os.close(self._log)
 
 
 def tick() -> None:
