@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 from sentry.abi import stat as st
 from sentry.abi.errno import E2BIG, EINVAL, ENAMETOOLONG, ENODATA, EPERM, ERANGE, EROFS
 from sentry.abi.fcntl import AT_EMPTY_PATH, AT_FDCWD, AT_SYMLINK_NOFOLLOW
+from sentry.platform import PAGE_SIZE
 from sentry.syscalls.args import Addr, AtFlags, DirFd, Fd, Flags, PathAddr, Size
 from sentry.syscalls.attr import path_of
 from sentry.syscalls.paths import check_flags, read_optional, read_path, walk_at
@@ -35,6 +36,16 @@ def read_name(t: Task, addr: int) -> str:
     if not name:
         raise ERANGE
     return name.decode("utf-8", "surrogateescape")
+
+
+def read_args(t: Task, addr: int, size: int) -> tuple[int, int, int]:
+    """(value, size, flags) of a struct xattr_args, copy_struct_from_user().  EINVAL, E2BIG, EFAULT."""
+    if size < XATTR_ARGS.size:
+        raise EINVAL("xattr_args is too small")
+    if size > PAGE_SIZE or any(t.mem.read(addr + XATTR_ARGS.size, size - XATTR_ARGS.size)):
+        raise E2BIG
+    value, length, flags = XATTR_ARGS.unpack(t.mem.read(addr, XATTR_ARGS.size))
+    return value, length, flags
 
 
 def check_xattr(caller: Caller, inode: Inode, name: str, wanted: int) -> None:
@@ -105,9 +116,11 @@ async def fsetxattr(t: Task, fd: Fd, name: Addr, value: Addr, size: Size, flags:
 
 
 @syscall
-async def setxattrat(t: Task, dirfd: DirFd, path: PathAddr, at_flags: AtFlags, name: Addr, args: Addr) -> int:
-    """setxattrat(2): setxattr relative to a directory.  (The sixth argument, the size of *args, is not looked at.)"""
-    value, size, flags = XATTR_ARGS.unpack(t.mem.read(args, XATTR_ARGS.size))
+async def setxattrat(
+    t: Task, dirfd: DirFd, path: PathAddr, at_flags: AtFlags, name: Addr, args: Addr, args_size: Size
+) -> int:
+    """setxattrat(2): setxattr relative to a directory."""
+    value, size, flags = read_args(t, args, args_size)
     text, data = read_attribute(t, name, value, size, flags)
     return await set_one(t, await at(t, dirfd, path, at_flags), text, data, flags)
 
@@ -157,9 +170,11 @@ async def fgetxattr(t: Task, fd: Fd, name: Addr, value: Addr, size: Size) -> int
 
 
 @syscall
-async def getxattrat(t: Task, dirfd: DirFd, path: PathAddr, at_flags: AtFlags, name: Addr, args: Addr) -> int:
+async def getxattrat(
+    t: Task, dirfd: DirFd, path: PathAddr, at_flags: AtFlags, name: Addr, args: Addr, args_size: Size
+) -> int:
     """getxattrat(2): getxattr relative to a directory."""
-    value, size, flags = XATTR_ARGS.unpack(t.mem.read(args, XATTR_ARGS.size))
+    value, size, flags = read_args(t, args, args_size)
     if flags:
         raise EINVAL("flags")
     text = read_name(t, name)

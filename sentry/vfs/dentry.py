@@ -168,12 +168,21 @@ class MountNamespace:
         if where is None:
             self.root = mount
         else:
-            where = self.enter(where)
-            mount.parent, mount.mountpoint = where.mount, where.dentry
-            where.mount.children.append(mount)
-            where.dentry.mounted += 1
-            self._covered[(where.mount, where.dentry)] = mount
+            self._cover(mount, self.enter(where))
         self.mounts.append(mount)
+
+    def _cover(self, mount: Mount, where: Path) -> None:
+        mount.parent, mount.mountpoint = where
+        where.mount.children.append(mount)
+        where.dentry.mounted += 1
+        self._covered[(where.mount, where.dentry)] = mount
+
+    def _uncover(self, mount: Mount) -> None:
+        assert mount.parent is not None
+        assert mount.mountpoint is not None
+        mount.parent.children.remove(mount)
+        mount.mountpoint.mounted -= 1
+        del self._covered[(mount.parent, mount.mountpoint)]
 
     def detach(self, mount: Mount) -> None:
         """umount(2).  EBUSY: something is mounted below it.  EINVAL: the namespace's root."""
@@ -181,12 +190,23 @@ class MountNamespace:
             raise EBUSY
         if mount.parent is None or mount.mountpoint is None:
             raise EINVAL
-        mount.parent.children.remove(mount)
-        mount.mountpoint.mounted -= 1
-        del self._covered[(mount.parent, mount.mountpoint)]
+        self._uncover(mount)
         self.mounts.remove(mount)
         if not any(other.fs is mount.fs for other in self.mounts):
             mount.fs.release()
+
+    def move(self, mount: Mount, where: Path) -> None:
+        """MS_MOVE: with everything below, to a place outside of it."""
+        self._uncover(mount)
+        self._cover(mount, self.enter(where))
+
+    def pivot(self, new_root: Mount, put_old: Path) -> None:
+        """pivot_root(2): new_root becomes the root, the old root goes to put_old, below it."""
+        assert self.root is not None
+        old_root, self.root = self.root, new_root
+        self._uncover(new_root)
+        new_root.parent = new_root.mountpoint = None
+        self._cover(old_root, put_old)
 
     def detach_tree(self, mount: Mount) -> None:
         """MNT_DETACH: with everything below."""
