@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from sentry.abi import stat as st
 from sentry.abi.errno import EINVAL, ESPIPE
-from sentry.syscalls.args import Fd, Flags, Offset
+from sentry.syscalls.args import I32, Fd, Flags, Offset, Size
 from sentry.syscalls.registry import syscall
 
 if TYPE_CHECKING:
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 SYNC_FILE_RANGE_WAIT_BEFORE: Final = 1
 SYNC_FILE_RANGE_WRITE: Final = 2
 SYNC_FILE_RANGE_WAIT_AFTER: Final = 4
+POSIX_FADV_NOREUSE: Final = 5
 _WAITS: Final = SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WAIT_AFTER
 
 
@@ -60,4 +61,27 @@ async def sync_file_range(t: Task, fd: Fd, offset: Offset, count: Offset, flags:
         raise ESPIPE
     if flags & _WAITS:
         await file.fsync(True)
+    return 0
+
+
+# ---- Advice.  The page cache is the host's, and it reads ahead on its own: there is nothing to do but check.
+
+
+@syscall
+def fadvise64(t: Task, fd: Fd, offset: Offset, count: Offset, advice: I32) -> int:
+    """posix_fadvise(2): how a file will be read.  EBADF, ESPIPE, EINVAL."""
+    file = t.files.get(fd)
+    if file.inode.mode & st.S_IFMT == st.S_IFIFO:
+        raise ESPIPE
+    if count < 0 or not 0 <= advice <= POSIX_FADV_NOREUSE:
+        raise EINVAL("count or advice")
+    return 0
+
+
+@syscall
+def readahead(t: Task, fd: Fd, offset: Offset, count: Size) -> int:
+    """readahead(2): read part of a file into the page cache.  EBADF, EINVAL (not a regular file)."""
+    file = t.files.readable(fd)
+    if not st.is_reg(file.inode.mode):
+        raise EINVAL("not a regular file")
     return 0
