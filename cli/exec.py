@@ -21,6 +21,8 @@ _CAPABILITY_SETS = ("bounding", "effective", "permitted")
 
 
 def _exec(flags: Values, values: Values, words: list[str]) -> int:
+    if bool(values["process"]) == (len(words) > 1):
+        raise UsageError("exec: either a command or --process is needed; see 'pysc exec --help'")
     sandbox = Sandbox.load(state_root(flags), words[0])
     process = _process(sandbox, values, words[1:])
     terminal = bool(process.get("terminal"))
@@ -83,11 +85,7 @@ def _process(sandbox: Sandbox, values: Values, words: list[str]) -> dict[str, An
     """The OCI process object: from a file, or the container's own with another command line."""
     if values["process"]:
         process = _read_object(Path(values["process"]))
-        if words:
-            raise UsageError("exec: --process and a command line exclude each other")
     else:
-        if not words:
-            raise UsageError("exec: a command line or --process is needed; see 'pysc exec --help'")
         process = dict(_read_object(sandbox.bundle / "config.json").get("process") or {})
         process.update(args=words, terminal=values["tty"])
     _override(process, values)

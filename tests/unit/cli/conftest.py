@@ -55,7 +55,7 @@ class Cli:
         return write_bundle(self.bundle_folder, *args, **changes)
 
     def leftovers(self):
-        found = [name for name in os.listdir(self.root)] if self.root.exists() else []
+        found = os.listdir(self.root) if self.root.exists() else []
         for hierarchy in host_hierarchies()[1]:
             found += [name for name in os.listdir(hierarchy.mount_point) if name.startswith(f"pysc-{self.name}")]
         return found

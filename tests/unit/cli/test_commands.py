@@ -276,8 +276,11 @@ def test_errors_are_one_line_and_a_record_in_the_log(cli, tmp_path):
 
 @pytest.mark.parametrize(
     "words",
-    [["nope"], ["run"], ["run", "a", "b"], ["start", "--what", "a"], ["--log-format", "xml", "list"], ["kill", "a", "X"]],
-)
+    [
+        ["nope"], ["run"], ["run", "a", "b"], ["start", "--what", "a"], ["--log-format", "xml", "list"],
+        ["kill", "a", "X"], ["exec", "a"],
+    ],
+)  # fmt: skip
 def test_usage_errors(cli, words):
     done = cli(*words, status=2)
 
