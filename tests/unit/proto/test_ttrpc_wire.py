@@ -220,3 +220,22 @@ def test_oversized_response_fails_that_call() -> None:
     server.receive(data)
     [answer] = client.receive(server.respond(stream, bytes(frame.MAX_PAYLOAD)))
     assert answer.code == RESOURCE_EXHAUSTED
+
+
+@given(st.lists(st.binary(max_size=60), max_size=8))
+def test_server_survives_any_bytes(pieces: list[bytes]) -> None:
+    """A hostile peer gets refusals or silence, never an exception."""
+    server = ServerConnection()
+    for piece in pieces:
+        for request in server.receive(piece):
+            server.respond(request.stream_id, b"")
+        for refusal in frame.Decoder().feed(server.data_to_send()):
+            assert refusal.kind == frame.RESPONSE
+
+
+@given(st.binary(max_size=60), st.integers(0, 9))
+def test_client_survives_any_bytes(data: bytes, kind: int) -> None:
+    client = ClientConnection()
+    stream, _ = client.request("s", "m", b"")
+    for answer in client.receive(frame.encode(stream, kind, data) + data):
+        assert answer.stream_id == stream
