@@ -12,7 +12,7 @@ import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from sentry.abi.errno import E2BIG, EACCES, EFAULT, ELOOP, ENOEXEC, ENOMEM, LinuxError
+from sentry.abi.errno import E2BIG, EACCES, EFAULT, ELOOP, ENOEXEC, ENOMEM, ETXTBSY, LinuxError
 from sentry.abi.fcntl import O_RDONLY
 from sentry.abi.signal import SS_DISABLE
 from sentry.abi.stat import S_IFMT, S_IFREG, S_ISGID, S_ISUID, S_IXGRP
@@ -124,12 +124,14 @@ async def open_executable(where: Where, path: Path, argv: list[bytes], envp: lis
 
 
 async def _open(where: Where, path: Path, argv: list[bytes], envp: list[bytes], name: bytes) -> Program:
-    """do_open_execat(): a regular file, executable, on a mount that allows it."""
+    """do_open_execat(): a regular file, executable, on a mount that allows it.  EACCES, ETXTBSY."""
     inode = path.inode
     await inode.refresh()
     if inode.mode & S_IFMT != S_IFREG or path.mount.flags & MS_NOEXEC:
         raise EACCES
     where.caller.check(inode, MAY_EXEC)
+    if inode.writers:
+        raise ETXTBSY
     file = (await inode.open(path, O_RDONLY)).hold()
     try:
         head = read_exactly(file, 0, HEAD_SIZE, short=True)
@@ -281,7 +283,8 @@ async def _load_into(
     else:
         start = entry
     mm.brk_start = mm.brk = page_up(image.high + bias) + random.randrange(RANDOM_BRK_PAGES) * PAGE_SIZE
-    mm.exe, mm.exe_file = program.path, program.file.hold()
+    mm.exe = program.path
+    mm.set_exe(program.file)
     creds, secure = exec_creds(t, program)
     _map_stack(mm, stack_limit, image.exec_stack)
     auxv = [

@@ -77,13 +77,19 @@ class Mm:
                 setattr(mm, name, getattr(self, name))
         mm.files = dict(self.files)
         if mm.exe_file is not None:
-            mm.exe_file.hold()
+            mm.set_exe(mm.exe_file)
         return mm
+
+    def set_exe(self, file: File) -> None:
+        """Run file: it can't be written to as long as this memory lasts."""
+        self.exe_file = file.hold()
+        file.inode.executing += 1
 
     def release(self) -> None:
         """One user less."""
         self.users -= 1
         if self.users == 0 and self.exe_file is not None:
+            self.exe_file.inode.executing -= 1
             self.exe_file.drop()
             self.exe_file = None
 

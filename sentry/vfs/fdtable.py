@@ -98,8 +98,7 @@ class FdTable:
         return fds
 
     def _put(self, fd: int, file: File, cloexec: bool) -> None:
-        self._files[fd] = file
-        file.refs += 1
+        self._files[fd] = file.hold()
         if cloexec:
             self._cloexec.add(fd)
         else:

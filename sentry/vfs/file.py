@@ -70,11 +70,15 @@ class File:
 
     def hold(self) -> File:
         self.refs += 1
+        if self.refs == 1 and self.writable:
+            self.inode.writers += 1
         return self
 
     def drop(self) -> None:
         self.refs -= 1
         if self.refs == 0:
+            if self.writable:
+                self.inode.writers -= 1
             if self.inode._locks is not None:
                 self.inode._locks.release_file(self)
             self.release()

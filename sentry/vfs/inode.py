@@ -100,6 +100,7 @@ class Inode:
         "atime_ns",
         "btime_ns",
         "ctime_ns",
+        "executing",
         "fs",
         "gid",
         "ino",
@@ -109,6 +110,7 @@ class Inode:
         "rdev",
         "size",
         "uid",
+        "writers",
     )
 
     volatile: ClassVar[bool] = False
@@ -125,6 +127,9 @@ class Inode:
         self.nlink = 2 if st.is_dir(mode) else 1
         self.size = 0
         self.atime_ns = self.mtime_ns = self.ctime_ns = self.btime_ns = now_ns()
+        # i_writecount, as two counts: a file is not written to while it runs, nor run while written to.
+        self.writers = 0
+        self.executing = 0
         self._locks: FileLocks | None = None
         self._fifo: object | None = None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sentry.abi import stat as st
-from sentry.abi.errno import EACCES, EEXIST, EISDIR, ELOOP, ENOENT, ENOTDIR, EPERM, EROFS
+from sentry.abi.errno import EACCES, EEXIST, EISDIR, ELOOP, ENOENT, ENOTDIR, EPERM, EROFS, ETXTBSY
 from sentry.abi.fcntl import (
     CREATION_FLAGS,
     O_ACCMODE,
@@ -145,7 +145,7 @@ async def open_existing(caller: Caller, path: Path, flags: int) -> File:
 
 
 def check_may_open(caller: Caller, path: Path, flags: int) -> None:
-    """may_open(): raises ENOTDIR, ELOOP, EISDIR, EACCES, EROFS, EPERM."""
+    """may_open(): raises ENOTDIR, ELOOP, EISDIR, EROFS, EACCES, ETXTBSY, EPERM."""
     inode = path.inode
     kind = inode.mode & st.S_IFMT
     wanted = wanted_access(flags)
@@ -160,6 +160,8 @@ def check_may_open(caller: Caller, path: Path, flags: int) -> None:
     if wanted & MAY_WRITE and kind == st.S_IFREG and path.mount.readonly:
         raise EROFS
     caller.check(inode, wanted)
+    if wanted & MAY_WRITE and inode.executing:
+        raise ETXTBSY
     if flags & O_NOATIME and not caller.owns(inode):
         raise EPERM
 
