@@ -1,30 +1,29 @@
-"""Generates docs/SYSCALLS.md from the system call table.
-
-Run it without arguments to write the file, with --check to fail when it is stale.
-"""
+"""Generates docs/SYSCALLS.md from the Sentry's own table, with --check: fails when it is stale."""
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-TARGET = ROOT / "docs" / "SYSCALLS.md"
-
-sys.path.insert(0, str(ROOT))
-
-from sentry.syscalls.listing import as_markdown, rows  # noqa: E402
+OUT = ROOT / "docs" / "SYSCALLS.md"
 
 
-def main(arguments: list[str]) -> int:
-    text = as_markdown(rows())
-    if arguments == ["--check"]:
-        if not TARGET.exists() or TARGET.read_text() != text:
-            print(f"{TARGET.relative_to(ROOT)} is stale: run packaging/gen/syscalls_md.py", file=sys.stderr)
-            return 1
+def listing() -> str:
+    command = [sys.executable, "-m", "sentry.syscalls", "--format", "markdown"]
+    return subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout
+
+
+def main(argv: list[str]) -> int:
+    text = listing()
+    if OUT.exists() and OUT.read_text() == text:
         return 0
-    TARGET.parent.mkdir(exist_ok=True)
-    TARGET.write_text(text)
+    if argv == ["--check"]:
+        print(f"{OUT.relative_to(ROOT)} is stale: run make gen", file=sys.stderr)
+        return 1
+    OUT.write_text(text)
+    print(f"wrote {OUT.relative_to(ROOT)}")
     return 0
 
 
