@@ -1,0 +1,15 @@
+import pytest
+
+from tests.fakeguest import Guest
+
+
+@pytest.fixture
+def guest():
+    return Guest()
+
+
+@pytest.fixture
+def t(guest):
+    """pid 1 is somebody else: its signals have rules of their own."""
+    guest.process()
+    return guest.process()
