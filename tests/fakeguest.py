@@ -103,6 +103,7 @@ class Call:
     def __init__(self) -> None:
         self.result: Any = None
         self.done = False
+        self.awaited = False  # finish() runs the loop until it is done
 
     def value(self) -> Any:
         """The number it returned; raises what it raised."""
@@ -166,6 +167,8 @@ class Guest:
             except (LinuxError, Interrupted) as e:
                 call.result = e
             call.done = True
+            if call.awaited:
+                self.loop.stop()
 
         t.done = False
         t.start(body(), f"call {next(self._serial)}")
@@ -179,18 +182,12 @@ class Guest:
 
     def finish(self, call: Call, seconds: float = 10) -> Any:
         """Run, timers included, until the call is done; its value."""
-
-        def done() -> None:
-            if call.done:
-                self.loop.stop()
-
         self.settle()
         if not call.done:
             give_up = self.loop.call_at(self.loop.now_ns() + int(seconds * 1e9), self.loop.stop)
             self.loop._stopping = False
-            self.loop.on_turn.append(done)
+            call.awaited = True
             self.loop.run()
-            self.loop.on_turn.remove(done)
             give_up.cancel()
         return call.value()
 
