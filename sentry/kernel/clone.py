@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -15,6 +17,9 @@ from sentry.wait import Event
 
 if TYPE_CHECKING:
     from sentry.mm.mm import Mm
+    from sentry.vfs.file import File
+
+log = logging.getLogger(__name__)
 
 CSIGNAL: Final = 0xFF
 CLONE_VM: Final = 0x100
@@ -60,6 +65,7 @@ class CloneArgs:
     child_tid_addr: int = 0
     tls: int = 0
     pidfd_addr: int = 0
+    new_pidfd: Callable[[ThreadGroup], File] | None = None  # with CLONE_PIDFD
 
 
 def check_flags(t: Task, flags: int) -> None:
@@ -80,8 +86,8 @@ def check_flags(t: Task, flags: int) -> None:
         if not t.creds.has(CAP_SYS_ADMIN):
             raise EPERM
         raise EINVAL("namespaces can't be made inside the sandbox")
-    if flags & (CLONE_PIDFD | CLONE_INTO_CGROUP):
-        raise EINVAL("clone: pidfds and cgroups are not supported")
+    if flags & CLONE_INTO_CGROUP:
+        raise EINVAL("clone: no cgroup can be entered")
 
 
 async def clone(t: Task, args: CloneArgs) -> int:
@@ -89,6 +95,8 @@ async def clone(t: Task, args: CloneArgs) -> int:
     flags = args.flags
     check_flags(t, flags)
     check_process_limit(t)
+    if flags & CLONE_PIDFD:
+        t.files.check_room()
     child_context = t.context.clone(share_space=bool(flags & CLONE_VM), same_process=bool(flags & CLONE_THREAD))
     mm = t.mm
     if flags & CLONE_VM:
@@ -102,6 +110,8 @@ async def clone(t: Task, args: CloneArgs) -> int:
         mm.release()
         raise
     tid = child.tid_in(t.pidns)
+    if flags & CLONE_PIDFD and args.new_pidfd is not None:
+        _install_pidfd(t, child, args.new_pidfd(child.tg), args.pidfd_addr)
     if flags & CLONE_PARENT_SETTID:
         _store_tid(t, args.parent_tid_addr, tid)
     if flags & CLONE_CHILD_SETTID:
@@ -177,6 +187,15 @@ def _new_thread_group(t: Task, flags: int, exit_signal: int) -> ThreadGroup:
     tg.oom_score_adj = t.tg.oom_score_adj
     tg.dumpable = t.tg.dumpable
     return tg
+
+
+def _install_pidfd(t: Task, child: Task, file: File, addr: int) -> None:
+    """CLONE_PIDFD.  The child exists already: what fails leaves it without a descriptor, not undone."""
+    try:
+        fd = t.files.install(file, cloexec=True)
+        t.mem.write(addr, fd.to_bytes(4, "little"))
+    except LinuxError:
+        log.info("clone: no pidfd for task %d", child.tid)
 
 
 def _store_tid(t: Task, addr: int, tid: int) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from sentry.abi import signal as sig
 from sentry.abi.errno import LinuxError
+from sentry.abi.poll import ANY
 from sentry.kernel.signals import SigInfo
 from sentry.platform import SpaceGone
 
@@ -103,6 +104,7 @@ def end_process(tg: ThreadGroup) -> None:
     tg.dead = True
     tg.pending.discard(~0)
     kernel.process_ended(tg)
+    tg.end_queue.wake(ANY)
     if tg.unkillable or tg.pidns.init is tg:
         kernel.namespace_ended(tg)
     _reparent_children(tg)

@@ -40,6 +40,7 @@ class ThreadGroup:
         "dead",
         "did_exec",
         "dumpable",
+        "end_queue",
         "ended_cpu_ns",
         "exec_waiter",
         "exit_code",
@@ -98,6 +99,7 @@ class ThreadGroup:
         self.cont_report = False
         self.stop_queue = WaitQueue()
         self.child_queue = WaitQueue()
+        self.end_queue = WaitQueue()  # woken when it ends: pidfd_open(2)
         self.signal_queue = WaitQueue()  # woken when a signal becomes pending: signalfd(2)
         self.child_subreaper = False
         self.child_cpu_ns = (0, 0)

@@ -152,45 +152,12 @@ AT = {
     0x400: "AT_SYMLINK_FOLLOW",
     0x1000: "AT_EMPTY_PATH",
 }
-SIGNALS = {
-    n: "SIG" + name
-    for n, name in enumerate(
-        [
-            "HUP",
-            "INT",
-            "QUIT",
-            "ILL",
-            "TRAP",
-            "ABRT",
-            "BUS",
-            "FPE",
-            "KILL",
-            "USR1",
-            "SEGV",
-            "USR2",
-            "PIPE",
-            "ALRM",
-            "TERM",
-            "STKFLT",
-            "CHLD",
-            "CONT",
-            "STOP",
-            "TSTP",
-            "TTIN",
-            "TTOU",
-            "URG",
-            "XCPU",
-            "XFSZ",
-            "VTALRM",
-            "PROF",
-            "WINCH",
-            "IO",
-            "PWR",
-            "SYS",
-        ],
-        1,
-    )
-} | {n: f"SIGRT_{n - 32}" for n in range(32, 65)}
+_SIGNAL_NAMES = (
+    "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2", "PIPE", "ALRM", "TERM",
+    "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "XCPU", "XFSZ", "VTALRM", "PROF", "WINCH", "IO",
+    "PWR", "SYS",
+)  # fmt: skip
+SIGNALS = {n: "SIG" + name for n, name in enumerate(_SIGNAL_NAMES, 1)} | {n: f"SIGRT_{n - 32}" for n in range(32, 65)}
 
 I32_DECODE = "((({} & 0xffffffff) ^ 0x80000000) - 0x80000000)"
 I64_DECODE = "(({} ^ 0x8000000000000000) - 0x8000000000000000)"

@@ -6,6 +6,7 @@ import struct
 from typing import TYPE_CHECKING, Final
 
 from sentry.abi.errno import E2BIG, EINVAL, EPERM
+from sentry.fs.pidfd import PidFd
 from sentry.kernel import clone as k
 from sentry.kernel.clone import CloneArgs
 from sentry.kernel.creds import CAP_SYS_ADMIN
@@ -24,7 +25,7 @@ UNSHARE_FLAGS: Final = (
 )
 
 
-@syscall(gaps="no new namespaces (CLONE_NEW*), no CLONE_PIDFD")
+@syscall(gaps="no new namespaces (CLONE_NEW*)")
 async def clone(t: Task, flags: CloneFlags, stack: Addr, parent_tid: Addr, child_tid: Addr, tls: U64) -> int:
     """clone(2): make a thread or a process.
 
@@ -34,7 +35,9 @@ async def clone(t: Task, flags: CloneFlags, stack: Addr, parent_tid: Addr, child
       ENOMEM  the host has no memory for it
     """
     flags &= 0xFFFFFFFF
-    args = CloneArgs(flags & ~k.CSIGNAL & ~k.CLONE_DETACHED, flags & k.CSIGNAL, stack, parent_tid, child_tid, tls)
+    args = CloneArgs(
+        flags & ~k.CSIGNAL & ~k.CLONE_DETACHED, flags & k.CSIGNAL, stack, parent_tid, child_tid, tls, parent_tid, PidFd
+    )
     if flags & k.CLONE_PIDFD and flags & k.CLONE_PARENT_SETTID:
         raise EINVAL
     return await k.clone(t, args)
@@ -52,7 +55,7 @@ async def vfork(t: Task) -> int:
     return await k.clone(t, CloneArgs(k.CLONE_VFORK | k.CLONE_VM, SIGCHLD))
 
 
-@syscall(gaps="no new namespaces, no CLONE_PIDFD, no set_tid, no CLONE_INTO_CGROUP")
+@syscall(gaps="no new namespaces, no set_tid, no CLONE_INTO_CGROUP")
 async def clone3(t: Task, args_addr: Addr, size: Size) -> int:
     """clone3(2): clone with its arguments in a struct clone_args.
 
@@ -77,7 +80,7 @@ async def clone3(t: Task, args_addr: Addr, size: Size) -> int:
         raise EINVAL
     if flags & (k.CLONE_THREAD | k.CLONE_PARENT) and exit_signal:
         raise EINVAL
-    return await k.clone(t, CloneArgs(flags, exit_signal, stack + stack_size, parent_tid, child_tid, tls, pidfd))
+    return await k.clone(t, CloneArgs(flags, exit_signal, stack + stack_size, parent_tid, child_tid, tls, pidfd, PidFd))
 
 
 @syscall(gaps="no new namespaces")

@@ -41,6 +41,7 @@ TOPICS: Final = (
     "mmap",
     "mount",
     "open",
+    "pidfd",
     "pipe",
     "poll",
     "process",

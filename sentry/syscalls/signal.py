@@ -186,12 +186,12 @@ def sigaltstack(t: Task, new_addr: Addr, old_addr: Addr) -> int:
 # -- sending --
 
 
-def _check_signo(signo: int) -> None:
+def check_signo(signo: int) -> None:
     if not 0 <= signo <= sig.NSIG:
         raise EINVAL
 
 
-def _check_permission(t: Task, tg: ThreadGroup, signo: int) -> None:
+def check_permission(t: Task, tg: ThreadGroup, signo: int) -> None:
     """check_kill_permission().  EPERM."""
     if tg is t.tg or may_signal(t.creds, tg.leader.creds, CAP_KILL):
         return
@@ -200,14 +200,14 @@ def _check_permission(t: Task, tg: ThreadGroup, signo: int) -> None:
     raise EPERM
 
 
-def _own_info(t: Task, signo: int, code: int = sig.SI_USER) -> SigInfo:
+def own_info(t: Task, signo: int, code: int = sig.SI_USER) -> SigInfo:
     return SigInfo(signo, code, pid=t.tg.pid, uid=t.creds.uid)
 
 
 def _kill_process(t: Task, tg: ThreadGroup, signo: int) -> None:
-    _check_permission(t, tg, signo)
+    check_permission(t, tg, signo)
     if signo:
-        tg.send_signal(_own_info(t, signo))
+        tg.send_signal(own_info(t, signo))
 
 
 def _kill_group(t: Task, members: list[ThreadGroup], signo: int) -> int:
@@ -233,7 +233,7 @@ def kill(t: Task, pid: Pid, signo: Signo) -> int:
       ESRCH   nobody has that id
       EPERM   none of them may be signalled
     """
-    _check_signo(signo)
+    check_signo(signo)
     ns = t.pidns
     if pid > 0:
         target = ns.find(pid)
@@ -254,7 +254,7 @@ def _send_to_thread(t: Task, tgid: int | None, tid: int, signo: int, info: SigIn
     target = t.pidns.find(tid)
     if target is None or (tgid is not None and target.tg.pid_in(t.pidns) != tgid):
         raise ESRCH
-    _check_permission(t, target.tg, signo)
+    check_permission(t, target.tg, signo)
     if signo:
         target.tg.send_to(target, info)
     return 0
@@ -265,8 +265,8 @@ def tgkill(t: Task, tgid: Pid, tid: Pid, signo: Signo) -> int:
     """tgkill(2): send a signal to one thread of a process.  EINVAL, ESRCH, EPERM."""
     if tgid <= 0 or tid <= 0:
         raise EINVAL
-    _check_signo(signo)
-    return _send_to_thread(t, tgid, tid, signo, _own_info(t, signo, sig.SI_TKILL))
+    check_signo(signo)
+    return _send_to_thread(t, tgid, tid, signo, own_info(t, signo, sig.SI_TKILL))
 
 
 @syscall
@@ -274,11 +274,11 @@ def tkill(t: Task, tid: Pid, signo: Signo) -> int:
     """tkill(2): send a signal to one thread.  EINVAL, ESRCH, EPERM."""
     if tid <= 0:
         raise EINVAL
-    _check_signo(signo)
-    return _send_to_thread(t, None, tid, signo, _own_info(t, signo, sig.SI_TKILL))
+    check_signo(signo)
+    return _send_to_thread(t, None, tid, signo, own_info(t, signo, sig.SI_TKILL))
 
 
-def _read_info(t: Task, addr: int, pid: int, signo: int) -> SigInfo:
+def read_info(t: Task, addr: int, pid: int, signo: int) -> SigInfo:
     """A siginfo_t that a program made.  EPERM: it pretends to come from the kernel or from kill()."""
     raw = bytearray(t.mem.read(addr, sig.SIGINFO_SIZE))
     _, errno, code = struct.unpack_from("<iii", raw)
@@ -292,12 +292,12 @@ def _read_info(t: Task, addr: int, pid: int, signo: int) -> SigInfo:
 @syscall
 def rt_sigqueueinfo(t: Task, pid: Pid, signo: Signo, info_addr: Addr) -> int:
     """rt_sigqueueinfo(2): sigqueue(3)'s call.  EINVAL, ESRCH, EPERM, EAGAIN (RLIMIT_SIGPENDING), EFAULT."""
-    info = _read_info(t, info_addr, pid, signo)
-    _check_signo(signo)
+    info = read_info(t, info_addr, pid, signo)
+    check_signo(signo)
     target = t.pidns.find(pid) if pid > 0 else None
     if target is None:
         raise ESRCH
-    _check_permission(t, target.tg, signo)
+    check_permission(t, target.tg, signo)
     if signo:
         target.tg.send_signal(info)
     return 0
@@ -308,8 +308,8 @@ def rt_tgsigqueueinfo(t: Task, tgid: Pid, tid: Pid, signo: Signo, info_addr: Add
     """rt_tgsigqueueinfo(2).  EINVAL, ESRCH, EPERM, EAGAIN, EFAULT."""
     if tgid <= 0 or tid <= 0:
         raise EINVAL
-    info = _read_info(t, info_addr, tgid, signo)
-    _check_signo(signo)
+    info = read_info(t, info_addr, tgid, signo)
+    check_signo(signo)
     return _send_to_thread(t, tgid, tid, signo, info)
 
 

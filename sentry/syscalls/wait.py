@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 from sentry.abi import signal as sig
 from sentry.abi.errno import EBADF, ECHILD, EINVAL, ESRCH
 from sentry.abi.poll import ANY
+from sentry.fs.pidfd import PidFd
 from sentry.kernel.blocking import wait_on
 from sentry.kernel.exit import reap
 from sentry.syscalls.args import I32, Addr, Flags, Pid
@@ -150,7 +151,17 @@ async def wait4(t: Task, pid: Pid, status_addr: Addr, options: Flags, rusage_add
     return result
 
 
-@syscall(gaps="no P_PIDFD; rusage has times only")
+def _pidfd_target(t: Task, fd: int) -> tuple[int, int]:
+    """The process a pidfd stands for.  EINVAL: a bad descriptor.  EBADF: not a pidfd."""
+    if fd < 0:
+        raise EINVAL
+    file = t.files.get(fd)
+    if not isinstance(file, PidFd):
+        raise EBADF
+    return P_PID, file.tg.pid_in(t.pidns) or -1
+
+
+@syscall(gaps="rusage has times only")
 async def waitid(t: Task, which: I32, number: Pid, info_addr: Addr, options: Flags, rusage_addr: Addr) -> int:
     """waitid(2): wait4 with a siginfo_t.
 
@@ -163,7 +174,7 @@ async def waitid(t: Task, which: I32, number: Pid, info_addr: Addr, options: Fla
     if not options & (WEXITED | WUNTRACED | WCONTINUED):
         raise EINVAL
     if which == P_PIDFD:
-        raise EBADF
+        which, number = _pidfd_target(t, number)
     if which not in (P_ALL, P_PID, P_PGID) or (which == P_PID and number <= 0) or number < 0:
         raise EINVAL
     if which == P_PGID and number == 0:
