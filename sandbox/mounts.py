@@ -65,53 +65,119 @@ def overlay_root(root: str, scratch: str) -> str:
     """Mount a view of the tree at `root` whose changes are kept in memory; returns where it is.
 
     Needs `enter_private_mounts`.  `scratch` is an empty directory.  Other real file systems below `root` are overlaid
-    likewise, in place; one that cannot be is simply not there.  Raises OSError if `root` itself cannot be overlaid.
+    likewise, in place; one that cannot be is simply not there.  Raises OSError if nothing can be overlaid.
     """
     hc.mount("pysc-do", scratch, "tmpfs", hc.MS_NOSUID | hc.MS_NODEV, "mode=700")
-    merged = f"{scratch}/root"
-    os.mkdir(merged)
-    prefix = root.rstrip("/")
-    _overlay(root, merged, f"{scratch}/0")
-    for i, (point, fstype) in enumerate(_mount_table()):
-        below = point.startswith(prefix + "/") and point != root and not point.startswith(scratch)
-        relative = point[len(prefix) :]
-        if not below or fstype not in _LOWER_FILESYSTEMS or _is_kernel_tree(relative):
-            continue
+    view = f"{scratch}/root"
+    os.mkdir(view)
+    overlay = _Overlay(root.rstrip("/"), view, scratch)
+    try:
+        overlay.mount_at("")
+    except OSError as e:
+        if e.errno != errno.EINVAL or not overlay.mounts_below(""):
+            raise
+        overlay.mount_parts("")
+    else:
+        overlay.mount_file_systems_below()
+    return view
+
+
+class _Overlay:
+    """The making of one view; paths are relative to the root, "" is the root itself, others begin with a slash."""
+
+    def __init__(self, root: str, view: str, scratch: str) -> None:
+        self.root = root
+        self.view = view
+        self.scratch = scratch
+        self.layers = 0
+        below = [(point[len(root) :], kind) for point, kind in _mount_table() if point.startswith(root + "/")]
+        self.table = [(path, kind) for path, kind in below if not (root + path).startswith(scratch) and path != "/"]
+
+    def mounts_below(self, path: str) -> bool:
+        return any(point.startswith(path + "/") for point, _ in self.table)
+
+    def mount_at(self, path: str) -> None:
+        """Overlay one directory of the root, without what is mounted below it."""
+        lower, target = self.root + path or "/", self.view + path
+        if not os.path.isdir(lower) or not os.path.isdir(target):
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), lower)
+        self.layers += 1
+        upper, work = f"{self.scratch}/{self.layers}/upper", f"{self.scratch}/{self.layers}/work"
+        os.makedirs(upper)
+        os.mkdir(work)
+        _copy_attributes(lower, upper)  # the upper directory's are those of the merged root
+        data = "lowerdir={},upperdir={},workdir={}".format(*map(_escape, (lower, upper, work)))
         try:
-            _overlay(point, merged + relative, f"{scratch}/{i + 1}")
+            hc.mount("overlay", target, "overlay", 0, data)
+        except OSError as e:
+            if e.errno != errno.EPERM:
+                raise
+            # In a user namespace trusted.* attributes are out of reach: keep the notes in user.* ones.
+            hc.mount("overlay", target, "overlay", 0, data + ",userxattr")
+
+    def mount_file_systems_below(self) -> None:
+        for path, kind in self.table:
+            if kind in _LOWER_FILESYSTEMS and not _is_kernel_tree(path):
+                self._try(path)
+
+    def mount_parts(self, path: str) -> None:
+        """A directory with mounts below it that an unprivileged user may not uncover: the kernel refuses it whole.
+
+        So its entries are overlaid one by one; plain files beside them are bound read-only.
+        """
+        _copy_attributes(self.root + path or "/", self.view + path)
+        for entry in os.scandir(self.root + path or "/"):
+            inside = f"{path}/{entry.name}"
+            if entry.is_symlink():
+                os.symlink(os.readlink(entry.path), self.view + inside)
+            elif entry.is_dir():
+                os.mkdir(self.view + inside)
+                if not _is_kernel_tree(inside) and not self._try(inside) and self.mounts_below(inside):
+                    self.mount_parts(inside)
+            elif entry.is_file():
+                _bind_readonly(entry.path, self.view + inside)
+
+    def _try(self, path: str) -> bool:
+        try:
+            self.mount_at(path)
         except OSError:
-            continue
-    return merged
+            return False
+        return True
+
+
+def _escape(path: str) -> str:
+    """For a value among overlay's options."""
+    return path.replace("\\", "\\\\").replace(",", "\\,").replace(":", "\\:")
 
 
 def _is_kernel_tree(path: str) -> bool:
     return any(path == tree or path.startswith(tree + "/") for tree in _KERNEL_TREES)
 
 
-def _overlay(lower: str, target: str, scratch: str) -> None:
-    if not os.path.isdir(lower) or not os.path.isdir(target):
-        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), lower)
-    upper, work = f"{scratch}/upper", f"{scratch}/work"
-    os.makedirs(upper)
-    os.mkdir(work)
-    # The upper directory's own attributes become those of the merged root.
-    st = os.stat(lower)
-    os.chmod(upper, st.st_mode & 0o7777)
-    _chown_if_possible(upper, st.st_uid, st.st_gid)
-    paths = [path.replace("\\", "\\\\").replace(",", "\\,").replace(":", "\\:") for path in (lower, upper, work)]
-    data = "lowerdir={},upperdir={},workdir={}".format(*paths)
+def _bind_readonly(source: str, target: str) -> None:
+    """If it cannot be made read-only, the file is simply not there."""
+    os.close(os.open(target, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
     try:
-        hc.mount("overlay", target, "overlay", 0, data)
-    except OSError as e:
-        if e.errno != errno.EPERM:
-            raise
-        # In a user namespace trusted.* attributes are out of reach: keep the notes in user.* ones.
-        hc.mount("overlay", target, "overlay", 0, data + ",userxattr")
+        hc.mount(source, target, "", hc.MS_BIND)
+    except OSError:
+        os.unlink(target)
+        return
+    fd = os.open(target, os.O_PATH | os.O_CLOEXEC)
+    try:
+        # Not a remount: that would have to repeat the flags which an unprivileged user may not clear.
+        hc.mount_setattr(fd, 0, hc.MOUNT_ATTR_RDONLY)
+    except OSError:
+        hc.umount2(target, hc.MNT_DETACH)
+        os.unlink(target)
+    finally:
+        os.close(fd)
 
 
-def _chown_if_possible(path: str, uid: int, gid: int) -> None:
-    """In a user namespace most owners have no name."""
+def _copy_attributes(source: str, target: str) -> None:
+    """Mode and owner; in a user namespace most owners have no name."""
+    st = os.stat(source)
+    os.chmod(target, st.st_mode & 0o7777)
     try:
-        os.chown(path, uid, gid)
+        os.chown(target, st.st_uid, st.st_gid)
     except OSError:
         pass

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from sandbox.cgroups import host_hierarchies
+from tests.unit.sandbox import unprivileged
 from tests.unit.sandbox.conftest import write_bundle
 
 REPOSITORY = str(Path(__file__).resolve().parents[3])
@@ -24,10 +25,11 @@ class Cli:
         self.root = root
         self.bundle_folder = bundle
         self.name = name
+        self.prefix = [sys.executable]
         self.environment = {**os.environ, "PYTHONPATH": REPOSITORY}
 
     def command(self, *words):
-        return [sys.executable, "-m", "tests.unit.sandbox.standin", "--root", str(self.root), *map(str, words)]
+        return [*self.prefix, "-m", "tests.unit.sandbox.standin", "--root", str(self.root), *map(str, words)]
 
     def __call__(self, *words, status=0, input="", **keywords):
         """Run to the end; returns what it printed.
@@ -71,3 +73,16 @@ def cli(tmp_path):
     for name in os.listdir(made.root) if made.root.exists() else []:
         made("delete", "--force", name)
     shutil.rmtree(folder)
+
+
+@pytest.fixture
+def unprivileged_cli(cli):
+    """As a user without any privilege, in a folder that belongs to it."""
+    if Path("/proc/sys/user/max_user_namespaces").read_text().strip() == "0":
+        pytest.skip("user namespaces are switched off")
+    cli.prefix = [sys.executable, unprivileged.__file__]
+    folder = cli.root.parent
+    cli.bundle_folder = folder / "bundle"
+    os.chown(folder, unprivileged.UID, unprivileged.UID)
+    cli.environment["PYTHONDONTWRITEBYTECODE"] = "1"
+    return cli

@@ -340,6 +340,24 @@ def test_do_runs_on_the_hosts_root_and_leaves_nothing(cli):
     assert not [name for name in os.listdir("/tmp") if name.startswith("pysc-do-")]
 
 
+def test_without_privilege_containers_run_in_a_user_namespace(unprivileged_cli):
+    cli = unprivileged_cli
+    bundle = cli.bundle("cat")
+
+    assert cli("run", "--bundle", bundle, cli.name, input="through").stdout == "through"
+    cli("run", "-d", "--bundle", cli.bundle("sleep"), cli.name)
+    assert json.loads(cli("state", cli.name).stdout)["status"] == "running"
+    cli("delete", "--force", cli.name)
+    assert cli.leftovers() == []
+
+
+def test_without_privilege_do_has_its_overlay_too(unprivileged_cli):
+    done = unprivileged_cli("do", "echo", "hi")
+
+    assert (done.stdout, done.stderr) == ("hi\n", "")
+    assert unprivileged_cli.leftovers() == []
+
+
 def test_help_and_version(cli):
     assert cli("--version").stdout.startswith(f"pysc version {VERSION}\n")
     for words in ([], ["help"], ["--help"], ["help", "run"], ["run", "--help"]):

@@ -14,6 +14,7 @@ from sandbox.errors import SandboxError
 from sandbox.mounts import open_root
 from sandbox.process import is_alive, kill, wait_gone
 from tests.unit.gofer.goferclient import Client
+from tests.unit.sandbox import unprivileged
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 BOOTSTRAP = "import sys; sys.path.append(sys.argv[1]); from tests.unit.sandbox.probe import main; main()"
@@ -244,20 +245,7 @@ def test_a_stage_that_fails_says_why_and_leaves_nothing(probe):
         probe("sentry", namespaces=(), network_path="/nonexistent")
 
 
-UNPRIVILEGED = """
-import os, sys
-sys.path.insert(0, {root!r})
-from sandbox import hostcalls as hc
-# An interpreter in root's home is bound where everybody can read it, in a mount namespace of this process.
-hc.unshare(hc.CLONE_NEWNS)
-python = os.open(sys.base_prefix, os.O_PATH)
-hc.mount("none", "/", "", hc.MS_REC | hc.MS_PRIVATE)
-if sys.base_prefix.startswith("/root/"):
-    hc.mount("none", "/root", "tmpfs", 0, "mode=755")
-    os.makedirs(sys.base_prefix)
-    hc.mount(f"/proc/self/fd/{{python}}", sys.base_prefix, "", hc.MS_BIND | hc.MS_REC)
-os.setgroups([]); os.setgid(12345); os.setuid(12345)
-
+PROBE_ITSELF = """
 from sandbox import spawn
 from tests.unit.sandbox.test_confine import BOOTSTRAP, Probe, status_of
 spawn._BOOTSTRAP = BOOTSTRAP
@@ -272,12 +260,14 @@ probe.close()
 def test_an_unprivileged_user_gets_a_sandbox_in_a_user_namespace():
     if open("/proc/sys/user/max_user_namespaces").read().strip() == "0":
         pytest.skip("user namespaces are switched off")
-    command = [sys.executable, "-c", UNPRIVILEGED.format(root=os.getcwd())]
-
-    out = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd="/")
+    out = subprocess.run(
+        [sys.executable, unprivileged.__file__, "-c", PROBE_ITSELF],
+        capture_output=True, text=True, timeout=60, cwd="/", env={**os.environ, "PYTHONPATH": os.getcwd()}, check=False,
+    )  # fmt: skip
 
     assert out.returncode == 0, out.stderr
-    assert ast.literal_eval(out.stdout) == [1, 0, ["12345"] * 4, 0, "2", "pysc-sentry\n", None]
+    user = [str(unprivileged.UID)] * 4
+    assert ast.literal_eval(out.stdout) == [1, 0, user, 0, "2", "pysc-sentry\n", None]
 
 
 def test_the_real_gofer_serves_a_real_tree_in_its_confinement(tmp_path):

@@ -135,3 +135,40 @@ open(merged + "/pysc-test-file", "w").close()
 print(sorted(os.listdir(merged + "/usr/bin")) == sorted(os.listdir("/usr/bin")), os.path.exists("/pysc-test-file"))
 """
     assert run_privately(script, tmp_path) == "True False\n"
+
+
+OVERLAY_IN_PARTS = """
+from sandbox import confine
+tree, scratch = sys.argv[1:]
+hc.mount("none", tree + "/d", "tmpfs")
+os.mkdir(tree + "/d/inner")
+open(tree + "/plain", "w").close()
+os.mkdir(tree + "/proc")
+hc.mount("proc", tree + "/proc", "proc")
+os.mkdir(tree + "/e")
+os.chmod(tree + "/e", 0o777)
+# In a user namespace the mounts made so far are locked: the tree cannot be overlaid whole any more.
+confine.enter_user_namespace()
+enter_private_mounts()
+merged = overlay_root(tree, scratch)
+print(sorted(os.listdir(merged)), *(os.listdir(merged + name) for name in ("/d", "/proc")), end=" ")
+print(os.readlink(merged + "/link"))
+open(merged + "/e/new", "w").close()
+open(merged + "/d/inner/new", "w").close()
+print(os.listdir(tree + "/e"), os.listdir(tree + "/d/inner"))
+try:
+    open(merged + "/plain", "w")
+except OSError as e:
+    print(e.strerror)
+"""
+
+
+def test_a_tree_with_locked_mounts_is_overlaid_in_parts(tree, tmp_path):
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+
+    assert run_privately(OVERLAY_IN_PARTS, tree, scratch).splitlines() == [
+        "['d', 'e', 'f', 'link', 'plain', 'proc'] ['inner'] [] f",
+        "[] []",
+        "Read-only file system",
+    ]
