@@ -112,7 +112,7 @@ def test_nonblocking_ends_give_eagain(guest, t):
 
 
 def test_writes_up_to_pipe_buf_are_whole_or_not_at_all(guest, t):
-    reader, writer = make_pipe(guest, t, O_NONBLOCK)
+    _reader, writer = make_pipe(guest, t, O_NONBLOCK)
     send(guest, t, writer, bytes(CAPACITY - 100))
 
     with pytest.raises(EAGAIN):
@@ -137,7 +137,7 @@ def test_a_blocking_write_goes_on_until_all_is_written(guest, t, ends):
 
 
 def test_a_signal_ends_a_blocked_write_with_what_was_written(guest, t, ends):
-    reader, writer = ends
+    _reader, writer = ends
     writing = guest.start(t, write, writer, t.mem.alloc(CAPACITY + 1), CAPACITY + 1)
     guest.settle()
 
