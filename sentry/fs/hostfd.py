@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, ClassVar, Final
 
 from sentry.abi.errno import EAGAIN, ENODEV, EPIPE, ESPIPE, from_host
 from sentry.abi.fcntl import O_ACCMODE, O_APPEND, SEEK_CUR, SEEK_END, SEEK_SET
-from sentry.abi.poll import POLLERR, POLLHUP, POLLIN, POLLOUT, POLLRDNORM, POLLWRNORM
+from sentry.abi.poll import ANY, POLLERR, POLLHUP, POLLIN, POLLOUT, POLLRDNORM, POLLWRNORM
 from sentry.vfs.file import File
 from sentry.vfs.inode import AttrChange, FileSystem, Inode
 from sentry.vfs.iov import Sink, Source
@@ -90,7 +90,8 @@ class HostFile(File):
     def _ready(self, events: int) -> None:
         """The loop saw readiness: wake the waiters, and look away until someone waits again."""
         self._loop.watch_fd(self.fd, 0, self._ready)
-        self.queue.wake(events | POLLERR | POLLHUP)
+        # The end of the other side is readable (end of file) and writable (EPIPE) alike.
+        self.queue.wake(ANY if events & (POLLERR | POLLHUP) else events | POLLRDNORM | POLLWRNORM)
 
     def poll(self) -> int:
         wanted = (POLLIN if self.readable else 0) | (POLLOUT if self.writable else 0)
