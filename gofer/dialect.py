@@ -145,7 +145,11 @@ def lcreatefd(s: Session, t: d.Tlcreatefd) -> d.Rlcreatefd:
     directory = _directory(s, t.dfid, t.newfid)
     wanted = t.newfid != NOFID
     flags = t.flags & os.O_ACCMODE
-    s.donated, fd, st = localfs.create_file(directory.fd, t.name, flags, t.mode, (t.uid, t.gid), wanted)
+    owner = (t.uid, t.gid)
+    if t.name:
+        s.donated, fd, st = localfs.create_file(directory.fd, t.name, flags, t.mode, owner, wanted)
+    else:
+        s.donated, fd, st = localfs.create_unnamed(directory.fd, flags, t.mode, owner, wanted)
     if wanted:
         s.fids.put(t.newfid, Fid(fd, S_IFREG, (directory.path, t.name), directory.uid))
     return d.Rlcreatefd(attr_of(st, s.salt), io_unit(s), 1)

@@ -228,6 +228,19 @@ def create_file(
         raise
 
 
+def create_unnamed(
+    dir_fd: int, flags: int, mode: int, owner: tuple[int, int], held: bool
+) -> tuple[int, int, os.stat_result]:
+    """As create_file(), of a file without a name (O_TMPFILE); make_link() can give it one."""
+    fd = os.open(b".", flags | os.O_TMPFILE | os.O_CLOEXEC, mode & 0o777, dir_fd=dir_fd)
+    try:
+        st = _give(fd, dir_fd, fd, mode, *owner)
+        return fd, os.open(_link(fd), os.O_PATH | os.O_CLOEXEC) if held else -1, st
+    except BaseException:
+        os.close(fd)
+        raise
+
+
 def make_node(dir_fd: int, name: bytes, mode: int, owner: tuple[int, int]) -> tuple[int, os.stat_result]:
     """Make a directory, FIFO, socket or empty file, as mode's type says; held, with its attributes."""
     check_name(name)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import struct
-from errno import E2BIG, EACCES, EAGAIN, EBADF, EINVAL, EISDIR, ENODATA, ENOENT, ENOTDIR, EOPNOTSUPP
+from errno import E2BIG, EACCES, EAGAIN, EBADF, EINVAL, EISDIR, ENODATA, ENOENT, ENOTDIR
 from fcntl import F_OFD_GETLK, F_OFD_SETLK, F_UNLCK, fcntl
 from stat import S_IFDIR, S_IFLNK, S_IFMT, S_IFREG
 
@@ -209,7 +209,7 @@ def getlock(s: Session, t: m.Tgetlock) -> m.Rgetlock:
 
 
 def auth(s: Session, t: m.Tauth) -> Message:
-    raise OSError(EOPNOTSUPP, "the connection itself is the authority")
+    raise OSError(ENOENT, "the connection itself is the authority")  # how diod's clients hear "not required"
 
 
 def attach(s: Session, t: m.Tattach) -> m.Rattach:

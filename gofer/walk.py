@@ -80,14 +80,14 @@ def parent(fid: Fid, root_fd: int) -> tuple[Fid, os.stat_result]:
 
 
 def parent_step(root_fd: int) -> Step:
-    """descend(), and `..` as well."""
+    """descend(), and `.` and `..` as well, which some clients send."""
 
     def step(fid: Fid, name: bytes) -> tuple[Fid, os.stat_result]:
-        if name != b"..":
+        if name not in (b".", b".."):
             return descend(fid, name)
         if not fid.is_directory():
             raise OSError(ENOTDIR, "not a directory")
-        return parent(fid, root_fd)
+        return parent(fid, root_fd) if name == b".." else (fid.clone(), os.stat(fid.fd))
 
     return step
 
