@@ -93,11 +93,11 @@ def test_other_tables_are_not_there(sandboxed: tuple[str, set[int]], way: str) -
 
 
 def test_identity_is_the_sentrys(sandboxed: tuple[str, set[int]]) -> None:
-    """The program is process 1 of its namespace; its first child, which makes the calls, is 2."""
+    """The program is process 1 of its namespace, and the children that make the calls are the next few."""
     found = answers(sandboxed[0], "syscall")
-    assert found[GETPID] == found[GETTID]
     assert found[GETPPID] == "= 1"
-    assert 2 <= int(found[GETPID].removeprefix("= ")) < 40
+    for number in (GETPID, GETTID):
+        assert 2 <= int(found[number].removeprefix("= ")) < 40
 
 
 def test_effects_stay_inside(tmp_path: Path) -> None:
