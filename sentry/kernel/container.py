@@ -207,11 +207,7 @@ class Container:
             self.pidns.init = tg
             tg.unkillable = True
             self.status = "running"
-        else:
-            tg.parent = self.pidns.init
-            if tg.parent is not None:
-                tg.parent.children.append(tg)
-                tg.exit_signal = 0
+        # An exec'ed process has no parent in here, as one that runc starts: nobody waits for it, it leaves no zombie.
         if tty is not None:
             tty.make_controlling(tg)
         process.tg = tg
