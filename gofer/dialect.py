@@ -146,10 +146,10 @@ def lcreatefd(s: Session, t: d.Tlcreatefd) -> d.Rlcreatefd:
     wanted = t.newfid != NOFID
     flags = t.flags & os.O_ACCMODE
     owner = (t.uid, t.gid)
-    if t.name:
-        s.donated, fd, st = localfs.create_file(directory.fd, t.name, flags, t.mode, owner, wanted)
-    else:
+    if t.flags & os.O_TMPFILE == os.O_TMPFILE:
         s.donated, fd, st = localfs.create_unnamed(directory.fd, flags, t.mode, owner, wanted)
+    else:
+        s.donated, fd, st = localfs.create_file(directory.fd, t.name, flags, t.mode, owner, wanted)
     if wanted:
         s.fids.put(t.newfid, Fid(fd, S_IFREG, (directory.path, t.name), directory.uid))
     return d.Rlcreatefd(attr_of(st, s.salt), io_unit(s), 1)

@@ -114,7 +114,8 @@ class Rlopenfd(Message):
 class Tlcreatefd(Message):
     """size[4] Tlcreatefd tag[2] dfid[4] newfid[4] flags[4] mode[4] uid[4] gid[4] name[s]
 
-    Make and open a regular file; dfid stays the directory.  flags: the access mode; mode: the permission bits."""
+    Make and open a regular file; dfid stays the directory.  flags: the access mode; mode: the permission bits.  With
+    O_TMPFILE in flags name is not looked at: the file has none, and Tmakelink may give it one."""
 
     dfid: u32
     newfid: u32

@@ -32,8 +32,17 @@ from proto.ninep.dialect import (
 from proto.ninep.message import Message
 from proto.ninep.messages import NOFID, Trenameat, Tunlinkat
 from sentry.abi import stat as st
-from sentry.abi.errno import EINVAL, EISDIR, ENOENT, LinuxError
-from sentry.abi.fcntl import AT_REMOVEDIR, O_RDONLY, O_RDWR, RENAME_EXCHANGE, RENAME_WHITEOUT
+from sentry.abi.errno import EEXIST, EINVAL, EISDIR, ENOENT, LinuxError
+from sentry.abi.fcntl import (
+    AT_REMOVEDIR,
+    O_RDONLY,
+    O_RDWR,
+    O_TMPFILE,
+    RENAME_EXCHANGE,
+    RENAME_NOREPLACE,
+    RENAME_WHITEOUT,
+)
+from sentry.fs.goferclient import Call
 from sentry.fs.goferinode import RW, GoferInode, decode_name, encode_name
 from sentry.fs.simple import dots
 from sentry.vfs.caller import Caller
@@ -98,6 +107,13 @@ class GoferDir(GoferInode):
             inode.target = decode_name(reply.target)
         return inode
 
+    async def has(self, name: str) -> bool:
+        try:
+            await self.lookup(name)
+        except ENOENT:
+            return False
+        return True
+
     async def entries(self) -> Listing:
         """All entries but `.` and `..`, in the host's order."""
         if self.listing is not None:
@@ -146,17 +162,16 @@ class GoferDir(GoferInode):
         if self.listing is not None:
             self.listing[name] = (ino, st.dirent_type(mode))
 
-    def removed(self, name: str) -> tuple[int, int] | None:
-        """name is no entry any more; what it was in the listing."""
+    def removed(self, name: str) -> None:
+        """name is no entry any more."""
         self.changes += 1
         self.stale = True
-        if self.listing is None:
-            return None
-        self.primed.pop(name, None)
-        return self.listing.pop(name, None)
+        if self.listing is not None:
+            self.listing.pop(name, None)
+            self.primed.pop(name, None)
 
     async def _made(self, name: str, request: Message, fid: int) -> GoferInode:
-        """The file that request makes under fid.  EEXIST, ENOSPC and the like."""
+        """The file that request makes under fid; name is "" if it has none.  EEXIST, ENOSPC and the like."""
         client = self.fs.client
         try:
             reply, fd = await client.call(request)
@@ -164,7 +179,8 @@ class GoferDir(GoferInode):
             client.unused_fid(fid)
             raise
         attr = cast("Rlcreatefd | Rmake | Rmakesymlink", reply).attr
-        self.entered(name, attr.ino, attr.mode)
+        if name:
+            self.entered(name, attr.ino, attr.mode)
         inode = self.fs.inode_of(attr, fid)
         if fd >= 0:
             inode.add_host(RW, fd)
@@ -175,6 +191,11 @@ class GoferDir(GoferInode):
         own, fid = await self.need_fid(), self.fs.client.new_fid()
         request = Tlcreatefd(own, fid, O_RDWR, mode & st.S_IALLUGO, uid, gid, encode_name(name))
         return await self._made(name, request, fid)
+
+    async def tmpfile(self, mode: int, caller: Caller) -> Inode:
+        mode, uid, gid = new_file_attrs(self, st.S_IFREG | mode, caller)
+        own, fid = await self.need_fid(), self.fs.client.new_fid()
+        return await self._made("", Tlcreatefd(own, fid, O_TMPFILE | O_RDWR, mode & st.S_IALLUGO, uid, gid, b""), fid)
 
     async def mkdir(self, name: str, mode: int, caller: Caller) -> Inode:
         return await self.mknod(name, st.S_IFDIR | mode, 0, caller)
@@ -210,45 +231,60 @@ class GoferDir(GoferInode):
 
     async def _remove(self, name: str, victim: Inode, flags: int) -> None:
         assert isinstance(victim, GoferInode)
-        if victim.nlink > 1 and not flags:
-            await victim.pin()  # it stays reachable by another name
         own = await self.need_fid()
         await self.fs.client.call(Tunlinkat(own, encode_name(name), flags))
         self.removed(name)
-        victim.outdated(lost_name=True)
+        victim.lost_name()
 
     async def rename(self, name: str, new_dir: Inode, new_name: str, flags: int) -> None:
-        """EINVAL: RENAME_WHITEOUT; RENAME_EXCHANGE in a shared tree, where it could not be made to look atomic."""
+        """EEXIST: RENAME_NOREPLACE.  EINVAL: RENAME_WHITEOUT, and RENAME_EXCHANGE in a shared tree."""
         assert isinstance(new_dir, GoferDir)
         own, other = await self.need_fid(), await new_dir.need_fid()
         first, second = encode_name(name), encode_name(new_name)
-        client = self.fs.client
         if flags & RENAME_WHITEOUT:
             raise EINVAL("no whiteouts")
-        if not flags & RENAME_EXCHANGE:
-            await client.call(Trenameat(own, first, other, second))
-            new_dir.took(new_name, self.removed(name))
-            return
-        if self.fs.shared:
-            raise EINVAL("only the host could exchange atomically")
-        # Three renames in one go: the gofer does nothing of ours between them.
-        aside = b".pysc.%x.%x" % (time.time_ns(), client.new_number())  # nobody has it
-        renames = ((own, first, own, aside), (other, second, own, first), (own, aside, other, second))
+        if flags & RENAME_NOREPLACE and await new_dir.has(new_name):
+            raise EEXIST
+        renames = [(own, first, other, second)]
+        if flags & RENAME_EXCHANGE:
+            if self.fs.shared:
+                raise EINVAL("only the host could exchange atomically")
+            if not await new_dir.has(new_name):
+                raise ENOENT
+            aside = b".pysc.%x.%x" % (time.time_ns(), self.fs.client.new_number())  # nobody has it
+            renames = [(own, first, own, aside), (other, second, own, first), (own, aside, other, second)]
+        # In one go: the gofer does nothing of ours between them.
+        client = self.fs.client
+        stats = [client.post(Twalkgetattr(*entry)) for entry in ((own, NOFID, [first]), (other, NOFID, [second]))]
         for call in [client.post(Trenameat(*rename)) for rename in renames]:
             await client.result(call)
-        moved, target = self.removed(name), new_dir.removed(new_name)
-        self.took(name, target)
-        new_dir.took(new_name, moved)
-
-    def took(self, name: str, entry: tuple[int, int] | None) -> None:
-        """A rename put name here, over what had it.  entry: its place in the old directory's listing, if known."""
+        moved, target = [await self._attr_if_any(call) for call in stats]
+        if moved is None or (target is not None and target.ino == moved.ino):
+            return  # two names of one file: nothing happened
         self.removed(name)
-        if self.listing is not None:
-            if entry is None:
-                self.listing = None
-                self.primed.clear()
-            else:
-                self.listing[name] = entry
+        new_dir.removed(new_name)
+        new_dir._renamed(new_name, moved)
+        if target is None:
+            return
+        if flags & RENAME_EXCHANGE:
+            self._renamed(name, target)
+        elif (victim := self.fs.inodes.get(target.ino)) is not None:
+            victim.lost_name()
+
+    async def _attr_if_any(self, call: Call) -> Attr | None:
+        try:
+            return cast(Rwalkgetattr, (await self.fs.client.result(call))[0]).attrs[0]
+        except ENOENT:
+            return None
+
+    def _renamed(self, name: str, attr: Attr) -> None:
+        """What attr describes is here now, as name."""
+        self.entered(name, attr.ino, attr.mode)
+        inode = self.fs.inodes.get(attr.ino)
+        if inode is not None:
+            inode.stale = True
+            if inode.fid == NOFID:
+                inode.origin = (self, name)
 
 
 class SharedDir(GoferDir):

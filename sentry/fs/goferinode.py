@@ -169,17 +169,14 @@ class GoferInode(Inode):
         reply = cast(Rwalkgetattr, (await self.fs.client.call(Twalkgetattr(self.fid, NOFID, [])))[0])
         self.take(reply.attrs[0])
 
-    async def pin(self) -> None:
-        await self.need_fid()
-
-    def outdated(self, lost_name: bool = False) -> None:
+    def lost_name(self) -> None:
+        """One of its names is gone; of a directory, its only one."""
         self.stale = True
-        if lost_name:
-            self.nlink = 0 if st.is_dir(self.mode) else max(self.nlink - 1, 0)
-            if not self.nlink:
-                self.close_idle()
-            if self.fid == NOFID:
-                self.gone = True
+        self.nlink = 0 if st.is_dir(self.mode) else max(self.nlink - 1, 0)
+        if not self.nlink:
+            self.close_idle()
+        if self.fid == NOFID:
+            self.gone = True  # files of several names have fids
 
     def blocks(self) -> int:
         return self._blocks
@@ -251,14 +248,17 @@ class GoferInode(Inode):
         except LinuxError:
             client.unused_fid(fid)
             raise
-        if self.fid != NOFID:
+        attr = reply.attrs[0]
+        if self.fid != NOFID or attr.ino != self.ino:
             client.clunk(fid)
+            if self.fid == NOFID:
+                raise ESTALE("another file has its name now")
             return
         self.fid = fid
         self.origin = None
         if reply.target:
             self.target = decode_name(reply.target)
-        self.take(reply.attrs[0])
+        self.take(attr)
 
     # -- symbolic links, extended attributes --
 

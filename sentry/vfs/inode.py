@@ -142,12 +142,6 @@ class Inode:
         """True if the fields are up to date now, so that refresh() need not be awaited."""
         return type(self).refresh is Inode.refresh
 
-    async def pin(self) -> None:
-        """A rename will change the name by which the file is known, or take it away: see to other ways to reach it."""
-
-    def outdated(self, lost_name: bool = False) -> None:
-        """A rename happened to it, or replaced it (lost_name): cached attributes no longer hold."""
-
     def blocks(self) -> int:
         """st_blocks, in 512-byte units."""
         return (self.size + 511) // 512

@@ -233,15 +233,9 @@ def _check_rename_rights(caller: Caller, old: Last, source: Dentry, new: Last, t
 
 
 async def _do_rename(old: Last, source: Dentry, new: Last, target: Dentry, flags: int) -> None:
-    moved, replaced = source.inode, target.inode
+    moved = source.inode
     assert moved is not None
-    await moved.pin()
-    if replaced is not None:
-        await replaced.pin()
     await old.parent.inode.rename(old.name, new.parent.inode, new.name, flags)
-    moved.outdated()
-    if replaced is not None:
-        replaced.outdated(lost_name=not flags & RENAME_EXCHANGE)
     source.unhash()
     target.unhash()
     place_name(source, new.parent.dentry, new.name)

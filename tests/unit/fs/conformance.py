@@ -517,6 +517,7 @@ class Conformance:
         assert self.names(root) == ["b", "c"]
 
     def test_rename_exchange(self, root):
+        self.need("exchange")
         directory = self.make_dir(root, "d")
         file = self.make(root, "a", b"x").inode
         inner = self.make_dir(directory, "inner").inode
