@@ -314,6 +314,23 @@ class TestCreating:
         attr = client.call(Tmake(client.walk("d"), NOFID, stat.S_IFDIR | 0o755, 7, 7, b"sub")).attr
         assert stat.S_IMODE(attr.mode) == 0o755
 
+    def test_a_file_without_a_name_is_nowhere_until_it_is_linked(
+        self, client: Client, gofer: Gofer, tree: Path
+    ) -> None:
+        before = sorted(os.listdir(tree)), len(gofer.fds())
+        fid = client.new_fid()
+        me = os.geteuid(), os.getegid()
+        attr = client.call(Tlcreatefd(ROOT, fid, os.O_RDWR, 0o4640, *me, b"")).attr
+        assert (attr.nlink, attr.mode) == (0, stat.S_IFREG | 0o4640)
+        with open(client.take_donated(), "r+b") as file:
+            file.write(b"new")
+        assert (sorted(os.listdir(tree)), len(gofer.fds()) - 1) == before
+        assert client.call(Tmakelink(ROOT, fid, b"named")).attr.nlink == 1
+        assert (tree / "named").read_bytes() == b"new"
+        for flags in (os.O_RDONLY, os.O_RDONLY | os.O_TRUNC):
+            with fails(errno.EINVAL):
+                client.call(Tlcreatefd(ROOT, NOFID, flags, 0o644, *me, b""))
+
     @pytest.mark.parametrize("kind", [stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFREG, 0])
     def test_nodes_are_made_as_their_type_says(self, client: Client, tree: Path, kind: int) -> None:
         fid = client.new_fid()
