@@ -320,14 +320,14 @@ class TestCreating:
         before = sorted(os.listdir(tree)), len(gofer.fds())
         fid = client.new_fid()
         me = os.geteuid(), os.getegid()
-        attr = client.call(Tlcreatefd(ROOT, fid, os.O_RDWR, 0o4640, *me, b"")).attr
+        attr = client.call(Tlcreatefd(ROOT, fid, os.O_RDWR | os.O_TMPFILE, 0o4640, *me, b"")).attr
         assert (attr.nlink, attr.mode) == (0, stat.S_IFREG | 0o4640)
         with open(client.take_donated(), "r+b") as file:
             file.write(b"new")
         assert (sorted(os.listdir(tree)), len(gofer.fds()) - 1) == before
         assert client.call(Tmakelink(ROOT, fid, b"named")).attr.nlink == 1
         assert (tree / "named").read_bytes() == b"new"
-        for flags in (os.O_RDONLY, os.O_RDONLY | os.O_TRUNC):
+        for flags in (os.O_TMPFILE | os.O_RDONLY, os.O_DIRECTORY | os.O_RDWR):
             with fails(errno.EINVAL):
                 client.call(Tlcreatefd(ROOT, NOFID, flags, 0o644, *me, b""))
 
