@@ -34,6 +34,8 @@ def daemon(daemon_session: Daemon) -> Iterator[Daemon]:
     """The daemon, with a check after the test that its containers left nothing on the host."""
     before = sockets()
     yield daemon_session
+    if daemon_session.process.poll() is not None:
+        daemon_session.process = daemon_session.start()
     daemon_session.remove_containers()
     until(lambda: not daemon_session.left_behind() and sockets() <= before, seconds=10)
     assert daemon_session.left_behind() == []

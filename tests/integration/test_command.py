@@ -230,7 +230,6 @@ def test_errors_reach_the_log_as_json(host: Host) -> None:
 
 
 BAD_WORDS = {
-    "no command": (),
     "unknown command": ("frobnicate",),
     "unknown flag": ("--frobnicate", "list"),
     "unknown flag of a command": ("run", "--frobnicate", "x"),

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.daemon import Daemon, command_line, processes_in, until
+from tests.integration.daemon import Daemon, command_line, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("containerd")]
 
@@ -111,11 +111,15 @@ def test_restart_of_containerd_keeps_the_task(daemon: Daemon, task: str) -> None
     assert until(lambda: daemon.status(task) == "STOPPED")
 
 
-def test_task_that_ended_while_containerd_was_away(daemon: Daemon) -> None:
-    name = daemon.start_detached("sh", "-c", "sleep 1; exit 21")
+def test_task_that_ended_while_containerd_was_away(daemon: Daemon, tmp_path: Path) -> None:
+    mount = f"type=bind,src={tmp_path},dst=/mnt,options=rbind:rw"
+    script = "until [ -e /mnt/go ]; do sleep 0.02; done; touch /mnt/gone; exit 21"
+    name = daemon.start_detached("sh", "-c", script, options=("--mount", mount))
     daemon.process.terminate()
     daemon.process.wait(20)
-    assert until(lambda: not any(cgroup.name == name and processes_in(cgroup) for cgroup in daemon.cgroups()))
+    (tmp_path / "go").touch()
+    assert until((tmp_path / "gone").exists)
+    time.sleep(0.3)  # for the exit itself, of which nothing shows while containerd is away
     daemon.process = daemon.start()
     assert until(lambda: daemon.status(name) == "STOPPED")
     assert "exit code 21" in daemon.ctr("task", "rm", name, check=False).stderr
