@@ -21,7 +21,7 @@ from sentry.abi.fcntl import (
     FALLOC_FL_ZERO_RANGE,
 )
 from sentry.syscalls.args import I32, I64, U32, Addr, AtFlags, DirFd, Fd, Mode, Offset, PathAddr
-from sentry.syscalls.paths import check_flags, read_optional, read_path, walk_at
+from sentry.syscalls.paths import check_flags, read_name, read_optional, walk_at
 from sentry.syscalls.read_write import check_size
 from sentry.syscalls.registry import syscall
 from sentry.vfs import attrs
@@ -180,7 +180,7 @@ async def futimesat(t: Task, dirfd: DirFd, path: PathAddr, times: Addr) -> int:
     if not path and dirfd != AT_FDCWD:
         found = path_of(t.files.get(dirfd))
     else:
-        found = await walk_at(t, dirfd, read_path(t, path), 0, True)
+        found = await walk_at(t, dirfd, read_name(t, path), 0, True)
     await attrs.change_times(t.caller, found, wanted)
     return 0
 
@@ -198,7 +198,7 @@ async def utime(t: Task, path: PathAddr, times: Addr) -> int:
     if times:
         atime, mtime = UTIMBUF.unpack(t.mem.read(times, UTIMBUF.size))
         wanted = ((atime, 0), (mtime, 0))
-    found = await walk_at(t, AT_FDCWD, read_path(t, path), 0, True)
+    found = await walk_at(t, AT_FDCWD, read_name(t, path), 0, True)
     await attrs.change_times(t.caller, found, wanted)
     return 0
 
@@ -215,7 +215,7 @@ async def truncate(t: Task, path: PathAddr, size: I64) -> int:
     """
     if size < 0:
         raise EINVAL("negative size")
-    found = await walk_at(t, AT_FDCWD, read_path(t, path), 0, True)
+    found = await walk_at(t, AT_FDCWD, read_name(t, path), 0, True)
     if st.is_reg(found.inode.mode):
         check_size(t, size)
     await attrs.truncate_path(t.caller, found, size)
@@ -289,7 +289,7 @@ def umask(t: Task, mask: U32) -> int:
 @syscall
 async def statfs(t: Task, path: PathAddr, buf: Addr) -> int:
     """statfs(2): the file system that a name is on."""
-    found = await walk_at(t, AT_FDCWD, read_path(t, path), 0, True)
+    found = await walk_at(t, AT_FDCWD, read_name(t, path), 0, True)
     t.mem.write(buf, await pack_statfs(found.inode.fs, found.mount))
     return 0
 

@@ -23,7 +23,7 @@ from sentry.abi.fcntl import (
 )
 from sentry.kernel.creds import CAP_SYS_CHROOT
 from sentry.syscalls.args import U32, Addr, AtFlags, DirFd, Fd, Flags, Mode, PathAddr, Size
-from sentry.syscalls.paths import check_flags, read_path, walk_at
+from sentry.syscalls.paths import check_flags, read_name, read_path, start, walk_at
 from sentry.syscalls.registry import syscall
 from sentry.vfs import names
 from sentry.vfs.caller import CAP_DAC_READ_SEARCH
@@ -62,7 +62,7 @@ def getcwd(t: Task, buf: Addr, size: Size) -> int:
 @syscall
 async def chdir(t: Task, path: PathAddr) -> int:
     """chdir(2): change the working directory.  Those of the walk, ENOTDIR, EACCES."""
-    found = await walk_at(t, AT_FDCWD, read_path(t, path), 0, True)
+    found = await walk_at(t, AT_FDCWD, read_name(t, path), 0, True)
     names.check_search(t.caller, found)
     t.fs.cwd = found
     return 0
@@ -82,7 +82,7 @@ def fchdir(t: Task, fd: Fd) -> int:
 @syscall
 async def chroot(t: Task, path: PathAddr) -> int:
     """chroot(2): change the root.  Those of the walk, ENOTDIR, EACCES, EPERM (without CAP_SYS_CHROOT)."""
-    found = await walk_at(t, AT_FDCWD, read_path(t, path), 0, True)
+    found = await walk_at(t, AT_FDCWD, read_name(t, path), 0, True)
     names.check_search(t.caller, found)
     if not t.creds.has(CAP_SYS_CHROOT):
         raise EPERM
@@ -106,8 +106,8 @@ async def mkdirat(t: Task, dirfd: DirFd, path: PathAddr, mode: Mode) -> int:
 
 
 async def do_mkdir(t: Task, dirfd: int, path: int, mode: int) -> int:
-    name = read_path(t, path)
-    await names.make_dir(t.where(dirfd), name, mode)
+    name = read_name(t, path)
+    await names.make_dir(start(t, dirfd, name), name, mode)
     return 0
 
 
@@ -130,8 +130,8 @@ async def do_mknod(t: Task, dirfd: int, path: int, mode: int, dev: int) -> int:
         raise EPERM
     if kind not in (0, st.S_IFREG, st.S_IFCHR, st.S_IFBLK, st.S_IFIFO, st.S_IFSOCK):
         raise EINVAL("file type")
-    name = read_path(t, path)
-    await names.make_node(t.where(dirfd), name, mode, dev)
+    name = read_name(t, path)
+    await names.make_node(start(t, dirfd, name), name, mode, dev)
     return 0
 
 
@@ -149,11 +149,11 @@ async def symlinkat(t: Task, target: PathAddr, dirfd: DirFd, path: PathAddr) -> 
 
 async def do_symlink(t: Task, target: int, dirfd: int, path: int) -> int:
     """ENOENT: the target is empty."""
-    text = read_path(t, target)
+    text = read_name(t, target)
     if not text:
         raise ENOENT
-    name = read_path(t, path)
-    await names.make_symlink(t.where(dirfd), name, text)
+    name = read_name(t, path)
+    await names.make_symlink(start(t, dirfd, name), name, text)
     return 0
 
 
@@ -174,12 +174,12 @@ async def linkat(
 async def do_link(t: Task, old_dirfd: int, old_path: int, new_dirfd: int, new_path: int, flags: int) -> int:
     """fs/namei.c:do_linkat.  ENOENT: AT_EMPTY_PATH without CAP_DAC_READ_SEARCH."""
     check_flags(flags, AT_SYMLINK_FOLLOW | AT_EMPTY_PATH)
-    old_name = read_path(t, old_path)
+    old_name = read_path(t, old_path) if flags & AT_EMPTY_PATH else read_name(t, old_path)
     if flags & AT_EMPTY_PATH and not t.creds.has(CAP_DAC_READ_SEARCH):
         flags &= ~AT_EMPTY_PATH
     target = await walk_at(t, old_dirfd, old_name, flags, bool(flags & AT_SYMLINK_FOLLOW))
-    name = read_path(t, new_path)
-    await names.make_link(t.where(new_dirfd), name, target)
+    name = read_name(t, new_path)
+    await names.make_link(start(t, new_dirfd, name), name, target)
     return 0
 
 
@@ -189,8 +189,8 @@ async def do_link(t: Task, old_dirfd: int, old_path: int, new_dirfd: int, new_pa
 @syscall
 async def unlink(t: Task, path: PathAddr) -> int:
     """unlink(2): remove a name."""
-    name = read_path(t, path)
-    await names.unlink(t.where(), name)
+    name = read_name(t, path)
+    await names.unlink(start(t, AT_FDCWD, name), name)
     return 0
 
 
@@ -198,16 +198,16 @@ async def unlink(t: Task, path: PathAddr) -> int:
 async def unlinkat(t: Task, dirfd: DirFd, path: PathAddr, flags: AtFlags) -> int:
     """unlinkat(2): unlink, or with AT_REMOVEDIR rmdir, relative to a directory."""
     check_flags(flags, AT_REMOVEDIR)
-    name = read_path(t, path)
-    await (names.remove_dir if flags & AT_REMOVEDIR else names.unlink)(t.where(dirfd), name)
+    name = read_name(t, path)
+    await (names.remove_dir if flags & AT_REMOVEDIR else names.unlink)(start(t, dirfd, name), name)
     return 0
 
 
 @syscall
 async def rmdir(t: Task, path: PathAddr) -> int:
     """rmdir(2): remove an empty directory."""
-    name = read_path(t, path)
-    await names.remove_dir(t.where(), name)
+    name = read_name(t, path)
+    await names.remove_dir(start(t, AT_FDCWD, name), name)
     return 0
 
 
@@ -236,8 +236,8 @@ async def do_rename(t: Task, old_dirfd: int, old_path: int, new_dirfd: int, new_
     check_flags(flags, RENAME_NOREPLACE | RENAME_EXCHANGE | RENAME_WHITEOUT)
     if flags & RENAME_EXCHANGE and flags & (RENAME_NOREPLACE | RENAME_WHITEOUT):
         raise EINVAL("RENAME_EXCHANGE with others")
-    old_name, new_name = read_path(t, old_path), read_path(t, new_path)
-    await names.rename(t.where(old_dirfd), old_name, t.where(new_dirfd), new_name, flags)
+    old_name, new_name = read_name(t, old_path), read_name(t, new_path)
+    await names.rename(start(t, old_dirfd, old_name), old_name, start(t, new_dirfd, new_name), new_name, flags)
     return 0
 
 

@@ -16,7 +16,7 @@ from sentry.fs.tmpfs import TmpFs
 from sentry.kernel.creds import CAP_SYS_ADMIN
 from sentry.platform import PAGE_SIZE
 from sentry.syscalls.args import Addr, Flags, PathAddr
-from sentry.syscalls.paths import check_flags, read_path, walk_at
+from sentry.syscalls.paths import check_flags, read_name, read_path, walk_at
 from sentry.syscalls.registry import syscall
 from sentry.vfs import mounting
 from sentry.vfs.dentry import (
@@ -61,7 +61,7 @@ async def mount(t: Task, source: PathAddr, target: PathAddr, fstype: PathAddr, f
     kind = read_path(t, fstype) if fstype else ""
     device = read_path(t, source) if source else ""
     options = read_options(t, data)
-    where = await walk_at(t, AT_FDCWD, read_path(t, target), 0, True)
+    where = await walk_at(t, AT_FDCWD, read_name(t, target), 0, True)
     if flags & MS_MAGIC_MASK == MS_MAGIC:
         flags &= ~MS_MAGIC_MASK
     may_mount(t)
@@ -132,7 +132,7 @@ async def umount2(t: Task, target: PathAddr, flags: Flags) -> int:
     Errors: EINVAL (flags, not a mount point), those of the walk, EPERM, EBUSY
     """
     check_flags(flags, MNT_FORCE | MNT_DETACH | UMOUNT_NOFOLLOW)
-    where = await walk_at(t, AT_FDCWD, read_path(t, target), 0, not flags & UMOUNT_NOFOLLOW)
+    where = await walk_at(t, AT_FDCWD, read_name(t, target), 0, not flags & UMOUNT_NOFOLLOW)
     may_mount(t)
     if not where.is_mount_root():
         raise EINVAL("not a mount point")
@@ -168,8 +168,8 @@ async def pivot_root(t: Task, new_root: PathAddr, put_old: PathAddr) -> int:
     Errors: EPERM, those of the walks, ENOTDIR, EBUSY, EINVAL
     """
     may_mount(t)
-    new = await walk_at(t, AT_FDCWD, read_path(t, new_root), 0, True)
-    old = await walk_at(t, AT_FDCWD, read_path(t, put_old), 0, True)
+    new = await walk_at(t, AT_FDCWD, read_name(t, new_root), 0, True)
+    old = await walk_at(t, AT_FDCWD, read_name(t, put_old), 0, True)
     root = t.fs.root
     mounting.pivot(root, new, old)
     for task in list(t.container.pidns.tasks.values()):

@@ -39,7 +39,7 @@ from sentry.abi.fcntl import (
 )
 from sentry.abi.stat import S_IALLUGO
 from sentry.syscalls.args import U32, Addr, DirFd, Fd, Flags, Mode, OpenFlags, PathAddr, Size
-from sentry.syscalls.paths import check_flags, read_path
+from sentry.syscalls.paths import check_flags, read_name, start
 from sentry.syscalls.registry import syscall
 from sentry.vfs.cachedwalk import walk_cached
 from sentry.vfs.open import open_existing, open_name
@@ -90,9 +90,9 @@ def openat(t: Task, dirfd: DirFd, path: PathAddr, flags: OpenFlags, mode: Mode) 
     if not flags & (O_CREAT | O_TMPFILE_BIT):
         mode = 0
     check_open_flags(flags)
-    name = read_path(t, path)
+    name = read_name(t, path)
     t.files.check_room()
-    return install(t, t.where(dirfd), name, flags | O_LARGEFILE, mode & S_IALLUGO)
+    return install(t, start(t, dirfd, name), name, flags | O_LARGEFILE, mode & S_IALLUGO)
 
 
 def check_open_flags(flags: int) -> None:
@@ -140,9 +140,9 @@ def openat2(t: Task, dirfd: DirFd, path: PathAddr, how: Addr, size: Size) -> Cor
     check_open_flags(flags)
     if resolve & RESOLVE_CACHED and flags & (O_TRUNC | O_CREAT | O_TMPFILE_BIT):
         raise EAGAIN("RESOLVE_CACHED")
-    name = read_path(t, path)
+    name = read_name(t, path)
     t.files.check_room()
-    return install(t, t.where(dirfd, resolve), name, flags, mode)
+    return install(t, start(t, dirfd, name, resolve), name, flags, mode)
 
 
 @syscall

@@ -4,24 +4,34 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sentry.abi.errno import EINVAL
-from sentry.abi.fcntl import AT_EMPTY_PATH, PATH_MAX
+from sentry.abi.errno import EINVAL, ENOENT
+from sentry.abi.fcntl import AT_EMPTY_PATH, AT_FDCWD, PATH_MAX, RESOLVE_BENEATH, RESOLVE_IN_ROOT
 from sentry.vfs.cachedwalk import walk_cached
 from sentry.vfs.dentry import Path
-from sentry.vfs.walk import walk
+from sentry.vfs.walk import Where, walk
 
 if TYPE_CHECKING:
     from sentry.kernel.task import Task
 
 
 def read_path(t: Task, addr: int) -> str:
-    """The name at addr (getname).  EFAULT; ENAMETOOLONG at PATH_MAX bytes.  An empty one is walk()'s business."""
+    """The name at addr, which may be empty (getname).  EFAULT; ENAMETOOLONG at PATH_MAX bytes."""
     return t.mem.read_cstr(addr, PATH_MAX).decode("utf-8", "surrogateescape")
 
 
-def read_optional(t: Task, path: int, flags: int) -> str:
-    """read_path(); with AT_EMPTY_PATH a null pointer counts as an empty name (since Linux 6.11)."""
-    return "" if flags & AT_EMPTY_PATH and not path else read_path(t, path)
+def read_name(t: Task, addr: int) -> str:
+    """read_path() of a name that must not be empty.  ENOENT."""
+    name = t.mem.read_cstr(addr, PATH_MAX).decode("utf-8", "surrogateescape")
+    if not name:
+        raise ENOENT
+    return name
+
+
+def read_optional(t: Task, addr: int, flags: int) -> str:
+    """A name that AT_EMPTY_PATH in flags allows to be empty, or to be a null pointer (since Linux 6.11).  ENOENT."""
+    if not flags & AT_EMPTY_PATH:
+        return read_name(t, addr)
+    return read_path(t, addr) if addr else ""
 
 
 def check_flags(flags: int, known: int) -> None:
@@ -30,9 +40,16 @@ def check_flags(flags: int, known: int) -> None:
         raise EINVAL("unknown flags")
 
 
+def start(t: Task, dirfd: int, name: str, resolve: int = 0) -> Where:
+    """Where a walk begins.  dirfd is not looked at for an absolute name, unless RESOLVE_IN_ROOT or BENEATH.  EBADF."""
+    if name[:1] == "/" and not resolve & (RESOLVE_IN_ROOT | RESOLVE_BENEATH):
+        return t.where(AT_FDCWD, resolve)
+    return t.where(dirfd, resolve)
+
+
 async def walk_at(t: Task, dirfd: int, name: str, flags: int, follow: bool) -> Path:
     """The existing file that (dirfd, name) means; with AT_EMPTY_PATH and an empty name, dirfd itself."""
     if not name and flags & AT_EMPTY_PATH:
         return t.where(dirfd).start
-    where = t.where(dirfd)
+    where = start(t, dirfd, name)
     return walk_cached(where, name, follow) or await walk(where, name, follow)

@@ -28,7 +28,7 @@ from sentry.abi.stat import (
     STATX_RESERVED,
 )
 from sentry.syscalls.args import I32, Addr, AtFlags, DirFd, Fd, Flags, PathAddr
-from sentry.syscalls.paths import check_flags, read_optional, read_path, walk_at
+from sentry.syscalls.paths import check_flags, read_name, read_optional, read_path, start, walk_at
 from sentry.syscalls.registry import syscall
 from sentry.vfs.cachedwalk import walk_cached
 from sentry.vfs.caller import MAY_EXEC, MAY_WRITE
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 Result = int | Awaitable[int]
 NS: Final = 1_000_000_000
+NO_DIO: Final = (0, 0, 0, 0, 0)  # stx_dio_*, stx_subvol, stx_atomic_write_*: not known
 
 
 # ---- stat.
@@ -72,7 +73,7 @@ def pack_stat(inode: Inode) -> bytes:
 
 def stat_name(t: Task, dirfd: int, name: str, follow: bool, buf: int) -> Result:
     """By name: at once if everything is cached, otherwise a coroutine."""
-    path = walk_cached(t.where(dirfd), name, follow)
+    path = walk_cached(start(t, dirfd, name), name, follow)
     if path is not None:
         return stat_inode(t, path.inode, buf)
     return _stat_walk(t, dirfd, name, follow, buf)
@@ -86,7 +87,7 @@ def stat_inode(t: Task, inode: Inode, buf: int) -> Result:
 
 
 async def _stat_walk(t: Task, dirfd: int, name: str, follow: bool, buf: int) -> int:
-    path = await walk(t.where(dirfd), name, follow)
+    path = await walk(start(t, dirfd, name), name, follow)
     return await _stat_refresh(t, path.inode, buf)
 
 
@@ -103,13 +104,13 @@ def stat(t: Task, path: PathAddr, buf: Addr) -> Result:
     Linux: fs/stat.c:vfs_statx
     Errors: EFAULT, ENAMETOOLONG, those of the walk
     """
-    return stat_name(t, AT_FDCWD, read_path(t, path), True, buf)
+    return stat_name(t, AT_FDCWD, read_name(t, path), True, buf)
 
 
 @syscall
 def lstat(t: Task, path: PathAddr, buf: Addr) -> Result:
     """lstat(2): stat, of a symbolic link itself."""
-    return stat_name(t, AT_FDCWD, read_path(t, path), False, buf)
+    return stat_name(t, AT_FDCWD, read_name(t, path), False, buf)
 
 
 @syscall
@@ -190,8 +191,7 @@ def pack_statx(inode: Inode, path: Path | None) -> bytes:
         dev_major,
         dev_minor,
         path.mount.id if path is not None else 0,
-        0,
-        0,
+        *NO_DIO,
     )
 
 
@@ -222,7 +222,7 @@ async def do_access(t: Task, dirfd: int, path_addr: int, mode: int, flags: int) 
         raise EINVAL("mode")
     check_flags(flags, AT_EACCESS | AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH)
     name = read_optional(t, path_addr, flags)
-    where = t.where(dirfd)
+    where = start(t, dirfd, name)
     if not flags & AT_EACCESS:
         where.caller = t.creds.real_caller(t.fs.umask)
     follow = not flags & AT_SYMLINK_NOFOLLOW

@@ -11,7 +11,7 @@ from sentry.abi.fcntl import AT_EMPTY_PATH, AT_FDCWD, AT_SYMLINK_NOFOLLOW
 from sentry.platform import PAGE_SIZE
 from sentry.syscalls.args import Addr, AtFlags, DirFd, Fd, Flags, PathAddr, Size
 from sentry.syscalls.attr import path_of
-from sentry.syscalls.paths import check_flags, read_optional, read_path, walk_at
+from sentry.syscalls.paths import check_flags, read_name, read_optional, walk_at
 from sentry.syscalls.registry import syscall
 from sentry.vfs.caller import CAP_SETFCAP, CAP_SYS_ADMIN, MAY_READ, MAY_WRITE, Caller
 from sentry.vfs.dentry import Path
@@ -27,7 +27,7 @@ XATTR_SIZE_MAX: Final = 65536
 XATTR_ARGS: Final = struct.Struct("<QII")  # struct xattr_args: value, size, flags
 
 
-def read_name(t: Task, addr: int) -> str:
+def read_attribute_name(t: Task, addr: int) -> str:
     """An attribute's name.  EFAULT; ERANGE: empty, or too long."""
     try:
         name = t.mem.read_cstr(addr, XATTR_NAME_MAX + 1)
@@ -84,7 +84,7 @@ async def at(t: Task, dirfd: int, path: int, flags: int) -> Path:
 
 
 async def named(t: Task, path: int, follow: bool) -> Path:
-    return await walk_at(t, AT_FDCWD, read_path(t, path), 0, follow)
+    return await walk_at(t, AT_FDCWD, read_name(t, path), 0, follow)
 
 
 # ---- Setting.
@@ -129,7 +129,7 @@ def read_attribute(t: Task, name: int, value: int, size: int, flags: int) -> tup
     """setxattr_copy(): EINVAL, EFAULT, ERANGE, E2BIG."""
     if flags & ~(XATTR_CREATE | XATTR_REPLACE):
         raise EINVAL("flags")
-    text = read_name(t, name)
+    text = read_attribute_name(t, name)
     if size > XATTR_SIZE_MAX:
         raise E2BIG
     return text, t.mem.read(value, size) if size else b""
@@ -151,14 +151,14 @@ async def getxattr(t: Task, path: PathAddr, name: Addr, value: Addr, size: Size)
 
     Errors: EFAULT, ERANGE (name; the value is longer than size), those of the walk, ENODATA, EACCES, EOPNOTSUPP
     """
-    text = read_name(t, name)
+    text = read_attribute_name(t, name)
     return await get_one(t, (await named(t, path, True)).inode, text, value, size)
 
 
 @syscall
 async def lgetxattr(t: Task, path: PathAddr, name: Addr, value: Addr, size: Size) -> int:
     """lgetxattr(2): getxattr, of a symbolic link itself."""
-    text = read_name(t, name)
+    text = read_attribute_name(t, name)
     return await get_one(t, (await named(t, path, False)).inode, text, value, size)
 
 
@@ -166,7 +166,7 @@ async def lgetxattr(t: Task, path: PathAddr, name: Addr, value: Addr, size: Size
 async def fgetxattr(t: Task, fd: Fd, name: Addr, value: Addr, size: Size) -> int:
     """fgetxattr(2): getxattr of an open file."""
     file = t.files.get(fd)
-    return await get_one(t, file.inode, read_name(t, name), value, size)
+    return await get_one(t, file.inode, read_attribute_name(t, name), value, size)
 
 
 @syscall
@@ -177,7 +177,7 @@ async def getxattrat(
     value, size, flags = read_args(t, args, args_size)
     if flags:
         raise EINVAL("flags")
-    text = read_name(t, name)
+    text = read_attribute_name(t, name)
     return await get_one(t, (await at(t, dirfd, path, at_flags)).inode, text, value, size)
 
 
@@ -234,14 +234,14 @@ async def list_all(t: Task, inode: Inode, addr: int, size: int) -> int:
 @syscall
 async def removexattr(t: Task, path: PathAddr, name: Addr) -> int:
     """removexattr(2): remove an attribute.  ERANGE (name), those of the walk, EROFS, EPERM, ENODATA, EOPNOTSUPP."""
-    text = read_name(t, name)
+    text = read_attribute_name(t, name)
     return await remove_one(t, await named(t, path, True), text)
 
 
 @syscall
 async def lremovexattr(t: Task, path: PathAddr, name: Addr) -> int:
     """lremovexattr(2): removexattr, of a symbolic link itself."""
-    text = read_name(t, name)
+    text = read_attribute_name(t, name)
     return await remove_one(t, await named(t, path, False), text)
 
 
@@ -249,13 +249,13 @@ async def lremovexattr(t: Task, path: PathAddr, name: Addr) -> int:
 async def fremovexattr(t: Task, fd: Fd, name: Addr) -> int:
     """fremovexattr(2): removexattr of an open file."""
     file = t.files.get(fd)
-    return await remove_one(t, path_of(file), read_name(t, name))
+    return await remove_one(t, path_of(file), read_attribute_name(t, name))
 
 
 @syscall
 async def removexattrat(t: Task, dirfd: DirFd, path: PathAddr, at_flags: AtFlags, name: Addr) -> int:
     """removexattrat(2): removexattr relative to a directory."""
-    text = read_name(t, name)
+    text = read_attribute_name(t, name)
     return await remove_one(t, await at(t, dirfd, path, at_flags), text)
 
 

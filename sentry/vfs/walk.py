@@ -50,12 +50,13 @@ class Last(NamedTuple):
 class _Walker:
     """One resolution: the position, the names still to do, and the count of links followed."""
 
-    __slots__ = ("links", "mount", "path", "todo", "where")
+    __slots__ = ("links", "path", "slash", "todo", "where")
 
     def __init__(self, where: Where, name: str) -> None:
         if not name:
             raise ENOENT
         self.where = where
+        self.slash = name.endswith("/")
         self.links = 0
         self.path = where.start
         self.todo: list[str] = []
@@ -151,18 +152,15 @@ class _Walker:
     async def run_to_parent(self) -> Last:
         """All but the last component, which is not looked up."""
         todo = self.todo
-        must_be_dir = False
-        # The last component's position: todo[0], before it perhaps a "." from a trailing slash.
-        tail: list[str] = []
-        if len(todo) > 1 and todo[0] == ".":
-            must_be_dir = True
+        # The last component is todo[0], unless that is the "." which stands for a trailing slash.
+        must_be_dir = self.slash and len(todo) > 1
+        if must_be_dir:
             del todo[0]
-        tail.append(todo.pop(0))
+        name = todo.pop(0)
         if todo:
             await self.run(True)
             self.path.inode  # noqa: B018  ENOENT for a negative parent
         self._enter_directory()
-        name = tail[0]
         if name == "..":
             self._up()
         if name in (".", ".."):
