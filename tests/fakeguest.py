@@ -13,14 +13,13 @@ import itertools
 from collections.abc import Callable
 from typing import Any
 
-from sentry.abi.errno import EFAULT, ENAMETOOLONG, LinuxError
+from sentry.abi.errno import EFAULT, ENAMETOOLONG
 from sentry.fs.tmpfs import TmpFs
 from sentry.kernel.container import Container
 from sentry.kernel.creds import ALL_CAPS, Creds
 from sentry.kernel.fscontext import FsContext
 from sentry.kernel.ids import ProcessGroup, Session
 from sentry.kernel.kernel import HostFacts, Kernel
-from sentry.kernel.restart import Interrupted
 from sentry.kernel.rlimits import Rlimits
 from sentry.kernel.signals import SignalHandlers
 from sentry.kernel.task import Task
@@ -92,6 +91,10 @@ class IdleContext:
     def __init__(self, space: Memory) -> None:
         self.space = space
         self.owner: Any = None
+        self.used_ns = 0
+
+    def cpu_ns(self) -> int:
+        return self.used_ns
 
     def interrupt(self) -> None:
         pass
@@ -164,7 +167,7 @@ class Guest:
             try:
                 answer = handler(t, *args)
                 call.result = answer if answer is None or isinstance(answer, int) else await answer
-            except (LinuxError, Interrupted) as e:
+            except Exception as e:
                 call.result = e
             call.done = True
             if call.awaited:

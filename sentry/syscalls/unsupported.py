@@ -66,7 +66,6 @@ GROUPS: Final[tuple[Group, ...]] = (
         "no file-descriptor based mounting; mount(2) works",
     ),
     (EOPNOTSUPP, "name_to_handle_at open_by_handle_at", "no file system exports handles"),
-    (ENOSYS, "setxattrat getxattrat listxattrat removexattrat", "the older xattr calls work"),
     (ENOSYS, "file_getattr file_setattr", "no inode flags beyond those of stat(2)"),
     (ENOSYS, "cachestat", "the page cache is the host kernel's"),
     # Memory.
