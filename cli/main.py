@@ -157,7 +157,9 @@ def _dispatch(flags: Values, words: list[str]) -> int:
     check_globals(flags)
     if flags["version"]:
         words = ["version"]
-    if not words or flags["help"] or words[0] == "help":
+    if not words and not flags["help"]:
+        raise UsageError("a command is needed; 'pysc help' lists them")
+    if flags["help"] or words[0] == "help":
         return _help(words[1:] if words[:1] == ["help"] else words)
     command = find_command(words[0])
     if any(word in ("--help", "-h") for word in words[1:2]):

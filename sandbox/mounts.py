@@ -123,10 +123,15 @@ class _Overlay:
     def mount_parts(self, path: str) -> None:
         """A directory with mounts below it that an unprivileged user may not uncover: the kernel refuses it whole.
 
-        So its entries are overlaid one by one; plain files beside them are bound read-only.
+        So its entries are overlaid one by one; plain files beside them are bound read-only.  One that the user may
+        not read is empty.
         """
         _copy_attributes(self.root + path or "/", self.view + path)
-        for entry in os.scandir(self.root + path or "/"):
+        try:
+            entries = list(os.scandir(self.root + path or "/"))
+        except PermissionError:
+            return
+        for entry in entries:
             inside = f"{path}/{entry.name}"
             if entry.is_symlink():
                 os.symlink(os.readlink(entry.path), self.view + inside)

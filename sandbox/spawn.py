@@ -26,6 +26,10 @@ SANDBOX_NAMESPACES = ("pid", "mount", "ipc", "uts", "cgroup")
 
 _INSTALLATION = str(Path(__file__).resolve().parent.parent)
 _BOOTSTRAP = "import sys; sys.path.append(sys.argv[1]); from sandbox.stage import main; main()"
+_RUN_MODULE = (
+    "import runpy, sys; sys.path.append(sys.argv.pop(1)); "
+    "runpy.run_module(sys.argv.pop(1), run_name='__main__', alter_sys=True)"
+)
 _ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
 
 
@@ -49,8 +53,7 @@ class StageConfig:
 
 def module_command(module: str, *arguments: str) -> list[str]:
     """The command line that runs a module of this installation in a fresh, isolated interpreter."""
-    run = "import runpy, sys; sys.path.append(sys.argv.pop(1)); runpy.run_module(sys.argv.pop(1), alter_sys=True)"
-    return [sys.executable, "-I", "-c", run, _INSTALLATION, module, *arguments]
+    return [sys.executable, "-I", "-c", _RUN_MODULE, _INSTALLATION, module, *arguments]
 
 
 class Starting:

@@ -16,6 +16,8 @@ from sandbox.errors import InvalidSpec
 T = TypeVar("T")
 HOOK_POINTS = ("prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop")
 
+NAMESPACES = ("pid", "network", "mount", "ipc", "uts", "user", "cgroup", "time")
+
 
 class Reader:
     """An object of the configuration, read field by field; its errors say where.
@@ -252,6 +254,8 @@ def _namespaces(linux: Reader) -> dict[str, str]:
     namespaces: dict[str, str] = {}
     for item in linux.sections("namespaces"):
         kind, path = _required(item, "type"), item.get("path", str, "")
+        if kind not in NAMESPACES:
+            raise InvalidSpec(f"{item.name_of('type')}: unknown type {kind!r}")
         if kind in namespaces:
             raise InvalidSpec(f"{item.where}: a second namespace of type {kind!r}")
         if path and not path.startswith("/"):

@@ -277,7 +277,7 @@ def test_errors_are_one_line_and_a_record_in_the_log(cli, tmp_path):
 @pytest.mark.parametrize(
     "words",
     [
-        ["nope"], ["run"], ["run", "a", "b"], ["start", "--what", "a"], ["--log-format", "xml", "list"],
+        [], ["nope"], ["run"], ["run", "a", "b"], ["start", "--what", "a"], ["--log-format", "xml", "list"],
         ["kill", "a", "X"], ["exec", "a"],
     ],
 )  # fmt: skip
@@ -360,10 +360,19 @@ def test_without_privilege_do_has_its_overlay_too(unprivileged_cli):
 
 def test_help_and_version(cli):
     assert cli("--version").stdout.startswith(f"pysc version {VERSION}\n")
-    for words in ([], ["help"], ["--help"], ["help", "run"], ["run", "--help"]):
+    for words in (["help"], ["--help"], ["help", "run"], ["run", "--help"]):
         assert cli(*words).stdout.startswith("Usage: pysc")
     with open(f"{REPOSITORY}/pyproject.toml", "rb") as f:
         assert tomllib.load(f)["project"]["version"] == VERSION
+
+
+def test_the_sentry_is_asked_about_itself(cli):
+    assert "openat" in cli("syscalls").stdout
+    assert any(row["name"] == "openat" for row in json.loads(cli("syscalls", "--format", "json").stdout))
+    cli("syscalls", "--format", "xml", status=2)
+    findings = json.loads(cli("doctor", "--format", "json").stdout)
+    assert {finding["status"] for finding in findings} <= {"ok", "warn"}
+    assert {"python", "libseccomp", "C core", "platform", "cgroups"} <= {finding["subject"] for finding in findings}
 
 
 def test_output_to_a_closed_pipe_is_no_error_message(cli):

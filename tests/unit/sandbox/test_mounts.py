@@ -147,6 +147,10 @@ os.mkdir(tree + "/proc")
 hc.mount("proc", tree + "/proc", "proc")
 os.mkdir(tree + "/e")
 os.chmod(tree + "/e", 0o777)
+os.makedirs(tree + "/closed/mounted")
+hc.mount("none", tree + "/closed/mounted", "tmpfs")
+os.chown(tree + "/closed", 12345, 12345)
+os.chmod(tree + "/closed", 0o700)
 # In a user namespace the mounts made so far are locked: the tree cannot be overlaid whole any more.
 confine.enter_user_namespace()
 enter_private_mounts()
@@ -168,7 +172,7 @@ def test_a_tree_with_locked_mounts_is_overlaid_in_parts(tree, tmp_path):
     scratch.mkdir()
 
     assert run_privately(OVERLAY_IN_PARTS, tree, scratch).splitlines() == [
-        "['d', 'e', 'f', 'link', 'plain', 'proc'] ['inner'] [] f",
+        "['closed', 'd', 'e', 'f', 'link', 'plain', 'proc'] ['inner'] [] f",
         "[] []",
         "Read-only file system",
     ]

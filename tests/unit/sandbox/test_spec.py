@@ -93,6 +93,7 @@ def test_namespaces_hooks_and_resources_are_typed():
         ({"mounts": [{"destination": "/x"}]}, r"mounts\[0\].type: missing"),
         ({"mounts": ["x"]}, r"mounts\[0\]: object expected"),
         ({"linux": {"namespaces": [{"type": "pid"}, {"type": "pid"}]}}, "a second namespace of type 'pid'"),
+        ({"linux": {"namespaces": [{"type": "space"}]}}, r"namespaces\[0\].type: unknown type 'space'"),
         ({"linux": {"namespaces": [{"type": "network", "path": "x"}]}}, r"namespaces\[0\].path: absolute"),
         ({"linux": {"resources": {"memory": {"limit": "1M"}}}}, "linux.resources.memory.limit: int expected"),
         ({"linux": {"resources": {"unified": {"../x": "1"}}}}, "unified: a file name expected"),
