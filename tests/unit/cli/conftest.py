@@ -26,7 +26,7 @@ class Cli:
         self.bundle_folder = bundle
         self.name = name
         self.prefix = [sys.executable]
-        self.environment = {**os.environ, "PYTHONPATH": REPOSITORY}
+        self.environment = {**os.environ, "PYTHONPATH": REPOSITORY, "TMPDIR": str(root.parent)}
 
     def command(self, *words):
         return [*self.prefix, "-m", "tests.unit.sandbox.standin", "--root", str(self.root), *map(str, words)]
@@ -58,6 +58,7 @@ class Cli:
 
     def leftovers(self):
         found = os.listdir(self.root) if self.root.exists() else []
+        found += [name for name in os.listdir(self.root.parent) if name.startswith("pysc-")]
         for hierarchy in host_hierarchies()[1]:
             found += [name for name in os.listdir(hierarchy.mount_point) if name.startswith(f"pysc-{self.name}")]
         return found
