@@ -260,10 +260,8 @@ class TmpRegular(TmpInode):
         if self.opens == 0:
             super().forget_if_unreachable()
 
-    async def refresh(self) -> None:
-        self.data.recount()
-
     def blocks(self) -> int:
+        self.data.recount()
         return self.data.pages * (PAGE_SIZE // 512)
 
     async def open(self, path: Path | None, flags: int) -> File:
