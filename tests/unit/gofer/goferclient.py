@@ -216,6 +216,14 @@ class Gofer:
         os.close(self._log)
 
 
+def host_attr(path: Path) -> Attr:
+    """What the gofer should say of a file on the root's device."""
+    s = path.lstat()
+    times = s.st_atime_ns, s.st_mtime_ns, s.st_ctime_ns
+    sizes = s.st_rdev, s.st_size, s.st_blocks
+    return Attr(s.st_ino, s.st_mode, s.st_nlink, s.st_uid, s.st_gid, *sizes, *times, s.st_blksize)
+
+
 def tick() -> None:
     """Let the clock that files are stamped with move on: until it does, a change may leave no trace in ctime."""
     before = time.clock_gettime_ns(5)

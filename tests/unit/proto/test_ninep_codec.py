@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import struct
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -126,6 +127,21 @@ class TestGolden:
         for length in range(HEADER_SIZE, len(whole)):
             with pytest.raises(ProtocolError):
                 decode(struct.pack("<I", length) + whole[4:] + whole)
+
+
+CAPTURE = Path(__file__).parent / "data" / "v9fs-6.1.txt"
+
+
+def test_what_linux_says_is_understood_whole() -> None:
+    """Frames of the kernel's client, as they came: decoded, and encoded again to the same bytes."""
+    lines = [line.split() for line in CAPTURE.read_text().splitlines() if not line.startswith("#")]
+    stream = bytes.fromhex("".join(frame for side, frame in lines if side == ">"))
+    requests = decode(stream)
+    assert len(requests) == len(lines) / 2
+    assert b"".join(encode(tag, request) for tag, request in requests) == stream
+    for (_, request), (_, frame) in zip(requests, lines[1::2]):
+        [(_, reply)] = decode(bytes.fromhex(frame))
+        assert reply.TYPE in (request.TYPE + 1, m.Rlerror.TYPE)
 
 
 def by_wire_line(cls: type[Message], tag: int, message: Message) -> bytes:
