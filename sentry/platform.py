@@ -50,9 +50,13 @@ class InterruptTrap:
 
 @dataclass(slots=True)
 class ExitTrap:
-    """The context is gone: something outside (the OOM killer, an administrator) killed it."""
+    """The context is gone: something outside (the OOM killer, an administrator) killed it.
+
+    running is False if it happened between two switches: then no switch() returns this trap.
+    """
 
     signo: int
+    running: bool = True
 
 
 Trap = SyscallTrap | FaultTrap | InterruptTrap | ExitTrap

@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Generator
 from typing import Any, Final
 
-from sentry.platform import Context, Platform, Trap
+from sentry.platform import Context, ExitTrap, Platform, Trap
 
 log = logging.getLogger(__name__)
 
@@ -90,6 +90,9 @@ class Job:
         self.parked = False
         self.queued = False
         self.done = False
+
+    def context_lost(self) -> None:
+        """The context that this job runs application code in died while the job did something else."""
 
 
 @types.coroutine
@@ -255,5 +258,9 @@ class Loop:
 
     def _trapped(self, context: Context, trap: Trap) -> None:
         job = context.owner
-        if job is not None:
+        if job is None:
+            return
+        if type(trap) is ExitTrap and not trap.running:
+            job.context_lost()
+        else:
             self._step(job, trap)

@@ -208,6 +208,10 @@ class Task(Job):
         self.pending.add(info)
         self.attention = True
 
+    def context_lost(self) -> None:
+        """Killed from outside while in the kernel: as SIGKILL to the process."""
+        self.tg.exit_group(sig.SIGKILL)
+
     def start(self, coro: Coroutine[Any, Any, None], name: str) -> None:
         """Begin to run: coro is kernel/run.py's."""
         self.coro = coro
