@@ -328,7 +328,7 @@ class Container:
             return
         assert process.streams.console is not None
         process.streams.console.resize(rows, cols)
-        if process.status == RUNNING:
+        if process.status == RUNNING or process is self.init:  # which the Sentry has since Create
             try:
                 await self._control.resize(exec_id, rows, cols)
             except (RpcError, ConnectionLost):
