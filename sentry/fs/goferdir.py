@@ -79,6 +79,9 @@ class GoferDir(GoferInode):
     async def open(self, path: Path, flags: int) -> File:
         return GoferDirFile(self, path, flags)
 
+    def open_now(self, path: Path, flags: int) -> File | None:
+        return GoferDirFile(self, path, flags)
+
     # -- looking --
 
     async def lookup(self, name: str) -> Inode:

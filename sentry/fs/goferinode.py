@@ -272,6 +272,9 @@ class GoferInode(Inode):
             self.target = decode_name(reply.target)
         return self.target
 
+    def link_text(self) -> str | None:
+        return None if self.fs.shared else self.target
+
     async def getxattr(self, name: str) -> bytes:
         if not name.startswith(XATTRS):
             raise EOPNOTSUPP
@@ -307,6 +310,12 @@ class GoferInode(Inode):
         which = RO if flags & O_ACCMODE == O_RDONLY else RW
         if self._fds[which] < 0:
             await self._fetch_host(which)
+        return GoferFile(self, path, flags, which)
+
+    def open_now(self, path: Path, flags: int) -> File | None:
+        which = RO if flags & O_ACCMODE == O_RDONLY else RW
+        if self._fds[which] < 0 or not st.is_reg(self.mode):
+            return None
         return GoferFile(self, path, flags, which)
 
     async def _fetch_host(self, which: int) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Coroutine
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Awaitable
+from typing import TYPE_CHECKING, Final
 
 from sentry.abi.errno import E2BIG, EAGAIN, EINVAL, LinuxError
 from sentry.abi.fcntl import (
@@ -42,11 +42,14 @@ from sentry.syscalls.args import U32, Addr, DirFd, Fd, Flags, Mode, OpenFlags, P
 from sentry.syscalls.paths import check_flags, read_name, start
 from sentry.syscalls.registry import syscall
 from sentry.vfs.cachedwalk import walk_cached
-from sentry.vfs.open import open_existing, open_name
+from sentry.vfs.open import open_cached, open_name
 
 if TYPE_CHECKING:
     from sentry.kernel.task import Task
+    from sentry.vfs.file import File
     from sentry.vfs.walk import Where
+
+Result = int | Awaitable[int]
 
 # include/linux/fcntl.h: VALID_OPEN_FLAGS; open(2) and openat(2) ignore all others.
 VALID_OPEN_FLAGS: Final = (
@@ -58,27 +61,27 @@ VALID_RESOLVE: Final = (
     RESOLVE_NO_XDEV | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_SYMLINKS | RESOLVE_BENEATH | RESOLVE_IN_ROOT | RESOLVE_CACHED
 )
 OPEN_HOW: Final = struct.Struct("<QQQ")
-# Opening with none of these never makes a file: the short way applies.
-_SPECIAL: Final = O_CREAT | O_PATH | O_TMPFILE_BIT
+# Opening without these can do with what is cached.
+_SPECIAL: Final = O_CREAT | O_PATH | O_TMPFILE_BIT | O_TRUNC
 
 CLOSE_RANGE_UNSHARE: Final = 2
 CLOSE_RANGE_CLOEXEC: Final = 4
 
 
 @syscall
-def open(t: Task, path: PathAddr, flags: OpenFlags, mode: Mode) -> Coroutine[Any, Any, int]:
+def open(t: Task, path: PathAddr, flags: OpenFlags, mode: Mode) -> Result:
     """open(2): open and possibly create a file."""
     return openat(t, AT_FDCWD, path, flags, mode)
 
 
 @syscall
-def creat(t: Task, path: PathAddr, mode: Mode) -> Coroutine[Any, Any, int]:
+def creat(t: Task, path: PathAddr, mode: Mode) -> Result:
     """creat(2): open(path, O_CREAT | O_WRONLY | O_TRUNC, mode)."""
     return openat(t, AT_FDCWD, path, O_CREAT | O_WRONLY | O_TRUNC, mode)
 
 
 @syscall(gaps="O_ASYNC and O_DIRECT are accepted and have no effect")
-def openat(t: Task, dirfd: DirFd, path: PathAddr, flags: OpenFlags, mode: Mode) -> Coroutine[Any, Any, int]:
+def openat(t: Task, dirfd: DirFd, path: PathAddr, flags: OpenFlags, mode: Mode) -> Result:
     """openat(2): open relative to a directory.
 
     Linux: fs/open.c:do_sys_openat2
@@ -95,6 +98,30 @@ def openat(t: Task, dirfd: DirFd, path: PathAddr, flags: OpenFlags, mode: Mode) 
     return install(t, start(t, dirfd, name), name, flags | O_LARGEFILE, mode & S_IALLUGO)
 
 
+def install(t: Task, where: Where, name: str, flags: int, mode: int) -> Result:
+    """Open a file and give it a descriptor: at once if all that takes is known, otherwise a coroutine."""
+    if not flags & _SPECIAL:
+        path = walk_cached(where, name, not flags & O_NOFOLLOW)
+        if path is not None:
+            file = open_cached(where.caller, path, flags)
+            if file is not None:
+                return put(t, file, flags)
+    return _open_and_put(t, where, name, flags, mode)
+
+
+async def _open_and_put(t: Task, where: Where, name: str, flags: int, mode: int) -> int:
+    return put(t, await open_name(where, name, flags, mode), flags)
+
+
+def put(t: Task, file: File, flags: int) -> int:
+    """A new descriptor for a file that has none.  EMFILE: other threads took the room there was."""
+    try:
+        return t.files.install(file, bool(flags & O_CLOEXEC))
+    except LinuxError:
+        file.hold().drop()
+        raise
+
+
 def check_open_flags(flags: int) -> None:
     """fs/open.c:build_open_flags: EINVAL for combinations without a meaning."""
     if flags & (O_DIRECTORY | O_CREAT) == O_DIRECTORY | O_CREAT:
@@ -103,22 +130,8 @@ def check_open_flags(flags: int) -> None:
         raise EINVAL("O_TMPFILE needs O_DIRECTORY and write access")
 
 
-async def install(t: Task, where: Where, name: str, flags: int, mode: int) -> int:
-    """Open and give the file a descriptor."""
-    path = None if flags & _SPECIAL else walk_cached(where, name, not flags & O_NOFOLLOW)
-    if path is not None:
-        file = await open_existing(where.caller, path, flags)
-    else:
-        file = await open_name(where, name, flags, mode)
-    try:
-        return t.files.install(file, bool(flags & O_CLOEXEC))
-    except LinuxError:
-        file.hold().drop()
-        raise
-
-
 @syscall(gaps="RESOLVE_CACHED is refused with EAGAIN")
-def openat2(t: Task, dirfd: DirFd, path: PathAddr, how: Addr, size: Size) -> Coroutine[Any, Any, int]:
+def openat2(t: Task, dirfd: DirFd, path: PathAddr, how: Addr, size: Size) -> Result:
     """openat2(2): openat with rules for the walk.
 
     Linux: fs/open.c:openat2

@@ -1,17 +1,33 @@
 """Path resolution without waiting, for the most frequent case: every name is in the dentry cache.
 
 walk.py is the whole algorithm; this is its shortest way through, as one plain loop.  Where
-the way is not that short (a name not cached, a symbolic link, a directory whose names must be
-asked for, RESOLVE_*) it gives up, without side effects, and the caller awaits walk().
+the way is not that short (a name not cached, a link whose text is not known, a directory
+whose names must be asked for, RESOLVE_*) it gives up, without side effects, and the caller
+awaits walk().
+
+Every open and stat passes here, so the loop calls nothing for a plain name: a directory that
+everybody may search needs no look at the caller, nor does any directory for root.
 """
 
 from __future__ import annotations
 
 from sentry.abi.errno import ENOENT, ENOTDIR
+from sentry.abi.fcntl import MAX_SYMLINKS
 from sentry.abi.stat import S_IFDIR, S_IFLNK, S_IFMT
-from sentry.vfs.caller import MAY_EXEC
-from sentry.vfs.dentry import Path
+from sentry.vfs.caller import CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, MAY_EXEC
+from sentry.vfs.dentry import MS_NOSYMFOLLOW, Path
 from sentry.vfs.walk import Where
+
+_SEARCH_ALL = CAP_DAC_OVERRIDE | CAP_DAC_READ_SEARCH
+
+
+def _components(name: str) -> list[str]:
+    """The names in it, the next one last; a trailing slash asks for a directory, as "." does."""
+    parts = name.split("/")
+    if not parts[-1]:
+        parts[-1] = "."
+    parts.reverse()
+    return parts
 
 
 def walk_cached(where: Where, name: str, follow: bool) -> Path | None:
@@ -21,38 +37,50 @@ def walk_cached(where: Where, name: str, follow: bool) -> Path | None:
     if not name:
         raise ENOENT
     mount, dentry = where.root if name[0] == "/" else where.start
-    check = where.caller.check
-    parts = name.split("/")
-    last = len(parts) - 1
-    for place, part in enumerate(parts):
+    caller = where.caller
+    checked = not caller.caps & _SEARCH_ALL
+    inode = dentry.inode
+    links = 0
+    todo = _components(name)
+    while todo:
+        part = todo.pop()
         if not part:
-            if place != last or not place:
-                continue
-            part = "."  # a trailing slash asks for a directory
-        inode = dentry.inode
+            continue
         if inode is None:
             raise ENOENT
-        if inode.mode & S_IFMT != S_IFDIR:
+        mode = inode.mode
+        if mode & S_IFMT != S_IFDIR:
             raise ENOTDIR
-        check(inode, MAY_EXEC)
-        if part == ".":
-            continue
-        if part == "..":
-            mount, dentry = mount.ns.up(Path(mount, dentry), where.root)
+        if checked and mode & 0o111 != 0o111:
+            caller.check(inode, MAY_EXEC)
+        child = dentry.children.get(part)
+        if child is None:
+            # "." and ".." are never among the children.
+            if part == "..":
+                mount, dentry = mount.ns.up(Path(mount, dentry), where.root)
+                inode = dentry.inode
+            elif part != ".":
+                return None
             continue
         if inode.volatile:
             return None
-        child = dentry.children.get(part)
-        if child is None:
-            return None
         child.used = True
+        inode = child.inode
+        if inode is not None and inode.mode & S_IFMT == S_IFLNK and (follow or todo):
+            text = inode.link_text()
+            links += 1
+            if not text or links > MAX_SYMLINKS or mount.flags & MS_NOSYMFOLLOW or child.mounted:
+                return None
+            todo += _components(text)
+            if text[0] == "/":
+                mount, dentry = where.root
+            inode = dentry.inode
+            continue
         if child.mounted:
             mount, dentry = mount.ns.enter(Path(mount, child))
+            inode = dentry.inode
         else:
             dentry = child
-        found = dentry.inode
-        if found is None:
-            raise ENOENT
-        if found.mode & S_IFMT == S_IFLNK and (follow or place != last):
-            return None
+    if inode is None:
+        raise ENOENT
     return Path(mount, dentry)

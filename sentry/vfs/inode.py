@@ -174,11 +174,19 @@ class Inode:
         """A new open file description.  ENXIO etc. as the kind demands; O_TRUNC is done by the caller."""
         raise EACCES("not openable")
 
+    def open_now(self, path: Path, flags: int) -> File | None:
+        """As open(), if that need not wait; None: await open()."""
+        return None
+
     # -- symbolic links --
 
     async def readlink(self) -> str:
         """EINVAL: not a symbolic link."""
         raise EINVAL
+
+    def link_text(self) -> str | None:
+        """readlink()'s answer if it is known without waiting, and walks go by it (no magic link)."""
+        return None
 
     async def follow(self, caller: Caller) -> Path | None:
         """The target of a magic link; None: walk readlink()'s text."""

@@ -144,6 +144,18 @@ async def open_existing(caller: Caller, path: Path, flags: int) -> File:
     return file
 
 
+def open_cached(caller: Caller, path: Path, flags: int) -> File | None:
+    """As open_existing(), if that need not wait; None: await it.  Without O_TRUNC."""
+    inode = path.inode
+    if not inode.fresh():
+        return None
+    check_may_open(caller, path, flags)
+    file = inode.open_now(path, flags & ~CREATION_FLAGS)
+    if file is not None:
+        file.flags &= ~CREATION_FLAGS
+    return file
+
+
 def check_may_open(caller: Caller, path: Path, flags: int) -> None:
     """may_open(): raises ENOTDIR, ELOOP, EISDIR, EROFS, EACCES, ETXTBSY, EPERM."""
     inode = path.inode
