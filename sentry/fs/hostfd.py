@@ -47,8 +47,12 @@ class HostInode(Inode):
         self.size = info.st_size
 
     async def refresh(self) -> None:
+        self.fresh()
+
+    def fresh(self) -> bool:
         info = os.fstat(self.fd)
         self.size, self.mtime_ns = info.st_size, info.st_mtime_ns
+        return True
 
     async def setattr(self, change: AttrChange) -> None:
         """Attributes of a host file are not the application's to change: they are kept for its own eyes."""
