@@ -20,7 +20,7 @@ from sentry.kernel.restart import Interrupted
 from sentry.kernel.signals import SigInfo
 from sentry.platform import AddressSpace, PlatformError, SyscallTrap
 from sentry.syscalls import show
-from sentry.syscalls.args import Arg, one_of
+from sentry.syscalls.args import CLONE, Arg, flags_of, one_of
 from sentry.syscalls.registry import Syscall, decoder
 from sentry.wait import Timer
 
@@ -53,6 +53,9 @@ _WHENCE: Final = ("SEEK_SET", "SEEK_CUR", "SEEK_END", "SEEK_DATA", "SEEK_HOLE")
 _WAIT_OPTIONS: Final = {1: "WNOHANG", 2: "WUNTRACED", 4: "WEXITED", 8: "WCONTINUED", 0x1000000: "WNOWAIT"}
 
 
+_clone_names = flags_of(CLONE)
+
+
 def _at(show_one: Callable[[AddressSpace, int], str], index: int) -> Text:
     """A structure whose address is argument index."""
     return lambda mem, args, result: show_one(mem, args[index])
@@ -71,6 +74,13 @@ def _name(names: tuple[str, ...], index: int) -> Text:
 
 def _wait_options(mem: AddressSpace, args: tuple[int, ...], result: int) -> str:
     return "|".join(name for bit, name in _WAIT_OPTIONS.items() if args[2] & bit) or "0"
+
+
+def _clone_flags(mem: AddressSpace, args: tuple[int, ...], result: int) -> str:
+    """The low byte is the signal sent at the end."""
+    flags, signo = args[0] & ~0xFF, args[0] & 0xFF
+    names = [_clone_names(mem, flags)] if flags else []
+    return "|".join(names + ([show.signal_name(signo)] if signo else [])) or "0"
 
 
 def _dirents(mem: AddressSpace, args: tuple[int, ...], result: int) -> str:
@@ -106,6 +116,10 @@ ON_ENTRY: Final[dict[str, dict[int, Text]]] = {
     "execveat": {2: _at(show.string_list, 2), 3: _at(show.count_list, 3)},
     "nanosleep": {0: _at(show.timespec, 0)},
     "clock_nanosleep": {2: _at(show.timespec, 2)},
+    "clone": {0: _clone_flags},
+    "splice": {1: _at(show.offset, 1), 3: _at(show.offset, 3)},
+    "sendfile": {2: _at(show.offset, 2)},
+    "copy_file_range": {1: _at(show.offset, 1), 3: _at(show.offset, 3)},
     "futex": {1: _futex_op},
     "poll": {0: lambda mem, args, result: show.pollfds(mem, args[0], args[1])},
     "ppoll": {

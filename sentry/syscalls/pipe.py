@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 from sentry.abi.errno import EFAULT, EINVAL
 from sentry.abi.fcntl import O_CLOEXEC, O_NONBLOCK
 from sentry.fs import pipefs
-from sentry.syscalls.args import Addr, OpenFlags
+from sentry.syscalls.args import U32_DECODE, Addr, Arg, flags_of
 from sentry.syscalls.registry import syscall
 
 if TYPE_CHECKING:
     from sentry.kernel.task import Task
 
+PipeFlags = Annotated[int, Arg(U32_DECODE, flags_of({O_NONBLOCK: "O_NONBLOCK", O_CLOEXEC: "O_CLOEXEC"}))]
 TWO_FDS: Final = struct.Struct("<ii")
 
 
 @syscall(gaps="O_DIRECT (packet mode) is refused")
-def pipe2(t: Task, fds_addr: Addr, flags: OpenFlags) -> int:
+def pipe2(t: Task, fds_addr: Addr, flags: PipeFlags) -> int:
     """pipe2(2): make a pipe; store its read and write descriptors at fds_addr.
 
     Linux: fs/pipe.c:do_pipe2

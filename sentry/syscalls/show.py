@@ -277,6 +277,11 @@ def fd_pair(mem: AddressSpace, addr: int) -> str:
     return one(mem, addr, I32X2, lambda a, b: f"[{a}, {b}]")
 
 
+def offset(mem: AddressSpace, addr: int) -> str:
+    """A loff_t that is updated."""
+    return one(mem, addr, U64, lambda value: f"[{value}]")
+
+
 def mode_text(mode: int) -> str:
     kind = FILE_TYPES.get(mode & 0o170000)
     return f"{kind}|0{mode & 0o7777:o}" if kind else f"0{mode:o}"

@@ -197,7 +197,7 @@ def test_an_epoll_wakes_the_one_that_watches_it(guest, t, ep, ends):
 
 def test_loops_and_deep_nests_are_refused(guest, t):
     nest = [Epoll(guest, t) for _ in range(6)]
-    for inner, outer in itertools.pairwise(nest):
+    for inner, outer in itertools.pairwise(nest[:5]):
         outer.add(inner.fd, POLLIN)
     with pytest.raises(ELOOP):
         nest[0].add(nest[1].fd, POLLIN)
