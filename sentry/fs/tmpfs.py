@@ -234,6 +234,9 @@ class TmpLink(TmpInode):
     async def readlink(self) -> str:
         return self._target
 
+    def link_text(self) -> str:
+        return self._target
+
 
 class TmpRegular(TmpInode):
     """A regular file.
@@ -265,6 +268,9 @@ class TmpRegular(TmpInode):
         return self.data.pages * (PAGE_SIZE // 512)
 
     async def open(self, path: Path | None, flags: int) -> File:
+        return TmpFile(self, path, flags)
+
+    def open_now(self, path: Path, flags: int) -> File:
         return TmpFile(self, path, flags)
 
     async def setattr(self, change: AttrChange) -> None:
@@ -363,6 +369,9 @@ class TmpDir(TmpInode):
         self._entries: Entries[TmpInode] = Entries()
 
     async def open(self, path: Path, flags: int) -> File:
+        return TmpDirFile(self, path, flags)
+
+    def open_now(self, path: Path, flags: int) -> File:
         return TmpDirFile(self, path, flags)
 
     # -- looking --
