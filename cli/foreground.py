@@ -99,8 +99,8 @@ class _Supervisor:
         try:
             self.status = self.sandbox.wait(self.exec_id).exit_status
         except SandboxError as e:
-            alive = self.sandbox.is_alive()
-            self.error = e if alive else SandboxError("the sandbox has died; its log may say why")
+            last_words = self.sandbox.last_words() or "its log may say why"
+            self.error = e if self.sandbox.is_alive() else SandboxError(f"the sandbox has died: {last_words}")
         os.write(self._ended_write, b"!")
 
     def _turn(self, signals: int) -> bool:

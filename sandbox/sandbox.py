@@ -136,6 +136,16 @@ class Sandbox:
         """Whether the Sentry runs."""
         return self.record.sentry is not None and is_alive(self.record.sentry)
 
+    def last_words(self) -> str:
+        """The last line of the sandbox's own log, for an error message; empty if it logs elsewhere."""
+        try:
+            with open(self.directory / "sandbox.log", "rb") as f:
+                f.seek(max(0, os.fstat(f.fileno()).st_size - 4096))
+                lines = f.read().decode("utf-8", "replace").split("\n")
+        except OSError:
+            return ""
+        return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
     def call(
         self, method: str, request: Message, response: type[R], timeout: float | None, fds: Sequence[int] = ()
     ) -> R:

@@ -13,6 +13,7 @@ goes to the log, which is stderr.  End of file without "ok" means that B died.
 This is the only module outside sentry that imports sentry.boot, and the only one outside gofer that imports gofer.
 """
 
+import faulthandler
 import json
 import os
 import sys
@@ -101,6 +102,7 @@ def _second_process(role: str, config: Config, own_pid: bool) -> Callable[[], in
     os.setsid()
     os.umask(0)
     hostcalls.set_name(f"pysc-{role}")
+    faulthandler.enable()  # a crash in a C core then leaves the Python frames in the log
     if config["oom_score_adj"] is not None:
         rlimits.set_oom_score_adj(config["oom_score_adj"])
     rlimits.raise_limits()

@@ -316,6 +316,20 @@ def test_the_sandbox_dies_with_a_foreground_run_that_is_killed(cli):
     assert cli.leftovers() == []
 
 
+def test_a_sandbox_that_dies_under_a_foreground_run_is_reported(cli):
+    bundle = cli.bundle("sleep")
+    process = cli.start("run", "--bundle", bundle, "--pid-file", bundle / "pid", cli.name, stderr=subprocess.PIPE)
+    pid = int(wait_for(bundle / "pid"))
+    while json.loads(cli("state", cli.name).stdout)["status"] != "running":
+        pass
+    (cli.root / cli.name / "sandbox.log").write_text("first\nlast words\n\n")
+    os.kill(pid, signal.SIGKILL)
+
+    assert process.communicate(timeout=TIMEOUT)[1] == "pysc: the sandbox has died: last words\n"
+    assert process.returncode == 1
+    assert cli.leftovers() == []
+
+
 def test_spec_is_valid_and_runs(cli, tmp_path):
     folder = tmp_path / "new"
     (folder / "rootfs").mkdir(parents=True)
