@@ -163,6 +163,7 @@ class TestOpening:
         fid = client.walk("f")
         before = gofer.fds()
         reader, writer = client.open(fid), client.open(fid, os.O_WRONLY)
+        client.attr(ROOT)  # answered only after the gofer has closed what it donated before
         assert gofer.fds() == before
         os.write(writer, b"HE")
         assert os.read(reader, 9) == b"HEllo\n"
@@ -312,6 +313,7 @@ class TestCreating:
         assert (attr.nlink, attr.mode) == (0, stat.S_IFREG | 0o4640)
         with open(client.take_donated(), "r+b") as file:
             file.write(b"new")
+        assert client.attr(fid).size == 3
         assert (sorted(os.listdir(tree)), len(gofer.fds()) - 1) == before
         assert client.call(Tmakelink(ROOT, fid, b"named")).attr.nlink == 1
         assert (tree / "named").read_bytes() == b"new"
