@@ -245,10 +245,11 @@ int main(int argc, char **argv)
 {
     const char *base = getenv("GUEST_DIR") ? getenv("GUEST_DIR") : "/tmp";
     int failed = 0;
-    if (argc == 0 || realpath(argv[0], program_path) == NULL) {
-        fprintf(stderr, "argv[0] must be the path of the program\n");
+    if (argc == 0 || argv[0][0] != '/' || strlen(argv[0]) >= sizeof program_path) {
+        fprintf(stderr, "argv[0] must be the absolute path of the program\n");
         return 2;
     }
+    strcpy(program_path, argv[0]);
     if (argc > 1 && strncmp(argv[1], "--", 2) == 0 && helper)
         return helper(argc, argv);
     umask(022);

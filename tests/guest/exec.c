@@ -170,7 +170,7 @@ TEST(script_with_and_without_argument)
     snprintf(text, sizeof text, "#!%s", program_path);
     make_script("script", text, 0755);
     argv[1] = NULL;
-    CHECK_EXITED(run("./script", (char *[]){"x", "no-such-test", NULL}, empty_env, -1), 0);
+    CHECK_EXITED(run("./script", (char *[]){"no-such-test", NULL}, empty_env, -1), 0);
 }
 
 TEST(script_of_a_script)
@@ -262,7 +262,7 @@ TEST(open_for_writing_cannot_be_executed)
     ssize_t n;
     while ((n = read(in, block, sizeof block)) > 0)
         CHECK_EQ(write(out, block, (size_t)n), n);
-    char *argv[] = {"copy", "--exit", "9", NULL};
+    char *argv[] = {program_path, "--exit", "9", NULL};
     CHECK_ERR(execve("./copy", argv, empty_env), ETXTBSY);
     close(out);
     CHECK_EXITED(run("./copy", argv, empty_env, -1), 9);

@@ -16,6 +16,7 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 
+from shim.address import socket_path
 from tests.integration.bundle import IMAGE_MAKER, busybox_rootfs
 
 # runc's name here shows whether a test is right: it must pass with both.
@@ -81,6 +82,7 @@ class Daemon:
         self.folder = folder
         self.namespace = f"t{uuid.uuid4().hex[:8]}"
         self.cgroup = own_cgroup()
+        self.names: set[str] = set()
         self.log = folder / "containerd.log"
         self.process = self.start()
 
@@ -121,6 +123,7 @@ class Daemon:
     def run_command(self, *args: str, options: tuple[str, ...] = (), name: str = "") -> list[str]:
         """`ctr run --rm` of a new container with these arguments."""
         name = name or f"c{uuid.uuid4().hex[:10]}"
+        self.names.add(name)
         return self.command("run", "--rm", "--runtime", RUNTIME, *options, IMAGE, name, *args)
 
     def run(
@@ -132,6 +135,7 @@ class Daemon:
     def start_detached(self, *args: str, options: tuple[str, ...] = ()) -> str:
         """A container that runs on; its name."""
         name = f"d{uuid.uuid4().hex[:10]}"
+        self.names.add(name)
         self.ctr("run", "-d", "--runtime", RUNTIME, *options, IMAGE, name, *args)
         return name
 
@@ -160,12 +164,17 @@ class Daemon:
         return [*CGROUPS.glob(f"{self.namespace}/*/"), *CGROUPS.glob(f"*/{self.namespace}/*/")]
 
     def left_behind(self) -> list[str]:
-        """Processes, mounts, folders and cgroups of containers: what one that ended must not leave."""
+        """Processes, mounts, sockets, folders and cgroups of containers: what one that ended must not leave."""
         left = [f"process {pid}: {command_line(pid)}" for pid in self.processes()]
         left += [line for line in Path("/proc/mounts").read_text().splitlines() if self.is_containers(line.split()[1])]
+        left += [socket for socket in map(self.socket_of, self.names) if Path(socket).exists()]
         left += [str(path) for path in Path("/run/pysc-shim", self.namespace).glob("*")]
         left += [str(path) for path in (self.folder / "state").glob("io.containerd.runtime.v2.task/*/*")]
         return left + [str(path) for path in self.cgroups()]
+
+    def socket_of(self, name: str) -> str:
+        """Where the shim of a container listens; any shim does so by the same rule."""
+        return socket_path(f"{self.folder}/containerd.sock", self.namespace, name)
 
     def is_containers(self, mount: str) -> bool:
         return mount.startswith(f"{self.folder}/state/") and "rootfs" in mount
