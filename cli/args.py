@@ -65,6 +65,9 @@ class Values:
     def __getitem__(self, name: str) -> Any:
         return self._values[name]
 
+    def __setitem__(self, name: str, value: Any) -> None:
+        self._values[name] = value
+
     def set(self, flag: Flag, text: str) -> None:
         if flag.kind is list:
             self._values[flag.name].append(text)

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from cli.args import Command, Flag, UsageError, Values
-from cli.options import state_root
 from cli.report import warn
 from cli.run import run_foreground
 from cli.spec import default_spec
@@ -30,7 +29,7 @@ def _do(flags: Values, values: Values, words: list[str]) -> int:
         raise InvalidSpec(f"--root: {root} is not a directory")
     volumes = [_volume(text) for text in values["volume"]]
     with ExitStack() as cleanup:
-        scratch = _make_scratch(flags, cleanup)
+        scratch = _make_scratch(cleanup)
         view, readonly = _private_view(flags, root, scratch, cleanup)
         spec = _spec(values, words, view, readonly, volumes)
         container_id = f"do-{os.getpid()}-{os.urandom(4).hex()}"
@@ -38,11 +37,10 @@ def _do(flags: Values, values: Values, words: list[str]) -> int:
         return run_foreground(flags, container_id, typed, lambda sandbox: None)
 
 
-def _make_scratch(flags: Values, cleanup: ExitStack) -> str:
+def _make_scratch(cleanup: ExitStack) -> str:
     """An empty folder to mount upon; ours alone, so that nobody can put anything in its place."""
-    state_root(flags).mkdir(mode=0o700, parents=True, exist_ok=True)
-    bundle = cleanup.enter_context(tempfile.TemporaryDirectory(prefix="pysc-do-"))
-    scratch = f"{bundle}/scratch"
+    folder = cleanup.enter_context(tempfile.TemporaryDirectory(prefix="pysc-do-"))
+    scratch = f"{folder}/scratch"
     os.mkdir(scratch)
     return scratch
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from types import FrameType
 
 from cli.args import Command, UsageError, Values, check_words, describe_flags, parse
-from cli.options import GLOBAL_FLAGS, check_globals
+from cli.options import GLOBAL_FLAGS, settle
 from sandbox.errors import NoSuchExecutable, NotExecutable, SandboxError
 
 USAGE_STATUS = 2
@@ -154,7 +154,7 @@ def _silence_stdout() -> int:
 
 
 def _dispatch(flags: Values, words: list[str]) -> int:
-    check_globals(flags)
+    settle(flags)
     if flags["version"]:
         words = ["version"]
     if not words and not flags["help"]:

@@ -30,19 +30,27 @@ CGROUP_MANAGERS = ("cgroupfs", "systemd", "disabled")
 
 
 def state_root(flags: Values) -> Path:
-    """Where containers are remembered: --root, else a folder that only this user has."""
-    if flags["root"]:
-        return Path(os.path.abspath(flags["root"]))
+    """Where containers are remembered."""
+    return Path(flags["root"])
+
+
+def _default_root() -> str:
+    """A folder that only this user has."""
     if os.geteuid() == 0:
-        return Path("/run/pysc")
-    return Path(os.environ.get("XDG_RUNTIME_DIR") or f"/tmp/pysc-{os.geteuid()}") / "pysc"
+        return "/run/pysc"
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    return f"{runtime}/pysc" if runtime else f"/tmp/pysc-{os.geteuid()}"
 
 
-def check_globals(flags: Values) -> None:
-    """Raises UsageError for a value that is not one of the few."""
+def settle(flags: Values) -> None:
+    """Check the global flags' values and fill in what depends on who we are, before `do` changes that.
+
+    Raises UsageError for a value that is not one of the few.
+    """
     for name, known in (("log-format", LOG_FORMATS), ("cgroup-manager", CGROUP_MANAGERS)):
         if flags[name] not in known:
             raise UsageError(f"flag --{name}: {flags[name]!r} is not one of {', '.join(known)}")
+    flags["root"] = os.path.abspath(flags["root"] or _default_root())
 
 
 def sandbox_options(flags: Values, foreground: bool) -> "Options":

@@ -15,6 +15,7 @@ import json
 import os
 import re
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -113,6 +114,9 @@ def make_directory(root: Path, sandbox_id: str) -> Path:
     """The sandbox's folder, which must not exist yet."""
     check_id(sandbox_id)
     root.mkdir(mode=_DIRECTORY_MODE, parents=True, exist_ok=True)
+    st = root.stat()
+    if st.st_uid != os.geteuid() or st.st_mode & stat.S_IWOTH:
+        raise SandboxError(f"{root} is somebody else's, or everybody's: not safe to keep state in")
     directory = root / sandbox_id
     try:
         directory.mkdir(mode=_DIRECTORY_MODE)

@@ -334,6 +334,18 @@ def test_a_folder_without_a_record_can_be_deleted(root):
     assert state.list_ids(root) == []
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+@pytest.mark.parametrize(("owner", "mode"), [(12345, 0o700), (0, 0o777)])
+def test_a_state_folder_that_others_could_change_is_refused(root, tmp_path, owner, mode):
+    os.chown(root, owner, 0)
+    root.chmod(mode)
+    bundle = write_bundle(tmp_path, "sleep")
+
+    with pytest.raises(SandboxError, match="not safe"):
+        Sandbox.create(root, "x", bundle, load_spec(bundle), Options(), Stdio())
+    assert os.listdir(root) == []
+
+
 def test_listing(root, create):
     assert state.list_ids(Path("/nonexistent")) == []
     sandbox = create("sleep")
