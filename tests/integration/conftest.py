@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.daemon import Daemon, until
+from tests.integration.events import Events
 
 
 @pytest.fixture(scope="session")
@@ -26,9 +27,21 @@ def daemon_session() -> Iterator[Daemon]:
 @pytest.fixture
 def daemon(daemon_session: Daemon) -> Iterator[Daemon]:
     """The daemon, with a check after the test that its containers left nothing on the host."""
+    daemon_session.names.clear()
     yield daemon_session
     if daemon_session.process.poll() is not None:
         daemon_session.process = daemon_session.start()
     daemon_session.remove_containers()
     until(lambda: not daemon_session.left_behind(), seconds=10)
     assert daemon_session.left_behind() == []
+
+
+@pytest.fixture
+def events(daemon: Daemon, tmp_path: Path) -> Iterator[Events]:
+    """The daemon's events from now on."""
+    stream = Events(daemon, tmp_path / "events")
+    try:
+        assert until(stream.is_live)
+        yield stream
+    finally:
+        stream.close()

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.daemon import Daemon, until
+from tests.integration.events import Events
 from tests.integration.terminal import Terminal
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("containerd")]
@@ -247,3 +248,21 @@ def test_stopping_and_continuing(daemon: Daemon) -> None:
 def test_figures_of_a_task(daemon: Daemon) -> None:
     name = daemon.start_detached("sleep", "1000")
     assert "memory" in daemon.ctr("task", "metrics", name).stdout
+
+
+def test_events_come_in_order(daemon: Daemon, events: Events) -> None:
+    name = daemon.start_detached("sleep", "1000")
+    daemon.ctr("task", "exec", "--exec-id", "e6", name, "true")
+    daemon.ctr("task", "kill", "-s", "9", name)
+    assert until(lambda: daemon.status(name) == "STOPPED")
+    daemon.ctr("task", "rm", name, check=False)
+    assert until(lambda: "/tasks/delete" in events.topics(name)), events.text()
+    assert events.topics(name) == [
+        "/tasks/create",
+        "/tasks/start",
+        "/tasks/exec-added",
+        "/tasks/exec-started",
+        "/tasks/exit",
+        "/tasks/exit",
+        "/tasks/delete",
+    ]

@@ -7,55 +7,19 @@ import re
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.integration.daemon import Daemon, command_line, until
+from tests.integration.events import Events
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("containerd")]
-
-
-class Events:
-    """What containerd publishes while the test runs."""
-
-    def __init__(self, daemon: Daemon, log: Path) -> None:
-        self.daemon = daemon
-        self.log = log
-        with log.open("wb") as out:
-            self.process = subprocess.Popen(daemon.command("events"), stdout=out, stderr=out)
-
-    def about(self, topic: str, name: str) -> list[str]:
-        return [line for line in self.text().splitlines() if f" {topic} " in line and f'"{name}"' in line]
-
-    def text(self) -> str:
-        return self.log.read_text(errors="replace")
-
-    def is_live(self) -> bool:
-        """Whether events arrive yet: makes one, and looks for it."""
-        label = f"probe={time.monotonic_ns()}"
-        self.daemon.ctr("namespaces", "label", self.daemon.namespace, label)
-        return until(lambda: label.partition("=")[2] in self.text(), seconds=0.2)
-
-    def close(self) -> None:
-        self.process.kill()
-        self.process.wait()
-
-
-@pytest.fixture
-def events(daemon: Daemon, tmp_path: Path) -> Iterator[Events]:
-    stream = Events(daemon, tmp_path / "events")
-    try:
-        yield stream
-    finally:
-        stream.close()
 
 
 @pytest.fixture
 def task(daemon: Daemon, events: Events) -> str:
     """A task that runs, and whose start the event stream has shown."""
-    assert until(events.is_live)
     name = daemon.start_detached("sleep", "1000")
     assert until(lambda: bool(events.about("/tasks/start", name)))
     return name
