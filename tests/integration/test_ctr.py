@@ -211,7 +211,7 @@ def test_interrupt_key_ends_the_foreground(daemon: Daemon) -> None:
 
 
 def test_interrupt_key_ends_the_only_process(daemon: Daemon) -> None:
-    with terminal(daemon, "sh", "-c", "trap 'exit 7' INT; echo ready; sleep 1000") as shown:
+    with terminal(daemon, "sh", "-c", "trap 'exit 7' INT; echo ready; while :; do sleep 0.2; done") as shown:
         shown.expect(b"ready")
         shown.type(b"\x03")
         assert shown.wait() == 7
