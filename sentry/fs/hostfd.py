@@ -83,6 +83,19 @@ class HostFile(File):
         if self._pollable:
             loop.watch_fd(fd, select.EPOLLONESHOT, self._ready)
 
+    @property
+    def offset(self) -> int:  # type: ignore[override]
+        """The position that is shared with the host; 0 where there is none."""
+        try:
+            return os.lseek(self.fd, 0, SEEK_CUR)
+        except OSError:
+            return 0
+
+    @offset.setter
+    def offset(self, position: int) -> None:
+        if self.fd >= 0 and stat.S_ISREG(self.inode.mode):
+            os.lseek(self.fd, position, SEEK_SET)
+
     def _host_poll(self, events: int) -> int:
         if not self._pollable:
             return events
@@ -92,8 +105,7 @@ class HostFile(File):
         return found[0][1] if found else 0
 
     def _ready(self, events: int) -> None:
-        """The loop saw readiness: wake the waiters, and look away until someone waits again."""
-        self._loop.watch_fd(self.fd, 0, self._ready)
+        """The loop saw readiness, once (EPOLLONESHOT): wake the waiters; who waits on arms it again."""
         # The end of the other side is readable (end of file) and writable (EPIPE) alike.
         self.queue.wake(ANY if events & (POLLERR | POLLHUP) else events | POLLRDNORM | POLLWRNORM)
 
