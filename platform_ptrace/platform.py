@@ -7,10 +7,11 @@ import os
 import time
 import types
 from collections.abc import Generator
+from contextlib import suppress
 from typing import Any, Final, cast
 
 from platform_ptrace.core._core import ffi, lib
-from sentry.abi.errno import EFAULT, EINVAL, ENAMETOOLONG, from_code
+from sentry.abi.errno import EFAULT, EINVAL, ENAMETOOLONG, ENOMEM, from_code
 from sentry.platform import (
     PAGE_SIZE,
     ExitTrap,
@@ -52,6 +53,10 @@ XSTATE_SIZE: Final[int] = lib.pt_xstate_size()
 CPUCLOCK_SCHED: Final = 2
 XSAVE_HEADER: Final = 512  # where the header lies: first the bitmap of components in use
 STUB_START: Final[int] = lib.pt_stub_start()
+STUB_END: Final[int] = lib.pt_stub_end()
+HOST_END: Final = (1 << 47) - PAGE_SIZE  # TASK_SIZE_MAX
+WALL: Final = 0x40000000  # __WALL
+RESERVE: Final = 0x4032  # MAP_PRIVATE | MAP_FIXED | MAP_ANONYMOUS | MAP_NORESERVE
 
 VSYSCALLS: Final = {0xFFFFFFFFFF600000: 96, 0xFFFFFFFFFF600400: 201, 0xFFFFFFFFFF600800: 309}
 
@@ -80,9 +85,20 @@ class PtraceContext:
         space.platform.contexts[c.tid] = self
 
     @property
+    def gone(self) -> bool:
+        """Its end was collected: its numbers may be another process's by now."""
+        return bool(self.c.flags & lib.PT_GONE)
+
+    def _tid(self) -> int:
+        if self.gone:
+            raise SpaceGone("context")
+        return cast(int, self.c.tid)
+
+    @property
     def regs(self) -> Regs:
         c = self.c
         if not c.flags & lib.PT_REGS_VALID:
+            self._tid()
             _check(lib.pt_fetch_regs(c), "reading registers")
         c.flags |= lib.PT_REGS_DIRTY
         return cast(Regs, c.regs)
@@ -98,6 +114,8 @@ class PtraceContext:
 
     @types.coroutine
     def switch(self) -> Generator[Any, Any, Trap]:
+        if self.gone:
+            return ExitTrap(9)
         if self.stop_wanted:
             self.stop_wanted = False
             return InterruptTrap()
@@ -114,6 +132,7 @@ class PtraceContext:
         lib.pt_interrupt(self.c.tid)
 
     def clone(self, *, share_space: bool, same_process: bool) -> PtraceContext:
+        self._tid()
         flags = SAME_PROCESS if same_process else SHARED_SPACE if share_space else OTHER_PROCESS
         child = ffi.new("struct pt_ctx *")
         result = lib.pt_clone(self.c, flags, child)
@@ -126,52 +145,53 @@ class PtraceContext:
 
     def read_xstate(self) -> bytes:
         buffer = ffi.new("char[]", MAX_XSTATE)
-        size = _check(lib.pt_get_xstate(self.c.tid, buffer, MAX_XSTATE), "reading the extended state")
+        size = _check(lib.pt_get_xstate(self._tid(), buffer, MAX_XSTATE), "reading the extended state")
         return bytes(ffi.buffer(buffer, min(size, XSTATE_SIZE)))
 
     def write_xstate(self, data: bytes) -> None:
         # The host takes only the whole state: what data does not cover goes back to its initial value.
         buffer = ffi.new("char[]", MAX_XSTATE)
-        size = _check(lib.pt_get_xstate(self.c.tid, buffer, MAX_XSTATE), "reading the extended state")
+        size = _check(lib.pt_get_xstate(self._tid(), buffer, MAX_XSTATE), "reading the extended state")
         whole = bytearray(size)
         length = min(len(data), XSTATE_SIZE, size)
         whole[:length] = data[:length]
         if length <= XSAVE_HEADER:
             whole[XSAVE_HEADER] = 3
-        if lib.pt_set_xstate(self.c.tid, ffi.from_buffer(whole), size) < 0:
+        if lib.pt_set_xstate(self._tid(), ffi.from_buffer(whole), size) < 0:
             raise EINVAL("extended state refused")
 
     def cpu_ns(self) -> int:
         c = self.c
+        if self.gone:
+            return 0
         if c.tid == c.pid and len(self.space.contexts) == 1:
             # The process's clock, clock_getcpuclockid(3): cheaper than a file, and all there is.
             try:
                 return time.clock_gettime_ns(~c.pid << 3 | CPUCLOCK_SCHED)
             except OSError:
                 return 0
-        try:
-            with os.fdopen(self.space.platform.open_proc(c.tid, "schedstat"), "rb") as file:
-                return int(file.read().split()[0])
-        except (SpaceGone, OSError, IndexError):
-            return 0
+        return int((self.space.platform.read_proc(c.tid, "schedstat") or b"0").split()[0])
 
     def release(self) -> None:
         space = self.space
         platform = space.platform
-        platform.contexts.pop(self.c.tid, None)
         if self in platform.resuming:
             platform.resuming.remove(self)
+            self.running = False
         space.contexts.remove(self)
-        if any(other.c.pid == self.c.pid for other in space.contexts):
-            # Its host process has other threads: end this one alone.  A running thread has
-            # to be stopped for that, which its InterruptTrap will allow.
-            if self.running:
-                platform.dying[self.c.tid] = self
-                lib.pt_interrupt(self.c.tid)
-            else:
-                lib.pt_exit_thread(self.c)
-        else:
+        if platform.contexts.get(self.c.tid) is self:
+            del platform.contexts[self.c.tid]
+        if self.gone:
+            return
+        platform.dying[self.c.tid] = self
+        if all(other.c.pid != self.c.pid for other in space.contexts):
             lib.pt_kill(self.c.pid)
+        # Its host process has other threads: end this one alone.  It has to be stopped for
+        # that, which a running one will be soon.
+        elif self.running:
+            lib.pt_interrupt(self.c.tid)
+        else:
+            lib.pt_exit_thread(self.c)
 
 
 class PtraceSpace:
@@ -192,9 +212,15 @@ class PtraceSpace:
     def _stopped(self) -> Any:
         """A context that can be made to run an injected call."""
         for context in self.contexts:
-            if not context.running:
+            if not context.running and not context.gone:
                 return context.c
+        if all(context.gone for context in self.contexts):
+            raise SpaceGone("address space")
         raise PlatformError("no stopped context in this address space")
+
+    def _check_range(self, addr: int, length: int) -> None:
+        if length > self.end or addr > self.end - length:
+            raise ENOMEM("past the end")
 
     def _inject(self, number: int, *args: int) -> int:
         padded = (*args, 0, 0, 0, 0, 0, 0)[:6]
@@ -206,6 +232,7 @@ class PtraceSpace:
         return result
 
     def map(self, addr: int, length: int, prot: int, flags: int, fd: int, offset: int) -> int:
+        self._check_range(addr, length)
         if fd < 0:
             return self._inject(SYS_MMAP, addr, length, prot, flags, 0xFFFFFFFFFFFFFFFF, offset)
         result = int(lib.pt_map_fd(self._stopped(), self.template.listener, fd, addr, length, prot, flags, offset))
@@ -216,24 +243,29 @@ class PtraceSpace:
         return result
 
     def unmap(self, addr: int, length: int) -> None:
+        self._check_range(addr, length)
         self._inject(SYS_MUNMAP, addr, length)
 
     def protect(self, addr: int, length: int, prot: int) -> None:
+        self._check_range(addr, length)
         self._inject(SYS_MPROTECT, addr, length, prot)
 
     def remap(self, addr: int, old_length: int, new_length: int, flags: int, new_addr: int) -> int:
+        self._check_range(addr, old_length)
+        self._check_range(new_addr, new_length)
         return self._inject(SYS_MREMAP, addr, old_length, new_length, flags, new_addr)
 
     def advise(self, addr: int, length: int, advice: int) -> None:
+        self._check_range(addr, length)
         self._inject(SYS_MADVISE, addr, length, advice)
 
     def sync(self, addr: int, length: int, flags: int) -> None:
+        self._check_range(addr, length)
         self._inject(SYS_MSYNC, addr, length, flags)
 
     def _tid(self) -> int:
-        if not self.contexts:
-            raise SpaceGone("address space")
-        return cast(int, self.contexts[0].c.tid)
+        """A host thread in whose memory to look; 0, which is nobody's, if the space is gone."""
+        return next((cast(int, context.c.tid) for context in self.contexts if not context.gone), 0)
 
     def read(self, addr: int, length: int) -> bytes:
         data = self.read_some(addr, length)
@@ -295,13 +327,15 @@ class PtraceSpace:
         return _check(result, "exchanging a word")
 
     def mappings(self) -> list[Mapping]:
-        with os.fdopen(self.platform.open_proc(self._tid(), "maps"), "rb") as file:
-            return [m for m in map(_parse_mapping, file) if m.start < STUB_START]
+        return [m for m in map(_parse_mapping, self._proc("maps").splitlines()) if m.start < STUB_START]
 
     def resident_pages(self) -> tuple[int, int, int]:
-        with os.fdopen(self.platform.open_proc(self._tid(), "statm"), "rb") as file:
-            size, resident, shared = file.read().split()[:3]
+        size, resident, shared = (self._proc("statm") or b"0 0 0").split()[:3]
         return int(size), int(resident), int(shared)
+
+    def _proc(self, name: str) -> bytes:
+        """The host's /proc/PID/name, empty if the space is gone."""
+        return self.platform.read_proc(self._tid(), name)
 
 
 def _parse_mapping(line: bytes) -> Mapping:
@@ -340,17 +374,15 @@ class PtraceTemplate:
         self.listener = _check(lib.pt_confine(c), "confining a stub")
 
     def _empty(self) -> None:
-        """Unmap what execve left: the initial stack.  The vDSO stays where it is."""
+        """Unmap what execve left.  The vDSO stays where it is."""
         for mapping in self._space.mappings():
             if mapping.kind == "vdso":
                 self.vdso = mapping.start
             elif not mapping.kind:
                 self._space.unmap(mapping.start, mapping.end - mapping.start)
-        with os.fdopen(self.platform.open_proc(self._context.c.tid, "maps"), "rb") as file:
-            above = [m for m in map(_parse_mapping, file) if m.start >= lib.pt_stub_end() and not m.kind]
-        for mapping in above:
-            if mapping.start < 1 << 47:
-                self._space.unmap(mapping.start, mapping.end - mapping.start)
+        # Above the stub: the rest of that stack.  Reserved, so that the host never chooses an address there.
+        args = STUB_END, HOST_END - STUB_END, 0, RESERVE, 0xFFFFFFFFFFFFFFFF, 0
+        _check(lib.pt_inject(self._context.c, SYS_MMAP, *args), "reserving what is above the stub")
 
     def new_space(self) -> PtraceContext:
         """A fresh, empty address space with one context that has not run."""
@@ -377,12 +409,13 @@ class PtracePlatform:
         self._epoll_fd = -1
         _check(lib.pt_init(), "setting up signals")
 
-    def open_proc(self, tid: int, name: str) -> int:
-        """/proc/TID/name of a stub, opened for reading."""
+    def read_proc(self, tid: int, name: str) -> bytes:
+        """/proc/TID/name of a stub; empty if that is gone."""
         try:
-            return os.open(f"{tid}/{name}", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self.proc_fd)
-        except FileNotFoundError:
-            raise SpaceGone(name) from None
+            with os.fdopen(os.open(f"{tid}/{name}", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self.proc_fd), "rb") as file:
+                return file.read()
+        except (FileNotFoundError, ProcessLookupError):
+            return b""
 
     def new_template(self, cgroup_fds: tuple[int, ...]) -> PtraceTemplate:
         return PtraceTemplate(self, cgroup_fds)
@@ -398,10 +431,8 @@ class PtracePlatform:
             stops = [context for context in resuming if context.stop_wanted]
             resuming.clear()
             n = lib.pt_wait(run, len(run), self._epoll_fd, 0 if stops else timeout_ns, self._events, MAX_EVENTS)
-            for context in stops:
-                context.stop_wanted = False
-                lib.pt_interrupt(context.c.tid)
         else:
+            stops = []
             n = lib.pt_wait(ffi.NULL, 0, self._epoll_fd, timeout_ns, self._events, MAX_EVENTS)
         if n < 0:
             _check(n, "waiting for stubs")
@@ -412,14 +443,19 @@ class PtracePlatform:
             if trapped is None:
                 self._bury(event)
                 continue
-            trapped.running = False
             traps.append((trapped, self._trap(trapped, event)))
+            trapped.running = False
+        for context in stops:
+            context.stop_wanted = False
+            context.interrupt()
         return traps
 
     def _bury(self, event: Any) -> None:
-        """An event of a context that was released while it ran."""
-        context = self.dying.pop(event.tid, None)
-        if context is not None and event.kind != lib.PT_EV_EXIT:
+        """An event of a context that was released: its end, or a stop that is to be followed by it."""
+        if event.kind == lib.PT_EV_EXIT:
+            self.dying.pop(event.tid, None)
+        elif event.tid in self.dying:
+            context = self.dying[event.tid]
             context.c.flags = 0
             lib.pt_exit_thread(context.c)
 
@@ -434,7 +470,8 @@ class PtracePlatform:
             return FaultTrap(event.signo, event.code, event.addr)
         if kind == lib.PT_EV_INTERRUPT:
             return InterruptTrap()
-        return ExitTrap(event.signo or 9)
+        context.c.flags = lib.PT_GONE
+        return ExitTrap(event.signo or 9, context.running)
 
     def _vsyscall(self, context: PtraceContext, number: int) -> Trap:
         """A call of the vsyscall page on a host without one: do its `ret` and report the call."""
@@ -447,9 +484,16 @@ class PtracePlatform:
         return SyscallTrap(number, (regs.rdi, regs.rsi, regs.rdx, 0, 0, 0))
 
     def close(self) -> None:
-        for pid in {context.c.pid for context in self.contexts.values()}:
-            lib.pt_kill(pid)
+        """End every stub, and collect them all: threads before the process that they belong to."""
+        alive = [c for c in self.contexts.values() if not c.gone] + list(self.dying.values())
+        for context in alive:
+            lib.pt_kill(context.c.pid)
+        for context in sorted(alive, key=lambda context: bool(context.c.tid == context.c.pid)):
+            with suppress(ChildProcessError):
+                while os.WIFSTOPPED(os.waitpid(context.c.tid, WALL)[1]):
+                    pass
         self.contexts.clear()
+        self.dying.clear()
 
 
 def probe() -> str:

@@ -160,6 +160,9 @@ class AddressSpace(Protocol):
 
     Changes need a stopped context in the space; the caller's own is one.  Addresses are
     validated here against the space's end.  Failures raise the errno classes of sentry.abi.errno.
+
+    In a space whose host process is gone, changes raise SpaceGone; whoever only looks finds
+    no memory: EFAULT, no mappings, a size of 0.
     """
 
     end: int  # first address past what the application may use
@@ -213,7 +216,7 @@ class Platform(Protocol):
         """Resume what was switched to and sleep until something happens.
 
         Ends when a context traps, the watched epoll fd becomes readable, or timeout_ns
-        passed (-1: never, 0: just look).
+        passed (-1: never, 0: just look); sometimes for no reason, with nothing.
         """
 
     def close(self) -> None: ...

@@ -9,6 +9,7 @@ CONSTANTS = """
 #define PT_REGS_VALID 1
 #define PT_REGS_DIRTY 2
 #define PT_REGS_RAX 4
+#define PT_GONE 8
 #define PT_EV_SYSCALL 1
 #define PT_EV_FAULT 2
 #define PT_EV_INTERRUPT 3

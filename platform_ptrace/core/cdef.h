@@ -15,7 +15,7 @@ struct pt_regs_x86 {
 struct pt_ctx {
 	int tid;
 	int pid;          /* host thread group */
-	int flags;        /* PT_REGS_* */
+	int flags;        /* PT_REGS_*, PT_GONE: its end was collected, its numbers may be somebody else's */
 	long result;      /* for PT_REGS_RAX */
 	struct pt_regs_x86 regs;
 };

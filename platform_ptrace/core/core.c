@@ -46,6 +46,8 @@ _Static_assert(offsetof(struct pt_regs_x86, fs_base) == offsetof(struct user_reg
 #define STUB_START 0x7ffffffd0000ul
 #define STUB_CODE (STUB_START + 0x1000)
 #define STUB_END (STUB_START + 0x3000)
+#define USER_CS 0x33
+#define USER_SS 0x2b
 #define NOTIFY_NR SYS_dup /* the call map_fd makes to be handed a descriptor */
 
 #ifndef MFD_EXEC
@@ -248,22 +250,40 @@ static int is_int3_stop(int status)
 	return WIFSTOPPED(status) && status >> 8 == SIGTRAP;
 }
 
-/* Wait for the int3 after an injected call, passing over stops that mean nothing here. */
-static int wait_int3(int tid)
+static int wait_stop(int tid, int *status)
 {
-	int status;
+	while (waitpid(tid, status, __WALL) < 0)
+		if (errno != EINTR)
+			return -errno;
+	return 0;
+}
+
+static int is_fault(int tid, int status)
+{
+	siginfo_t info;
+
+	return status >> 16 == 0 && !pt(PTRACE_GETSIGINFO, tid, 0, (unsigned long)&info) && info.si_code > 0;
+}
+
+/* Wait for the int3 after an injected call, passing over stops that mean nothing here. */
+static int wait_int3(struct pt_ctx *ctx)
+{
+	int status, err;
 
 	for (;;) {
-		if (waitpid(tid, &status, __WALL) < 0) {
-			if (errno == EINTR)
-				continue;
-			return -errno;
-		}
-		if (!WIFSTOPPED(status))
+		err = wait_stop(ctx->tid, &status);
+		if (err)
+			return err;
+		if (!WIFSTOPPED(status)) {
+			ctx->flags = PT_GONE;
 			return -ESRCH;
+		}
 		if (is_int3_stop(status))
 			return 0;
-		if (pt(PTRACE_CONT, tid, 0, 0))
+		/* The gadget can't fault; should it, then for ever. */
+		if (is_fault(ctx->tid, status))
+			kill(ctx->pid, SIGKILL);
+		else if (pt(PTRACE_CONT, ctx->tid, 0, 0))
 			return -errno;
 	}
 }
@@ -282,6 +302,9 @@ static int start_injection(struct pt_ctx *ctx, unsigned long rip, long number, c
 	regs.r8 = args[4];
 	regs.r9 = args[5];
 	regs.eflags &= ~0x100ul; /* no single-stepping through the gadget */
+	/* The application may have been in 32-bit code, where the gadget could not run. */
+	regs.cs = USER_CS;
+	regs.ss = USER_SS;
 	ctx->flags |= PT_REGS_DIRTY;
 	if (pt(PTRACE_SETREGS, ctx->tid, 0, (unsigned long)&regs))
 		return -errno;
@@ -291,7 +314,7 @@ static int start_injection(struct pt_ctx *ctx, unsigned long rip, long number, c
 static long injection_result(struct pt_ctx *ctx)
 {
 	long value;
-	int err = wait_int3(ctx->tid);
+	int err = wait_int3(ctx);
 
 	if (err)
 		return err;
@@ -318,25 +341,13 @@ long pt_inject(struct pt_ctx *ctx, long number, unsigned long a0, unsigned long 
 	return err ? err : injection_result(ctx);
 }
 
-/* Answer the stub's pending notification with a copy of fd. */
-static int hand_over_fd(int listener, int fd, int tid)
+/* Answer the stub's pending notification with a copy of fd.  -ENOENT: it was withdrawn. */
+static int answer_with_fd(int listener, int fd)
 {
 	struct seccomp_notif notif;
 	struct seccomp_notif_addfd addfd = { 0 };
-	struct pollfd pfd = { .fd = listener, .events = POLLIN };
+	struct seccomp_notif_resp resp = { 0 };
 
-	for (;;) {
-		int n = ppoll(&pfd, 1, NULL, &wait_mask);
-
-		if (n > 0)
-			break;
-		if (n < 0 && errno != EINTR)
-			return -errno;
-		/* A SIGCHLD: the stub may have been killed, and then nobody will notify. */
-		siginfo_t info = { 0 };
-		if (waitid(P_PID, tid, &info, WEXITED | WNOHANG | WNOWAIT | __WALL) == 0 && info.si_pid == tid)
-			return -ESRCH;
-	}
 	memset(&notif, 0, sizeof(notif));
 	if (ioctl(listener, SECCOMP_IOCTL_NOTIF_RECV, &notif))
 		return -errno;
@@ -344,12 +355,40 @@ static int hand_over_fd(int listener, int fd, int tid)
 	addfd.flags = SECCOMP_ADDFD_FLAG_SEND;
 	addfd.srcfd = fd;
 	addfd.newfd_flags = O_CLOEXEC;
-	if (ioctl(listener, SECCOMP_IOCTL_NOTIF_ADDFD, &addfd) < 0) {
-		struct seccomp_notif_resp resp = { .id = notif.id, .error = -errno };
+	if (ioctl(listener, SECCOMP_IOCTL_NOTIF_ADDFD, &addfd) >= 0)
+		return 0;
+	resp.id = notif.id;
+	resp.error = -errno;
+	return ioctl(listener, SECCOMP_IOCTL_NOTIF_SEND, &resp) ? -errno : 0;
+}
 
-		ioctl(listener, SECCOMP_IOCTL_NOTIF_SEND, &resp);
+/* Wait for the stub's notification and answer it.  Meanwhile the stub may stop, for an interrupt
+ * that came late or a signal: it is sent on, and notifies (again). */
+static int hand_over_fd(int listener, int fd, struct pt_ctx *ctx)
+{
+	struct pollfd pfd = { .fd = listener, .events = POLLIN };
+	int status, err, tid;
+
+	for (;;) {
+		int n = ppoll(&pfd, 1, NULL, &wait_mask);
+
+		if (n > 0) {
+			err = answer_with_fd(listener, fd);
+			if (err != -ENOENT)
+				return err;
+		} else if (n < 0 && errno != EINTR) {
+			return -errno;
+		}
+		tid = waitpid(ctx->tid, &status, WNOHANG | __WALL);
+		if (tid < 0)
+			return -errno;
+		if (tid > 0 && !WIFSTOPPED(status)) {
+			ctx->flags = PT_GONE;
+			return -ESRCH;
+		}
+		if (tid > 0 && pt(PTRACE_CONT, ctx->tid, 0, 0))
+			return -errno;
 	}
-	return 0;
 }
 
 long pt_map_fd(struct pt_ctx *ctx, int listener, int fd, unsigned long addr, unsigned long length,
@@ -361,7 +400,7 @@ long pt_map_fd(struct pt_ctx *ctx, int listener, int fd, unsigned long addr, uns
 	if (!err)
 		err = start_injection(ctx, CODE_AT(pt_stub_map_fd), NOTIFY_NR, args);
 	if (!err)
-		err = hand_over_fd(listener, fd, ctx->tid);
+		err = hand_over_fd(listener, fd, ctx);
 	return err ? err : injection_result(ctx);
 }
 
@@ -377,13 +416,13 @@ long pt_cmpxchg(struct pt_ctx *ctx, unsigned long addr, unsigned int expected, u
 	if (err)
 		return err;
 	for (;;) {
-		if (waitpid(ctx->tid, &status, __WALL) < 0) {
-			if (errno == EINTR)
-				continue;
-			return -errno;
-		}
-		if (!WIFSTOPPED(status))
+		err = wait_stop(ctx->tid, &status);
+		if (err)
+			return err;
+		if (!WIFSTOPPED(status)) {
+			ctx->flags = PT_GONE;
 			return -ESRCH;
+		}
 		if (is_int3_stop(status))
 			break;
 		/* The exchange itself faulted: the signal is not delivered, the word stays as it was. */
@@ -404,12 +443,9 @@ long pt_cmpxchg(struct pt_ctx *ctx, unsigned long addr, unsigned int expected, u
 
 static int wait_child_stop(int tid)
 {
-	int status;
+	int status, err = wait_stop(tid, &status);
 
-	while (waitpid(tid, &status, __WALL) < 0)
-		if (errno != EINTR)
-			return -errno;
-	return WIFSTOPPED(status) ? 0 : -ESRCH;
+	return err ? err : WIFSTOPPED(status) ? 0 : -ESRCH;
 }
 
 int pt_clone(struct pt_ctx *parent, unsigned long flags, struct pt_ctx *child)
@@ -470,16 +506,13 @@ static void __attribute__((noreturn)) become_stub(int image, int go, const int *
 	_exit(115);
 }
 
-static int seize_and_exec(int pid, int go)
+static int seize_and_exec(struct pt_ctx *ctx, int go)
 {
-	int err;
-
-	if (pt(PTRACE_SEIZE, pid, 0, TRACE_OPTIONS))
+	if (pt(PTRACE_SEIZE, ctx->tid, 0, TRACE_OPTIONS))
 		return -errno;
 	if (write(go, "", 1) != 1)
 		return -errno;
-	err = wait_int3(pid); /* passes over PTRACE_EVENT_EXEC */
-	return err;
+	return wait_int3(ctx); /* passes over PTRACE_EVENT_EXEC */
 }
 
 int pt_template(const int *cgroup_fds, int n_cgroup_fds, struct pt_ctx *out)
@@ -498,19 +531,19 @@ int pt_template(const int *cgroup_fds, int n_cgroup_fds, struct pt_ctx *out)
 		close(go[1]);
 		become_stub(image, go[0], cgroup_fds, n_cgroup_fds);
 	}
-	err = pid < 0 ? -errno : seize_and_exec(pid, go[1]);
+	out->tid = out->pid = pid;
+	out->flags = 0;
+	err = pid < 0 ? -errno : seize_and_exec(out, go[1]);
 	close(go[0]);
 	close(go[1]);
 	close(image);
 	if (err) {
-		if (pid > 0) {
+		if (pid > 0 && !(out->flags & PT_GONE)) {
 			kill(pid, SIGKILL);
 			waitpid(pid, NULL, __WALL);
 		}
 		return err;
 	}
-	out->tid = out->pid = pid;
-	out->flags = 0;
 	return pt_fetch_regs(out);
 }
 
@@ -553,9 +586,19 @@ static void resume(struct pt_ctx *ctx)
 	else if (ctx->flags & PT_REGS_RAX)
 		pt(PTRACE_POKEUSER, ctx->tid, offsetof(struct user_regs_struct, rax), ctx->result);
 	ctx->flags = 0;
-	/* A failure means that the stub was killed; its death is collected below. */
+	/* -ESRCH means that the stub was killed; its death is collected below.  Registers that the host
+	 * refuses would leave it stopped for ever: it dies of them. */
 	if (!err)
 		pt(PTRACE_SYSEMU, ctx->tid, 0, 0);
+	else if (err != -ESRCH)
+		kill(ctx->pid, SIGKILL);
+}
+
+static int describe_end(int status, struct pt_event *ev)
+{
+	ev->kind = PT_EV_EXIT;
+	ev->signo = WIFSIGNALED(status) ? WTERMSIG(status) : 0;
+	return 1;
 }
 
 /* A call through the vsyscall page stopped at its seccomp check.  Let the host finish the
@@ -577,10 +620,9 @@ static int leave_vsyscall(int tid, struct pt_event *ev)
 	if (pt(PTRACE_SETREGS, tid, 0, (unsigned long)&regs) || pt(PTRACE_INTERRUPT, tid, 0, 0) ||
 	    pt(PTRACE_SYSEMU, tid, 0, 0))
 		return -1;
-	while (waitpid(tid, &status, __WALL) < 0)
-		if (errno != EINTR)
-			return -1;
-	return WIFSTOPPED(status) ? 1 : -1;
+	if (wait_stop(tid, &status))
+		return -1;
+	return WIFSTOPPED(status) ? 1 : describe_end(status, ev);
 }
 
 static int describe_syscall(int tid, struct pt_event *ev)
@@ -635,13 +677,8 @@ static int collect(struct pt_event *out, int max_out)
 		if (tid <= 0)
 			break;
 		ev->tid = tid;
-		if (!WIFSTOPPED(status)) {
-			ev->kind = PT_EV_EXIT;
-			ev->signo = WIFSIGNALED(status) ? WTERMSIG(status) : 0;
+		if (WIFSTOPPED(status) ? describe_stop(tid, status, ev) > 0 : describe_end(status, ev))
 			n++;
-		} else if (describe_stop(tid, status, ev) > 0) {
-			n++;
-		}
 	}
 	return n;
 }
