@@ -75,6 +75,7 @@ class HostFile(File):
 
     def __init__(self, loop: Loop, fs: HostFs, fd: int) -> None:
         flags = fcntl.fcntl(fd, fcntl.F_GETFL)
+        self.fd = -1  # so that File's own `offset = 0` moves nothing
         super().__init__(HostInode(fs, fd), None, flags & (O_ACCMODE | O_APPEND))
         self.fd = fd
         self._loop = loop
@@ -84,7 +85,7 @@ class HostFile(File):
             loop.watch_fd(fd, select.EPOLLONESHOT, self._ready)
 
     @property
-    def offset(self) -> int:  # type: ignore[override]
+    def offset(self) -> int:
         """The position that is shared with the host; 0 where there is none."""
         try:
             return os.lseek(self.fd, 0, SEEK_CUR)
