@@ -34,6 +34,8 @@ class TimerFile(AnonFile):
         """timerfd_settime(2): what has expired before is forgotten."""
         self._expired = 0
         self.countdown.set(value_ns, interval_ns, absolute)
+        # Unlike other timers, a stopped one remembers its interval: fs/timerfd.c:timerfd_setup.
+        self.countdown.interval_ns = interval_ns
 
     def _ended(self) -> None:
         self._expired = 1

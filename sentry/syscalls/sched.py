@@ -29,6 +29,10 @@ RLIMIT_NICE: Final = 13
 def _target(t: Task, pid: int) -> Task:
     if pid < 0:
         raise EINVAL
+    return _find(t, pid)
+
+
+def _find(t: Task, pid: int) -> Task:
     target = t if pid == 0 else t.pidns.find(pid)
     if target is None:
         raise ESRCH
@@ -48,7 +52,7 @@ def sched_yield(t: Task) -> int:
 @syscall(gaps="the mask is kept and returned, the host schedules as it likes")
 def sched_setaffinity(t: Task, pid: Pid, size: Size, mask_addr: Addr) -> int:
     """sched_setaffinity(2).  ESRCH, EPERM, EFAULT; EINVAL: no CPU that exists."""
-    target = _target(t, pid)
+    target = _find(t, pid)
     if not _may_change(t, target):
         raise EPERM
     mask = int.from_bytes(t.mem.read(mask_addr, min(size, 128)), "little") & _all_cpus(t)
@@ -67,7 +71,7 @@ def sched_getaffinity(t: Task, pid: Pid, size: Size, mask_addr: Addr) -> int:
     """sched_getaffinity(2): returns how many bytes were stored.  ESRCH, EFAULT; EINVAL: size."""
     if size * 8 < t.kernel.facts.ncpus or size % 8:
         raise EINVAL
-    target = _target(t, pid)
+    target = _find(t, pid)
     length = min(size, 8 * ((t.kernel.facts.ncpus + 63) // 64))
     mask = (target.affinity or _all_cpus(t)) & _all_cpus(t)
     t.mem.write(mask_addr, mask.to_bytes(length, "little"))

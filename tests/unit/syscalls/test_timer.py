@@ -244,6 +244,13 @@ def test_the_cpu_limit_warns_then_kills(guest, t):
 
 
 class TestTimerfd:
+    def test_a_stopped_one_remembers_its_interval(self, guest, t):
+        fd = self.make(guest, t)
+        guest.call(t, timerfd_settime, fd, 0, spec(t, 0, MS), 0)
+        old = t.mem.alloc(32)
+        guest.call(t, timerfd_gettime, fd, old)
+        assert unpack_spec(t, old) == (0, MS)
+
     def make(self, guest, t, flags=0, clock=CLOCK_MONOTONIC):
         return guest.call(t, timerfd_create, clock, flags)
 
