@@ -37,7 +37,10 @@ class Hierarchy:
 
 
 def _mounted(mountinfo: str) -> tuple[list[Hierarchy], str]:
-    """The v1 hierarchies with a controller of ours, and the mount point of v2 ("" if there is none)."""
+    """The v1 hierarchies with a controller of ours, and the mount point of v2 ("" if there is none).
+
+    A hierarchy that is mounted twice (bind-mounted into a chroot, say) counts once, where it came first.
+    """
     v1: list[Hierarchy] = []
     v2 = ""
     for line in mountinfo.splitlines():
@@ -45,7 +48,7 @@ def _mounted(mountinfo: str) -> tuple[list[Hierarchy], str]:
         mount_point = left.split()[4].encode().decode("unicode_escape")
         fstype, _, options = right.split(" ", 2)
         controllers = frozenset(options.split(",")) & set(CONTROLLERS)
-        if fstype == "cgroup" and controllers:
+        if fstype == "cgroup" and controllers and all(controllers != known.controllers for known in v1):
             v1.append(Hierarchy(mount_point, controllers))
         elif fstype == "cgroup2" and not v2:
             v2 = mount_point

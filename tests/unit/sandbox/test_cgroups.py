@@ -238,3 +238,9 @@ def test_without_any_cgroups_limits_are_refused_and_the_rest_does_nothing():
 
     assert cgroup.open_procs() == [] and cgroup.pids() == set()
     assert read_stats(cgroup).memory_usage == 0
+
+
+def test_a_hierarchy_mounted_twice_counts_once():
+    line = "{} 24 0:22 / {} rw - cgroup cgroup rw,memory\n"
+    version, found = host_hierarchies(line.format(30, "/sys/fs/cgroup/memory") + line.format(31, "/chroot/memory"))
+    assert (version, [h.mount_point for h in found]) == (1, ["/sys/fs/cgroup/memory"])
