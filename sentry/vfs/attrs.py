@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import time
 from typing import Final
 
 from sentry.abi import stat as st
 from sentry.abi.errno import EINVAL, EISDIR, EOPNOTSUPP, EPERM, EROFS
 from sentry.vfs.caller import CAP_CHOWN, CAP_FSETID, MAY_WRITE, Caller
 from sentry.vfs.dentry import Path
-from sentry.vfs.inode import AttrChange, Inode
+from sentry.vfs.inode import AttrChange, Inode, now_ns
 
 UTIME_NOW: Final = (1 << 30) - 1
 UTIME_OMIT: Final = (1 << 30) - 2
 NS: Final = 1_000_000_000
 SETID_BITS: Final = st.S_ISUID | st.S_ISGID
-
-# The clock that Linux stamps files with.  A finer one would run ahead of what the host stamps.
-CLOCK_REALTIME_COARSE: Final = 5
 
 # A timespec[2] of utimensat(2); None stands for "both now".
 Times = tuple[tuple[int, int], tuple[int, int]] | None
@@ -85,7 +81,7 @@ async def change_times(caller: Caller, path: Path, times: Times) -> None:
     """utimensat(2) of a file that was found: EROFS, EACCES, EPERM."""
     check_writable(path)
     inode = await current(path)
-    now = time.clock_gettime_ns(CLOCK_REALTIME_COARSE)
+    now = now_ns()
     if times is None or (times[0][1] == UTIME_NOW and times[1][1] == UTIME_NOW):
         if not caller.owns(inode):
             caller.check(inode, MAY_WRITE)
