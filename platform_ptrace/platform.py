@@ -219,7 +219,7 @@ class PtraceSpace:
         raise PlatformError("no stopped context in this address space")
 
     def _check_range(self, addr: int, length: int) -> None:
-        if length > self.end or addr > self.end - length:
+        if not (0 <= length <= self.end and 0 <= addr <= self.end - length):
             raise ENOMEM("past the end")
 
     def _inject(self, number: int, *args: int) -> int:
@@ -276,7 +276,7 @@ class PtraceSpace:
     def read_some(self, addr: int, length: int) -> bytes:
         if length <= 0:
             return b""
-        if addr >= self.end:
+        if not 0 <= addr < self.end:
             raise EFAULT
         length = min(length, self.end - addr)
         buffer = self.platform.scratch if length <= SCRATCH_SIZE else ffi.new("char[]", length)
@@ -310,7 +310,7 @@ class PtraceSpace:
         length = len(data)
         if not length:
             return 0
-        if addr >= self.end:
+        if not 0 <= addr < self.end:
             raise EFAULT
         length = min(length, self.end - addr)
         n = int(lib.pt_write(self._tid(), addr, ffi.from_buffer(data), length))
@@ -319,7 +319,7 @@ class PtraceSpace:
         return n
 
     def cmpxchg32(self, addr: int, expected: int, value: int) -> int:
-        if addr & 3 or addr > self.end - 4:
+        if addr & 3 or not 0 <= addr < self.end:
             raise EFAULT
         result = int(lib.pt_cmpxchg(self._stopped(), addr, expected, value))
         if result == -errno.EFAULT:

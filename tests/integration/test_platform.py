@@ -608,7 +608,7 @@ def test_mapping_files_uses_up_nothing(bare: Bare) -> None:
 def test_what_the_platform_keeps_for_itself_is_out_of_reach(bare: Bare) -> None:
     space = bare.load(NOP).space
     assert all(mapping.end <= space.end for mapping in space.mappings())
-    for addr in range(space.end, space.end + 0x10000, PAGE_SIZE):
+    for addr in (*range(space.end, space.end + 0x10000, PAGE_SIZE), MASK64, 1 << 64, 1 << 70, -1, -PAGE_SIZE, -1 << 70):
         for touch in (
             lambda addr=addr: space.read(addr, 1),
             lambda addr=addr: space.write(addr, b"x"),
@@ -628,6 +628,9 @@ def test_what_the_platform_keeps_for_itself_is_out_of_reach(bare: Bare) -> None:
         lambda: space.remap(space.end + PAGE_SIZE, PAGE_SIZE, PAGE_SIZE, 3, DATA),
         lambda: space.map(1 << 63, PAGE_SIZE, READ_WRITE, FIXED, -1, 0),
         lambda: space.unmap(MASK64 & ~(PAGE_SIZE - 1), PAGE_SIZE),
+        lambda: space.unmap(-PAGE_SIZE, PAGE_SIZE),
+        lambda: space.unmap(DATA, -PAGE_SIZE),
+        lambda: space.unmap(DATA, 1 << 70),
     ):
         with pytest.raises(LinuxError):
             change()
