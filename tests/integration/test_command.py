@@ -5,6 +5,8 @@ from __future__ import annotations
 import array
 import json
 import os
+import re
+import signal
 import socket
 import subprocess
 import uuid
@@ -16,7 +18,8 @@ import pytest
 
 from tests.integration import bundle as bundles
 from tests.integration.bundle import Process, busybox_rootfs, write_bundle
-from tests.integration.daemon import CGROUPS, own_cgroup, processes_in, until
+from tests.integration.daemon import CGROUPS, command_line, own_cgroup, processes_in, until
+from tests.integration.terminal import Terminal
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("command")]
 
@@ -46,15 +49,19 @@ class Host:
     def command(self, *words: object) -> list[str]:
         return [str(bundles.PYSC), "--root", str(self.state), *map(str, words)]
 
+    def tracked(self, *words: object) -> list[str]:
+        """The command in the cgroup that shows what is left of it."""
+        return ["sh", "-c", 'echo 0 > "$0/cgroup.procs" && exec "$@"', str(self.cgroup), *self.command(*words)]
+
     def pysc(self, *words: object, timeout: float = 60) -> subprocess.CompletedProcess[str]:
-        enter = ["sh", "-c", 'echo 0 > "$0/cgroup.procs" && exec "$@"', str(self.cgroup), *self.command(*words)]
-        return subprocess.run(enter, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout)
+        command = self.tracked(*words)
+        return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout)
 
     def background(self, *words: object) -> None:
         """For commands whose container keeps the standard descriptors open after them."""
         log = self.folder / "background.log"
         with log.open("w") as out:
-            done = subprocess.run(self.command(*words), stdin=subprocess.DEVNULL, stdout=out, stderr=out, timeout=60)
+            done = subprocess.run(self.tracked(*words), stdin=subprocess.DEVNULL, stdout=out, stderr=out, timeout=60)
         assert done.returncode == 0, log.read_text()
 
     def status(self, name: str) -> str:
@@ -355,11 +362,66 @@ def test_help_names_every_command(host: Host) -> None:
         assert name in done.stdout
 
 
-def test_interrupted_run_leaves_nothing(host: Host) -> None:
-    run = subprocess.Popen(
-        host.command("run", "--bundle", host.bundle("sleep", "1000"), host.name()), stdin=subprocess.DEVNULL
-    )
-    assert until(lambda: host.status(host.names[-1]) == "running")
-    run.kill()
-    run.wait()
-    host.pysc("delete", "--force", host.names[-1])
+@pytest.fixture
+def running(host: Host) -> Iterator[subprocess.Popen[bytes]]:
+    """`pysc run` of a container that is there until something ends it; its name is the host's last."""
+    command = host.tracked("run", "--bundle", host.bundle("sleep", "1000"), host.name())
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        assert until(lambda: host.status(host.names[-1]) == "running")
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_run_that_is_killed_takes_its_sandbox_along(host: Host, running: subprocess.Popen[bytes]) -> None:
+    running.kill()
+    running.wait()
+    assert until(lambda: not processes_in(host.cgroup))
+    assert host.pysc("delete", "--force", host.names[-1]).returncode == 0
+
+
+@pytest.mark.parametrize("signo", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_run_hands_signals_on(host: Host, running: subprocess.Popen[bytes], signo: signal.Signals) -> None:
+    """To process 1, which ignores what it has no handler for; a second container shows one that has."""
+    script = f"trap 'exit 33' {signo.name.removeprefix('SIG')}; echo ready; while :; do sleep 0.1; done"
+    command = host.tracked("run", "--bundle", host.bundle("sh", "-c", script), host.name())
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as trapping:
+        assert trapping.stdout is not None
+        assert trapping.stdout.readline() == b"ready\n"
+        trapping.send_signal(signo)
+        assert trapping.wait(20) == 33
+    assert running.poll() is None
+
+
+def test_run_ends_with_its_sandbox(host: Host, running: subprocess.Popen[bytes]) -> None:
+    os.kill(json.loads(host.pysc("state", host.names[-1]).stdout)["pid"], signal.SIGKILL)
+    assert running.wait(20) != 0
+    assert until(lambda: not host.left_behind())
+
+
+def test_run_ends_with_its_gofer(host: Host, running: subprocess.Popen[bytes]) -> None:
+    gofers = [pid for pid in processes_in(host.cgroup) if re.search(r"sandbox.* gofer( |$)", command_line(pid))]
+    assert len(gofers) == 1
+    os.kill(gofers[0], signal.SIGKILL)
+    assert running.wait(20) != 0
+    assert until(lambda: not host.left_behind())
+
+
+def test_run_on_a_terminal(host: Host) -> None:
+    bundle = host.bundle("sh", "-c", "while read x; do stty size; done; exit 8")
+    config = json.loads((bundle / "config.json").read_text())
+    config["process"]["terminal"] = True
+    (bundle / "config.json").write_text(json.dumps(config))
+    shown = Terminal(host.tracked("run", "--bundle", bundle, host.name()))
+    try:
+        shown.type(b"\n")
+        shown.expect(b"24 80\r")
+        shown.resize(30, 90)
+        shown.type(b"\n")
+        shown.expect(b"30 90\r")
+        shown.type(b"\x04")
+        assert shown.wait() == 8
+    finally:
+        shown.close()
