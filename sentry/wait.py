@@ -141,6 +141,8 @@ class Loop:
 
     def __init__(self, platform: Platform) -> None:
         self.platform = platform
+        # The loop's clock, CLOCK_MONOTONIC.  A test may put another one here.
+        self.now_ns: Callable[[], int] = time.monotonic_ns
         self.current: Job | None = None
         self._ready: deque[tuple[Job, Any]] = deque()
         self._timers: list[tuple[int, int, Timer]] = []
@@ -185,10 +187,6 @@ class Loop:
 
     # -- timers --
 
-    def now_ns(self) -> int:
-        """The loop's clock: CLOCK_MONOTONIC."""
-        return time.monotonic_ns()
-
     def call_at(self, deadline_ns: int, callback: Callable[[], None]) -> Timer:
         timer = Timer(deadline_ns, callback)
         self._timer_sequence += 1
@@ -203,12 +201,12 @@ class Loop:
             if timer.callback is None:
                 heapq.heappop(timers)
                 continue
-            wait_ns = deadline - time.monotonic_ns()
+            wait_ns = deadline - self.now_ns()
             if wait_ns > 0:
                 return wait_ns
             heapq.heappop(timers)
             callback, timer.callback = timer.callback, None
-            callback()
+            self._call(callback)
         return NEVER
 
     # -- host descriptors --
@@ -229,9 +227,15 @@ class Loop:
         for fd, events in self._epoll.poll(0):
             handler = self._handlers.get(fd)
             if handler is not None:
-                handler(events)
+                self._call(handler, events)
 
     # -- the loop itself --
+
+    def _call(self, callback: Callable[..., None], *args: int) -> None:
+        try:
+            callback(*args)
+        except Exception:
+            log.exception("a callback failed: a bug")
 
     def stop(self) -> None:
         self._stopping = True
@@ -254,7 +258,7 @@ class Loop:
             if not traps or turns % self.IO_EVERY == 0:
                 self._poll_fds()
                 for hook in self.on_turn:
-                    hook()
+                    self._call(hook)
 
     def _trapped(self, context: Context, trap: Trap) -> None:
         job = context.owner
