@@ -1,9 +1,12 @@
-"""Where things are: the shim's socket, the bundle's address file, the folder of sandbox states."""
+"""Where things are: the shim's socket, the bundle's address file, the folder of sandbox states.
+
+Used by the actions that containerd waits for, so only what the interpreter has at hand anyway is imported: plain
+strings for paths, and _socket, which is all of socket but its conveniences.
+"""
 
 import os
-import socket
 import sys
-from pathlib import Path
+from _socket import AF_UNIX, socket
 
 try:  # the interpreter's own: hashlib would load all of OpenSSL, for good, into the process that serves
     if sys.version_info >= (3, 12):
@@ -31,34 +34,46 @@ def to_address(path: str) -> str:
     return _SCHEME + path
 
 
-def write_address(bundle: Path, address: str) -> None:
+def write_address(bundle: str, address: str) -> None:
     """Leave the address in the bundle, from where containerd takes it after a restart.  Atomic."""
-    temporary = bundle / ".address"
-    temporary.write_text(address)
-    temporary.rename(bundle / "address")
+    temporary = f"{bundle}/.address"
+    with open(temporary, "w") as file:
+        file.write(address)
+    os.rename(temporary, f"{bundle}/address")
 
 
-def read_address(bundle: Path) -> str:
+def read_address(bundle: str) -> str:
     """The path of the socket that serves this bundle; "" when none was ever started."""
     try:
-        return (bundle / "address").read_text().strip().removeprefix(_SCHEME)
+        with open(f"{bundle}/address") as file:
+            return file.read().strip().removeprefix(_SCHEME)
     except FileNotFoundError:
         return ""
 
 
+def remove(path: str) -> None:
+    """Unlink a file that may be gone already."""
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
+
+
 def is_served(path: str) -> bool:
     """Whether a process listens on the socket."""
-    with socket.socket(socket.AF_UNIX) as probe:
-        probe.settimeout(PROBE_TIMEOUT_S)
-        try:
-            probe.connect(path)
-        except (FileNotFoundError, ConnectionRefusedError):
-            return False
-        except (TimeoutError, BlockingIOError):
-            return True  # a full backlog: slow, but there
-        return True
+    probe = socket(AF_UNIX)
+    probe.settimeout(PROBE_TIMEOUT_S)
+    try:
+        probe.connect(path)
+    except (FileNotFoundError, ConnectionRefusedError):
+        return False
+    except (TimeoutError, BlockingIOError):
+        return True  # a full backlog: slow, but there
+    finally:
+        probe.close()
+    return True
 
 
-def state_root(namespace: str) -> Path:
+def state_root(namespace: str) -> str:
     """The folder in which the sandboxes of a namespace keep their state."""
-    return Path(STATE_DIR, namespace)
+    return f"{STATE_DIR}/{namespace}"

@@ -14,7 +14,7 @@ from typing import TextIO
 
 from proto.ttrpc import aio
 from sandbox import hostcalls
-from shim.address import state_root
+from shim.address import remove, state_root
 from shim.events import Publisher
 from shim.reaper import Reaper
 from shim.service import NAMES, Surroundings, TaskService
@@ -41,10 +41,10 @@ class Config:
     """containerd's ttrpc socket; "" if there is none."""
 
 
-def serve(config: Config, listener: socket.socket) -> int:
-    """Serve until told to stop; the process's exit status."""
+def serve(config: Config, listener_fd: int) -> int:
+    """Serve on a socket that listens already, until told to stop; the process's exit status."""
     set_up_logging(config)
-    asyncio.run(Daemon(config).run(listener))
+    asyncio.run(Daemon(config).run(socket.socket(fileno=listener_fd)))
     return 0
 
 
@@ -56,14 +56,14 @@ class Daemon:
         self._stopping = asyncio.Event()
 
     async def run(self, listener: socket.socket) -> None:
-        """Serve on a socket that listens already."""
+        """From the first connection to the last trace."""
         hostcalls.prctl(hostcalls.PR_SET_CHILD_SUBREAPER, 1)
         # Threads are made on demand; many containers may be made at once, and none should wait for another.
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(MAX_THREADS))
         config = self._config
         background = Background()
         publisher = Publisher(config.events_address, config.namespace)
-        root = state_root(config.namespace)
+        root = Path(state_root(config.namespace))
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
         service = TaskService(
             Surroundings(config.namespace, root, config.debug, publisher, Reaper(), background, self._stopping.set)
@@ -75,7 +75,7 @@ class Daemon:
         await self._stopping.wait()
         idle.cancel()
         # The name goes first: a new shim of the same group can then bind it while this one still listens.
-        Path(config.socket_path).unlink(missing_ok=True)
+        remove(config.socket_path)
         server.stop_accepting()
         await service.close()
         await publisher.close(FLUSH_TIMEOUT_S)

@@ -4,13 +4,13 @@ containerd runs it after a shim has died, but also after every clean end, while 
 containers of the pod.  So it finds only what the container's own records name, and doing it again does nothing.
 """
 
+import os
 import sys
 import time
-from pathlib import Path
 
 from proto.ttrpc.protobuf import bytes_field, int_field
 from shim import rootfs
-from shim.address import is_served, read_address, state_root
+from shim.address import is_served, read_address, remove, state_root
 from shim.flags import Flags
 
 KILLED = 128 + 9
@@ -18,9 +18,9 @@ KILLED = 128 + 9
 
 def run(flags: Flags) -> int:
     """Kill, unmount, clean up; print a DeleteResponse."""
-    bundle = Path(flags.bundle) if flags.bundle else Path.cwd().parent / flags.id
+    bundle = flags.bundle or os.path.join(os.path.dirname(os.getcwd()), flags.id)
     destroy_sandbox(flags.namespace, flags.id)
-    rootfs.unmount(bundle / "rootfs")
+    rootfs.unmount(f"{bundle}/rootfs")
     remove_stale_socket(bundle)
     sys.stdout.buffer.write(response(time.time_ns()))
     return 0
@@ -29,23 +29,24 @@ def run(flags: Flags) -> int:
 def destroy_sandbox(namespace: str, container_id: str) -> None:
     """Kill the container's processes and undo what was set up for them, if there are any."""
     root = state_root(namespace)
-    if not (root / container_id).exists():
+    if not os.path.exists(f"{root}/{container_id}"):
         return  # the usual case, for which nothing needs to be imported
-    from sandbox.sandbox import Sandbox
+    from pathlib import Path
 
     from sandbox.errors import NotFound
+    from sandbox.sandbox import Sandbox
 
     try:
-        Sandbox.load(root, container_id).destroy()
+        Sandbox.load(Path(root), container_id).destroy()
     except NotFound:
         pass
 
 
-def remove_stale_socket(bundle: Path) -> None:
+def remove_stale_socket(bundle: str) -> None:
     """Remove the socket of a shim that was killed; one that still serves others keeps it."""
     path = read_address(bundle)
     if path and not is_served(path):
-        Path(path).unlink(missing_ok=True)
+        remove(path)
 
 
 def response(now_ns: int) -> bytes:

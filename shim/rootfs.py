@@ -1,16 +1,13 @@
 """Mounts a container's root filesystem as containerd's snapshotter describes it, and takes it away again.
 
-The mounts are made in the host's mount namespace, where containerd and a later delete action see them.
+The mounts are made in the host's mount namespace, where containerd and a later delete action see them.  That action
+usually finds nothing mounted, so it imports nothing for it (see address.py).
 """
 
 import errno
 import os
-import threading
 import time
 from collections.abc import Sequence
-from pathlib import Path
-
-from sandbox import hostcalls
 
 MS_RDONLY = 0x1
 MS_NOSUID = 0x2
@@ -104,7 +101,7 @@ class Mount:
         self.data = ",".join(data)
 
 
-def mount(mounts: Sequence[Mount], rootfs: Path) -> None:
+def mount(mounts: Sequence[Mount], rootfs: str) -> None:
     """Make the mounts in order.  Raises OSError; then none of them is left."""
     try:
         for each in mounts:
@@ -114,30 +111,36 @@ def mount(mounts: Sequence[Mount], rootfs: Path) -> None:
         raise
 
 
-def _target(rootfs: Path, inside: str) -> Path:
+def _target(rootfs: str, inside: str) -> str:
     parts = [part for part in inside.split("/") if part not in ("", ".")]
     if ".." in parts:
         raise OSError(errno.EINVAL, "mount target leaves the rootfs", inside)
-    return rootfs.joinpath(*parts)
+    return "/".join([rootfs, *parts])
 
 
-def _mount_one(each: Mount, target: Path) -> None:
+def _mount_one(each: Mount, target: str) -> None:
+    from sandbox import hostcalls
+
     if each.type == "overlay" and len(each.data) > MAX_DATA:
         _mount_overlay_relative(each, target)
     else:
-        hostcalls.mount(each.source, str(target), each.type, each.flags, each.data)
+        hostcalls.mount(each.source, target, each.type, each.flags, each.data)
     if each.flags & MS_BIND and each.flags & ~(MS_BIND | MS_REC | MS_REMOUNT):
         # "The remaining bits in the mountflags argument are ignored" - mount(2) on MS_BIND; hence the second call.
-        hostcalls.mount("", str(target), "", each.flags & ~MS_REC | MS_REMOUNT, "")
+        hostcalls.mount("", target, "", each.flags & ~MS_REC | MS_REMOUNT, "")
     if each.propagation:
-        hostcalls.mount("", str(target), "", each.propagation, "")
+        hostcalls.mount("", target, "", each.propagation, "")
 
 
-def _mount_overlay_relative(each: Mount, target: Path) -> None:
+def _mount_overlay_relative(each: Mount, target: str) -> None:
     """Mount an overlay whose layers do not fit into a page of data, with paths relative to their common folder.
 
     The working directory belongs to the process, so this happens in a thread that has a copy of its own.
     """
+    import threading
+
+    from sandbox import hostcalls
+
     folder, data = shorten_overlay(each.data)
     failure: list[BaseException] = []
 
@@ -145,7 +148,7 @@ def _mount_overlay_relative(each: Mount, target: Path) -> None:
         try:
             hostcalls.unshare(CLONE_FS)
             os.chdir(folder)
-            hostcalls.mount(each.source, str(target), each.type, each.flags, data)
+            hostcalls.mount(each.source, target, each.type, each.flags, data)
         except BaseException as e:
             failure.append(e)
 
@@ -171,7 +174,7 @@ def shorten_overlay(data: str) -> tuple[str, str]:
     return folder, shortened
 
 
-def unmount(rootfs: Path) -> None:
+def unmount(rootfs: str) -> None:
     """Unmount whatever is mounted on or below rootfs; nothing is fine.
 
     A mount that stays busy is detached: the kernel finishes when its last user is gone.
@@ -182,6 +185,8 @@ def unmount(rootfs: Path) -> None:
 
 
 def _unmount_one(point: str, deadline: float) -> None:
+    from sandbox import hostcalls
+
     flags = UMOUNT_NOFOLLOW
     while True:
         try:
@@ -199,7 +204,7 @@ def _unmount_one(point: str, deadline: float) -> None:
             return
 
 
-def mount_points(folder: Path) -> list[str]:
+def mount_points(folder: str) -> list[str]:
     """The mount points at and below folder, in the order in which they were mounted; proc_pid_mountinfo(5)."""
     prefix = os.path.realpath(folder)
     points = []

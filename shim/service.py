@@ -158,8 +158,8 @@ class TaskService:
         options = sandbox_options(request.options, spec, request.id, self._with.debug)
         mounts = [rootfs.Mount(m.type, m.source, m.options, m.target) for m in request.rootfs]
         if mounts:
-            await asyncio.to_thread(rootfs.mount, mounts, bundle / "rootfs")
-            undo.push_async_callback(asyncio.to_thread, rootfs.unmount, bundle / "rootfs")
+            await asyncio.to_thread(rootfs.mount, mounts, f"{bundle}/rootfs")
+            undo.push_async_callback(asyncio.to_thread, rootfs.unmount, f"{bundle}/rootfs")
 
         names = StdioNames(request.stdin, request.stdout, request.stderr, request.terminal)
         init = Process("", names)
@@ -208,7 +208,7 @@ class TaskService:
         container = self._container(container_id)
         ended = await container.delete()
         try:
-            await asyncio.to_thread(rootfs.unmount, container.sandbox.bundle / "rootfs")
+            await asyncio.to_thread(rootfs.unmount, f"{container.sandbox.bundle}/rootfs")
         except OSError as e:
             log.error("container %s: %s", container_id, e)  # containerd tries again when it removes the bundle
         self._containers.pop(container_id, None)

@@ -9,13 +9,12 @@ Containers of one pod share a shim: for the second one nothing is started, the a
 """
 
 import os
-import socket
 import sys
+from _socket import AF_UNIX, SOCK_CLOEXEC, SOCK_STREAM, socket
 from errno import EADDRINUSE
-from pathlib import Path
 
 from proto.ttrpc.protobuf import DecodeError, as_bytes, as_text, fields, int_field, text_field
-from shim.address import is_served, socket_path, to_address, write_address
+from shim.address import is_served, remove, socket_path, to_address, write_address
 from shim.flags import Flags, UsageError
 
 MAX_STDIN = 10 << 20
@@ -40,7 +39,7 @@ class Bootstrap:
 
 def run(flags: Flags) -> int:
     """Start or find the shim of this container's group and print where it listens."""
-    bundle = Path.cwd()
+    bundle = os.getcwd()
     bootstrap = parse_bootstrap(read_stdin(), flags)
     containerd = flags.address or (bootstrap.grpc_address if bootstrap else "")
     folder = bootstrap.socket_dir if bootstrap else ""
@@ -104,10 +103,11 @@ def result(address: str, bootstrapped: bool) -> bytes:
     return int_field(1, 2) + text_field(2, address) + text_field(3, "ttrpc")
 
 
-def group_id(bundle: Path, container_id: str) -> str:
+def group_id(bundle: str, container_id: str) -> str:
     """The id that the containers of one pod have in common; a container's own id outside a pod."""
     try:
-        raw = (bundle / "config.json").read_bytes()
+        with open(f"{bundle}/config.json", "rb") as file:
+            raw = file.read()
     except FileNotFoundError:
         return container_id
     if not any(name.encode() in raw for name in GROUP_ANNOTATIONS):
@@ -121,14 +121,14 @@ def group_id(bundle: Path, container_id: str) -> str:
     return next((str(annotations[name]) for name in GROUP_ANNOTATIONS if annotations.get(name)), container_id)
 
 
-def listen(path: str) -> socket.socket | None:
+def listen(path: str) -> socket | None:
     """A listening socket; None if the group's shim already listens there."""
     os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
     listener = _bind(path)
     if listener is None:
         if is_served(path):
             return None
-        Path(path).unlink(missing_ok=True)  # left by a shim that was killed
+        remove(path)  # left by a shim that was killed
         listener = _bind(path)
         if listener is None:
             raise UsageError(f"{path}: another shim has just taken the socket")
@@ -136,8 +136,8 @@ def listen(path: str) -> socket.socket | None:
     return listener
 
 
-def _bind(path: str) -> socket.socket | None:
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+def _bind(path: str) -> socket | None:
+    listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC)
     umask = os.umask(0o177)
     try:
         listener.bind(path)
@@ -151,7 +151,7 @@ def _bind(path: str) -> socket.socket | None:
     return listener
 
 
-def fork_daemon(flags: Flags, listener: socket.socket, path: str, events_address: str) -> None:
+def fork_daemon(flags: Flags, listener: socket, path: str, events_address: str) -> None:
     """Fork the serving process; returns in the parent only, which then exits and leaves it to its subreaper."""
     oom_score = _oom_score_of(os.getppid())
     sys.stdout.flush()
@@ -160,14 +160,14 @@ def fork_daemon(flags: Flags, listener: socket.socket, path: str, events_address
         return
     status = 1
     try:
-        detach(Path.cwd() / "log")
+        detach(f"{os.getcwd()}/log")
         _set_oom_score(oom_score + 1)
         # asyncio imports ssl if it can; without it each shim is 2 MB smaller and there 5 ms earlier.
         sys.modules["ssl"] = None  # type: ignore[assignment]
         from shim import daemon
 
         config = daemon.Config(flags.namespace, flags.id, flags.debug, path, events_address.removeprefix("unix://"))
-        status = daemon.serve(config, listener)
+        status = daemon.serve(config, listener.detach())
     except BaseException:
         import traceback
 
@@ -176,7 +176,7 @@ def fork_daemon(flags: Flags, listener: socket.socket, path: str, events_address
         os._exit(status)
 
 
-def detach(log: Path) -> None:
+def detach(log: str) -> None:
     """Leave containerd's session and working directory, and give up its pipes; errors go to the bundle's log."""
     os.setsid()
     null = os.open("/dev/null", os.O_RDWR)
@@ -194,7 +194,8 @@ def detach(log: Path) -> None:
 
 def _oom_score_of(pid: int) -> int:
     try:
-        return int(Path(f"/proc/{pid}/oom_score_adj").read_text())
+        with open(f"/proc/{pid}/oom_score_adj") as file:
+            return int(file.read())
     except (OSError, ValueError):
         return 0
 
@@ -202,6 +203,7 @@ def _oom_score_of(pid: int) -> int:
 def _set_oom_score(score: int) -> None:
     """Be killed before containerd; less is not allowed to an unprivileged process, and then not needed."""
     try:
-        Path("/proc/self/oom_score_adj").write_text(str(max(-1000, min(1000, score))))
+        with open("/proc/self/oom_score_adj", "w") as file:
+            file.write(str(max(-1000, min(1000, score))))
     except OSError:
         pass

@@ -51,7 +51,7 @@ def test_data_that_cannot_be_shortened_are_refused() -> None:
 
 def test_target_outside_the_rootfs_is_refused(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="leaves"):
-        rootfs.mount([Mount("tmpfs", "tmpfs", [], "../x")], tmp_path)
+        rootfs.mount([Mount("tmpfs", "tmpfs", [], "../x")], str(tmp_path))
 
 
 @as_root
@@ -61,15 +61,15 @@ def test_bind_mount_is_made_read_only_and_taken_away(tmp_path: Path) -> None:
     target.mkdir()
     (source / "file").touch()
     try:
-        rootfs.mount([Mount("bind", str(source), ["rbind", "ro"])], target)
+        rootfs.mount([Mount("bind", str(source), ["rbind", "ro"])], str(target))
         assert (target / "file").exists()
-        assert rootfs.mount_points(target) == [str(target)]
+        assert rootfs.mount_points(str(target)) == [str(target)]
         with pytest.raises(OSError, match="Read-only"):
             (target / "new").touch()
     finally:
-        rootfs.unmount(target)
-    assert rootfs.mount_points(target) == []
-    rootfs.unmount(target)
+        rootfs.unmount(str(target))
+    assert rootfs.mount_points(str(target)) == []
+    rootfs.unmount(str(target))
 
 
 @as_root
@@ -77,29 +77,29 @@ def test_nested_targets_are_unmounted_inside_out(tmp_path: Path) -> None:
     target = tmp_path / "rootfs"
     target.mkdir()
     try:
-        rootfs.mount([Mount("tmpfs", "tmpfs", [])], target)
+        rootfs.mount([Mount("tmpfs", "tmpfs", [])], str(target))
         (target / "a").mkdir()
-        rootfs.mount([Mount("tmpfs", "tmpfs", ["size=4096"], "/a")], target)
-        assert rootfs.mount_points(target) == [str(target), str(target / "a")]
+        rootfs.mount([Mount("tmpfs", "tmpfs", ["size=4096"], "/a")], str(target))
+        assert rootfs.mount_points(str(target)) == [str(target), str(target / "a")]
     finally:
-        rootfs.unmount(target)
-    assert rootfs.mount_points(target) == []
+        rootfs.unmount(str(target))
+    assert rootfs.mount_points(str(target)) == []
 
 
 @as_root
 def test_failed_mount_leaves_none_of_the_earlier_ones(tmp_path: Path) -> None:
     with pytest.raises(OSError):
-        rootfs.mount([Mount("tmpfs", "tmpfs", []), Mount("nosuchfs", "x", [])], tmp_path)
-    assert rootfs.mount_points(tmp_path) == []
+        rootfs.mount([Mount("tmpfs", "tmpfs", []), Mount("nosuchfs", "x", [])], str(tmp_path))
+    assert rootfs.mount_points(str(tmp_path)) == []
 
 
 @as_root
 def test_busy_mount_is_detached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rootfs, "BUSY_TIMEOUT_S", 0.0)
-    rootfs.mount([Mount("tmpfs", "tmpfs", [])], tmp_path)
+    rootfs.mount([Mount("tmpfs", "tmpfs", [])], str(tmp_path))
     with (tmp_path / "open").open("w"):
-        rootfs.unmount(tmp_path)
-    assert rootfs.mount_points(tmp_path) == []
+        rootfs.unmount(str(tmp_path))
+    assert rootfs.mount_points(str(tmp_path)) == []
 
 
 @as_root
@@ -110,7 +110,7 @@ def test_long_overlay_is_mounted_with_relative_layers(tmp_path: Path) -> None:
     target.mkdir()
     cwd = os.getcwd()
     try:
-        rootfs.mount([Mount("tmpfs", "tmpfs", [])], base)
+        rootfs.mount([Mount("tmpfs", "tmpfs", [])], str(base))
         layers = []
         for n in range(45):
             layer = base / ("layer" + "x" * 100) / str(n) / "fs"
@@ -119,9 +119,9 @@ def test_long_overlay_is_mounted_with_relative_layers(tmp_path: Path) -> None:
             layers.append(str(layer))
         mount = Mount("overlay", "overlay", ["lowerdir=" + ":".join(layers)])
         assert len(mount.data) > rootfs.MAX_DATA
-        rootfs.mount([mount], target)
+        rootfs.mount([mount], str(target))
         assert len(list(target.iterdir())) == 45
     finally:
-        rootfs.unmount(target)
-        rootfs.unmount(base)
+        rootfs.unmount(str(target))
+        rootfs.unmount(str(base))
     assert os.getcwd() == cwd

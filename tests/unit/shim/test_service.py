@@ -176,6 +176,7 @@ async def test_created_container_can_be_killed(shims: Shims) -> None:
 async def test_created_container_can_be_deleted(shims: Shims) -> None:
     task = await make(shims, SLEEP)
     waiting = asyncio.create_task(task.wait())
+    await task.state()  # by now the Wait is on its way too
     assert (await task.delete()).exit_status == 137
     assert await waiting == 137
     await shims.events.wait_for("TaskDelete")

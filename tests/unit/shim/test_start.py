@@ -3,6 +3,7 @@
 import json
 import socket
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -76,23 +77,23 @@ def test_answer_is_in_the_language_of_the_question() -> None:
 )
 def test_group_is_the_pod(annotations: dict[str, str] | None, group: str, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"annotations": annotations}))
-    assert start.group_id(tmp_path, "c1") == group
+    assert start.group_id(str(tmp_path), "c1") == group
 
 
 def test_group_without_a_configuration_is_the_container(tmp_path: Path) -> None:
-    assert start.group_id(tmp_path, "c1") == "c1"
+    assert start.group_id(str(tmp_path), "c1") == "c1"
 
 
 def test_group_of_a_broken_configuration_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"io.kubernetes.cri.sandbox-id"')
     with pytest.raises(UsageError):
-        start.group_id(tmp_path, "c1")
+        start.group_id(str(tmp_path), "c1")
 
 
 def test_listening_socket_is_private(socket_file: str) -> None:
     listener = start.listen(socket_file)
     assert listener is not None
-    with listener:
+    with closing(listener):
         assert Path(socket_file).stat().st_mode & 0o777 == 0o600
         assert Path(socket_file).parent.stat().st_mode & 0o777 == 0o700
         assert address.is_served(socket_file)
@@ -101,7 +102,7 @@ def test_listening_socket_is_private(socket_file: str) -> None:
 def test_second_start_of_a_group_finds_the_first(socket_file: str) -> None:
     listener = start.listen(socket_file)
     assert listener is not None
-    with listener:
+    with closing(listener):
         assert start.listen(socket_file) is None
 
 
@@ -112,7 +113,7 @@ def test_socket_of_a_dead_shim_is_taken_over(socket_file: str) -> None:
     assert not address.is_served(socket_file)
     second = start.listen(socket_file)
     assert second is not None
-    with second:
+    with closing(second):
         assert address.is_served(socket_file)
 
 
@@ -126,10 +127,10 @@ def test_full_backlog_counts_as_served(tmp_path: Path) -> None:
 
 
 def test_address_file(tmp_path: Path) -> None:
-    assert address.read_address(tmp_path) == ""
-    address.write_address(tmp_path, "unix:///run/s/x")
+    assert address.read_address(str(tmp_path)) == ""
+    address.write_address(str(tmp_path), "unix:///run/s/x")
     assert (tmp_path / "address").read_text() == "unix:///run/s/x"
-    assert address.read_address(tmp_path) == "/run/s/x"
+    assert address.read_address(str(tmp_path)) == "/run/s/x"
     assert [p.name for p in tmp_path.iterdir()] == ["address"]
 
 
@@ -140,12 +141,12 @@ def test_delete_response_says_killed() -> None:
 
 def test_delete_removes_only_a_socket_that_nobody_serves(tmp_path: Path) -> None:
     path = str(tmp_path / "s")
-    address.write_address(tmp_path, address.to_address(path))
+    address.write_address(str(tmp_path), address.to_address(path))
     listener = start.listen(path)
     assert listener is not None
-    with listener:
-        delete.remove_stale_socket(tmp_path)
+    with closing(listener):
+        delete.remove_stale_socket(str(tmp_path))
         assert Path(path).exists()
-    delete.remove_stale_socket(tmp_path)
+    delete.remove_stale_socket(str(tmp_path))
     assert not Path(path).exists()
-    delete.remove_stale_socket(tmp_path)
+    delete.remove_stale_socket(str(tmp_path))
