@@ -50,7 +50,7 @@ from sentry.fs.hostcopy import read_host, write_host
 from sentry.fs.simple import open_special
 from sentry.vfs.dentry import Path
 from sentry.vfs.file import File
-from sentry.vfs.inode import AttrChange, Inode
+from sentry.vfs.inode import NOW, AttrChange, Inode
 from sentry.vfs.iov import Sink, Source
 
 if TYPE_CHECKING:
@@ -199,11 +199,15 @@ class GoferInode(Inode):
             valid |= SETATTR_SIZE
             size = change.size
         if change.atime_ns is not None:
-            valid |= SETATTR_ATIME | SETATTR_ATIME_SET
-            atime = change.atime_ns
+            valid |= SETATTR_ATIME
+            if change.atime_ns != NOW:
+                valid |= SETATTR_ATIME_SET
+                atime = change.atime_ns
         if change.mtime_ns is not None:
-            valid |= SETATTR_MTIME | SETATTR_MTIME_SET
-            mtime = change.mtime_ns
+            valid |= SETATTR_MTIME
+            if change.mtime_ns != NOW:
+                valid |= SETATTR_MTIME_SET
+                mtime = change.mtime_ns
         reply, _ = await self.ask(lambda fid: Tsetgetattr(fid, valid, mode, uid, gid, size, atime, mtime))
         self.take(cast(Rsetgetattr, reply).attr)
 

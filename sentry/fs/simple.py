@@ -16,7 +16,7 @@ from sentry.abi.fcntl import O_NOATIME, SEEK_END
 from sentry.platform import PAGE_SIZE
 from sentry.vfs.dentry import MS_NOATIME, MS_NODIRATIME, MS_RDONLY, MS_STRICTATIME, Path
 from sentry.vfs.file import DirEntry, File
-from sentry.vfs.inode import AttrChange, FileSystem, Inode, now_ns
+from sentry.vfs.inode import NOW, AttrChange, FileSystem, Inode, now_ns
 from sentry.vfs.iov import Sink, Source
 
 DAY_NS: Final = 86400 * 10**9
@@ -61,11 +61,12 @@ def apply_attrs(inode: Inode, change: AttrChange) -> None:
         inode.uid = change.uid
     if change.gid is not None:
         inode.gid = change.gid
+    now = now_ns()
     if change.atime_ns is not None:
-        inode.atime_ns = change.atime_ns
+        inode.atime_ns = now if change.atime_ns == NOW else change.atime_ns
     if change.mtime_ns is not None:
-        inode.mtime_ns = change.mtime_ns
-    inode.ctime_ns = now_ns()
+        inode.mtime_ns = now if change.mtime_ns == NOW else change.mtime_ns
+    inode.ctime_ns = now
 
 
 async def open_special(inode: Inode, path: Path, flags: int) -> File:

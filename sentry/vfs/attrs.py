@@ -8,7 +8,7 @@ from sentry.abi import stat as st
 from sentry.abi.errno import EINVAL, EISDIR, EOPNOTSUPP, EPERM, EROFS
 from sentry.vfs.caller import CAP_CHOWN, CAP_FSETID, MAY_WRITE, Caller
 from sentry.vfs.dentry import Path
-from sentry.vfs.inode import AttrChange, Inode, now_ns
+from sentry.vfs.inode import NOW, AttrChange, Inode
 
 UTIME_NOW: Final = (1 << 30) - 1
 UTIME_OMIT: Final = (1 << 30) - 2
@@ -81,23 +81,22 @@ async def change_times(caller: Caller, path: Path, times: Times) -> None:
     """utimensat(2) of a file that was found: EROFS, EACCES, EPERM."""
     check_writable(path)
     inode = await current(path)
-    now = now_ns()
     if times is None or (times[0][1] == UTIME_NOW and times[1][1] == UTIME_NOW):
         if not caller.owns(inode):
             caller.check(inode, MAY_WRITE)
-        await inode.setattr(AttrChange(atime_ns=now, mtime_ns=now))
+        await inode.setattr(AttrChange(atime_ns=NOW, mtime_ns=NOW))
         return
     if not caller.owns(inode):
         raise EPERM
-    atime, mtime = (_timestamp(spec, now) for spec in times)
+    atime, mtime = (_timestamp(spec) for spec in times)
     await inode.setattr(AttrChange(atime_ns=atime, mtime_ns=mtime))
 
 
-def _timestamp(spec: tuple[int, int], now: int) -> int | None:
+def _timestamp(spec: tuple[int, int]) -> int | None:
     seconds, nanoseconds = spec
     if nanoseconds == UTIME_OMIT:
         return None
-    return now if nanoseconds == UTIME_NOW else seconds * NS + nanoseconds
+    return NOW if nanoseconds == UTIME_NOW else seconds * NS + nanoseconds
 
 
 async def truncate_path(caller: Caller, path: Path, size: int) -> None:

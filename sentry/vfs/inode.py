@@ -21,8 +21,12 @@ if TYPE_CHECKING:
     from sentry.vfs.locks import FileLocks
 
 
-# The clock that Linux stamps files with.  A finer one would run ahead of what the host stamps.
+# The clock that Linux stamps files with.
 CLOCK_REALTIME_COARSE: Final = 5
+
+# In AttrChange: the time that whoever keeps the file stamps it with.  A time of ours could be
+# ahead of what the host stamps next, or behind what it stamped last.
+NOW: Final = -(1 << 63)
 
 
 def now_ns() -> int:
@@ -38,8 +42,8 @@ class AttrChange:
     uid: int | None = None
     gid: int | None = None
     size: int | None = None
-    atime_ns: int | None = None
-    mtime_ns: int | None = None
+    atime_ns: int | None = None  # or NOW
+    mtime_ns: int | None = None  # or NOW
 
 
 @dataclass(slots=True)
