@@ -1,8 +1,8 @@
 """File system calls as a test wants to write them: names and bytes instead of addresses.
 
-    calls = FileCalls(guest, t)
-    fd = calls.open("/a", O_CREAT | O_RDWR)
-    calls.write(fd, b"text")
+calls = FileCalls(guest, t)
+fd = calls.open("/a", O_CREAT | O_RDWR)
+calls.write(fd, b"text")
 """
 
 import struct

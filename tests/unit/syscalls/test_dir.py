@@ -335,8 +335,12 @@ def test_entries(calls, tree):
 
     assert set(entries) == {".", "..", "d", "empty", "file", "link"}
     assert {name: kind for name, (_, kind) in entries.items()} == {
-        ".": 4, "..": 4, "d": 4, "empty": 4,
-        "file": 8, "link": 10,
+        ".": 4,
+        "..": 4,
+        "d": 4,
+        "empty": 4,
+        "file": 8,
+        "link": 10,
     }
     assert entries["file"][0] == calls.stat("/file").ino
     assert entries["."][0] == calls.stat("/").ino
