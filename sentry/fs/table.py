@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final
 
 from sentry.fs.devpts import DevPts
+from sentry.fs.procfs import ProcFs
 from sentry.fs.tmpfs import TmpFs
 from sentry.vfs.inode import FileSystem
 
@@ -16,7 +17,7 @@ Maker = Callable[["Container", Mapping[str, str]], FileSystem]
 
 FILESYSTEMS: Final[dict[str, Maker]] = {
     "devpts": lambda container, options: DevPts(options),
-    "proc": lambda container, options: TmpFs({}),
+    "proc": ProcFs,
     "sysfs": lambda container, options: TmpFs({}),
     "tmpfs": lambda container, options: TmpFs(options),
 }
