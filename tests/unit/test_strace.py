@@ -23,7 +23,7 @@ class Trace:
 
     def __init__(self):
         build_table()
-        self.lines = []
+        self.lines: list[str] = []
         self.guest = Guest()
         self.t = self.guest.process()
         self.strace = Strace(self.lines.append)
@@ -206,7 +206,9 @@ def test_unknown_numbers(trace):
 
 
 def test_refused_calls_show_their_registers(trace):
-    assert trace.line("bpf", 1, 2, result=HANDLERS["bpf"].errno("no BPF")).startswith("bpf(0x1, 0x2, 0x0")
+    refusal = HANDLERS["bpf"].errno
+    assert refusal is not None
+    assert trace.line("bpf", 1, 2, result=refusal("no BPF")).startswith("bpf(0x1, 0x2, 0x0")
 
 
 def test_every_call_can_be_shown_with_any_arguments(trace):

@@ -336,7 +336,7 @@ def test_faked_input_is_refused(guest, shell):
 def test_exclusive_terminals_open_for_root_only(guest, shell, tty):
     guest.call(shell, ioctl, 0, abi.TIOCEXCL, 0)
     assert int_ioctl(guest, shell, abi.TIOCGEXCL) == (0, 1)
-    user = guest.process(creds=Creds(*[1000] * 8))
+    user = guest.process(creds=Creds(*(1000,) * 8))
 
     def opening(t):
         open_tty(tty, shell.files.get(0).inode, None, O_RDWR).hold().drop()

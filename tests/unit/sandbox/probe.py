@@ -106,6 +106,7 @@ def answer(questions, answers, names):
 
 
 def pipes(config):
+    """The ends for questions and for answers."""
     if config["boot"]:
         return config["boot"]["control_fd"], config["boot"]["lifeline_fd"]
     return config["mounts"][0][:2]
@@ -117,7 +118,8 @@ def prepare(role):
         names = {**globals(), "proc_fd": proc_fd, "own_pid": own_pid}
         os.write(config["report_fd"], b"ok\n")
         os.close(config["report_fd"])
-        return lambda: answer(*pipes(config), names)
+        questions, answers = pipes(config)
+        return lambda: answer(questions, answers, names)
 
     return confine
 

@@ -59,8 +59,10 @@ class Program:
             self.end(0)
 
     def readable(self):
+        assert self.stdin is not None
         data = os.read(self.stdin, 4096)
         if data:
+            assert self.stdout is not None
             os.write(self.stdout, data)
         if not data or data == b"\x04":
             self.end(0)

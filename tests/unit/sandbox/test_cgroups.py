@@ -61,7 +61,7 @@ def test_hybrid_hosts_count_as_v1_and_mounts_are_grouped():
 def test_unified_and_absent_hierarchies():
     version, (hierarchy,) = host_hierarchies(UNIFIED)
 
-    assert (version, hierarchy.mount_point, hierarchy.controllers) == (2, "/sys/fs/cgroup", set(CONTROLLERS))
+    assert (version, hierarchy.mount_point, hierarchy.controllers) == (2, "/sys/fs/cgroup", frozenset(CONTROLLERS))
     assert host_hierarchies("1 0 0:1 / / rw - ext4 /dev/vda rw") == (0, [])
 
 

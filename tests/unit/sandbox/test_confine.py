@@ -217,6 +217,7 @@ def test_a_new_network_namespace_has_its_loopback_up_and_low_ports_open(sentry):
 
 def test_a_network_namespace_can_be_joined_by_path(probe):
     holder = subprocess.Popen(["unshare", "--net", "sh", "-c", "echo; exec sleep 60"], stdout=subprocess.PIPE)
+    assert holder.stdout is not None
     try:
         holder.stdout.readline()
         path = f"/proc/{holder.pid}/ns/net"

@@ -49,6 +49,13 @@ def sleep(guest, t, ns):
     guest.call(sleeper, nanosleep, sleeper.mem.put(struct.pack("<qq", *divmod(ns, NSEC))), 0)
 
 
+def taken(t):
+    """The signal that was pending."""
+    info = dequeue(t, ~0)
+    assert info is not None
+    return info
+
+
 def create(guest, t, clock=CLOCK_MONOTONIC, notify=SIGEV_SIGNAL, signo=SIGRTMIN, value=0, tid=0):
     event = t.mem.put(struct.pack("<Qiii44x", value, signo, notify, tid))
     addr = t.mem.alloc(4)
@@ -64,7 +71,7 @@ class TestPosixTimers:
 
         sleep(guest, t, 6 * MS)
 
-        info = dequeue(t, ~0)
+        info = taken(t)
         assert (info.signo, info.code, info.value, info.timer_id, info.overrun) == (SIGRTMIN, SI_TIMER, 99, timer, 0)
 
     def test_without_sigevent_it_is_sigalrm_with_the_id(self, guest, t):
@@ -75,7 +82,7 @@ class TestPosixTimers:
 
         sleep(guest, t, 2 * MS)
 
-        info = dequeue(t, ~0)
+        info = taken(t)
         assert (info.signo, info.value) == (SIGALRM, 0)
 
     def test_overruns_are_counted_until_the_signal_is_taken(self, guest, t):
@@ -85,7 +92,7 @@ class TestPosixTimers:
 
         sleep(guest, t, 10 * MS)
 
-        info = dequeue(t, ~0)
+        info = taken(t)
         assert info.overrun >= 5
         assert guest.call(t, calls.timer_getoverrun, timer) == info.overrun
         assert t.tg.pending.mask == 0  # one signal, however many expirations
@@ -115,7 +122,7 @@ class TestPosixTimers:
         t.sigmask = bit(17)
         sleep(guest, t, 5 * MS)
 
-        assert dequeue(t, ~0).signo == 17
+        assert taken(t).signo == 17
 
     def test_without_notification_it_only_counts_down(self, guest, t):
         timer = create(guest, t, notify=SIGEV_NONE)
@@ -184,7 +191,7 @@ class TestIntervalTimers:
         guest.call(t, calls.setitimer, ITIMER_REAL, values, 0)
         for _ in range(2):
             sleep(guest, t, 5 * MS)
-            assert dequeue(t, ~0).signo == SIGALRM
+            assert taken(t).signo == SIGALRM
 
     def test_returns_the_old_one(self, guest, t):
         old = t.mem.alloc(32)

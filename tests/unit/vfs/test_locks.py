@@ -23,7 +23,7 @@ def locks():
 
 @pytest.fixture
 def wakes(locks):
-    seen = []
+    seen: list[int] = []
     locks.queue.add(Waiter(ANY, seen.append))
     return seen
 
@@ -213,7 +213,7 @@ requests = some.lists(
 def test_locks_behave_like_one_kind_per_owner_and_byte(requests):
     """The model: for each byte a dict owner -> kind."""
     locks = FileLocks()
-    model = [{} for _ in range(SIZE + 6)]
+    model: list[dict[object, int]] = [{} for _ in range(SIZE + 6)]
     for owner, kind, start, length in requests:
         touched = model[start : start + length]
         blocked = kind != U and any(o != owner and W in (kind, k) for byte in touched for o, k in byte.items())
