@@ -179,12 +179,14 @@ class GoferClient:
 
     def _receive(self) -> None:
         try:
-            data, control, _, _ = self._sock.recvmsg(RECEIVE_SIZE, _CONTROL_SIZE, socket.MSG_CMSG_CLOEXEC)
+            data, control, flags, _ = self._sock.recvmsg(RECEIVE_SIZE, _CONTROL_SIZE, socket.MSG_CMSG_CLOEXEC)
         except BlockingIOError:
             return
         if not data:
             raise ProtocolError("the server closed the connection")
-        fds = _descriptors(control) if control else ()
+        fds = _descriptors(control) if control else []
+        if flags & socket.MSG_CTRUNC:
+            fds.append(-1)  # no room in our table: the kernel dropped it, and only ever one comes at a time
         calls = self._calls
         wake = self._loop.wake
         for tag, reply, fd in self._connection.receive(data, fds):
@@ -205,7 +207,8 @@ class GoferClient:
         self._sock.close()
         _, fds = self._connection.close()
         for fd in fds:
-            os.close(fd)
+            if fd >= 0:
+                os.close(fd)
         calls, self._calls = self._calls, {}
         for call in calls.values():
             call.done = True

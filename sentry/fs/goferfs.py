@@ -87,6 +87,14 @@ class GoferFs(FileSystem):
     def not_idle(self, inode: GoferInode, which: int) -> None:
         self._idle.pop((inode, which), None)
 
+    def close_all_idle(self) -> bool:
+        """Close them all; False if there were none."""
+        found = bool(self._idle)
+        while self._idle:
+            (inode, which), _ = self._idle.popitem()
+            inode.close_host(which)
+        return found
+
     # -- the whole --
 
     async def statfs(self) -> StatFs:
@@ -106,8 +114,6 @@ class GoferFs(FileSystem):
 
     def release(self) -> None:
         """Unmounted for good."""
-        while self._idle:
-            (inode, which), _ = self._idle.popitem()
-            inode.close_host(which)
+        self.close_all_idle()
         self._root = None
         self.client.close()

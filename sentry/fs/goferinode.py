@@ -42,7 +42,7 @@ from proto.ninep.messages import (
     Tfsync,
 )
 from sentry.abi import stat as st
-from sentry.abi.errno import EINVAL, ENXIO, EOPNOTSUPP, ESTALE, LinuxError, from_host
+from sentry.abi.errno import EINVAL, ENFILE, EOPNOTSUPP, ESTALE, LinuxError, from_host
 from sentry.abi.fcntl import O_ACCMODE, O_RDONLY, O_RDWR
 from sentry.fs.goferclient import Call
 from sentry.fs.hostcall import fallocate
@@ -325,8 +325,10 @@ class GoferInode(Inode):
     async def _fetch_host(self, which: int) -> None:
         flags = O_RDONLY if which == RO else O_RDWR
         reply, fd = await self.ask(lambda fid: Tlopenfd(fid, flags))
+        if fd < 0 and self.fs.close_all_idle():
+            reply, fd = await self.ask(lambda fid: Tlopenfd(fid, flags))
         if fd < 0:
-            raise ENXIO("the gofer donated nothing")
+            raise ENFILE("the Sentry has no room for another descriptor")
         if self._fds[which] >= 0:
             os.close(fd)  # another open was faster
             return

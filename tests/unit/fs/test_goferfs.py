@@ -1,10 +1,11 @@
 import os
+import resource
 import signal
 import stat
 
 import pytest
 
-from sentry.abi.errno import EIO, ENOENT, EOPNOTSUPP, EROFS
+from sentry.abi.errno import EIO, ENFILE, ENOENT, EOPNOTSUPP, EROFS
 from sentry.abi.fcntl import O_CREAT, O_DIRECTORY, O_EXCL, O_RDONLY, O_RDWR, O_TRUNC, O_WRONLY
 from sentry.fs.goferfs import IDLE_FDS
 from sentry.vfs import names
@@ -35,7 +36,6 @@ def shared(folder):
 
 
 class OnGofer(Conformance):
-
     def run(self, coro):
         return self.tree.run(coro)
 
@@ -415,6 +415,30 @@ def test_two_opens_at_once_keep_one_descriptor(tree, folder):
         file.drop()
 
 
+def test_running_out_of_host_descriptors_fails_the_open_only(tree, folder):
+    """The kernel drops a donated descriptor for which there is no room; the connection must survive that."""
+    for n in range(3):
+        (folder / f"f{n}").write_text("x")
+    files = []
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    spare = os.open("/", os.O_PATH)
+    os.close(spare)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (spare + 1, hard))
+        files.append(tree.open("/f0", O_RDONLY))
+        with pytest.raises(ENFILE):
+            tree.open("/f1", O_RDONLY)
+        with pytest.raises(ENFILE):
+            tree.open("/new", O_CREAT | O_WRONLY)
+        files.pop().drop()
+        files.append(tree.open("/f2", O_RDONLY))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+    assert read(files[0]) == b"x"
+    assert not tree.lost
+
+
 # ---- Refusals and ends.
 
 
@@ -454,6 +478,14 @@ def test_when_the_gofer_dies_every_call_fails_and_the_owner_hears_once(tree, fol
         tree.run(tree.fs.statfs())
 
     assert tree.lost
+
+
+def test_a_served_file_is_a_root_too(folder):
+    (folder / "file").write_text("mounted")
+    with GoferTree(folder / "file", shared=True) as tree:
+        file = tree.run(tree.root.inode.open(tree.root, O_RDONLY)).hold()
+        assert read(file) == b"mounted"
+        file.drop()
 
 
 def test_sync_writes_what_was_written(tree, folder, monkeypatch):
