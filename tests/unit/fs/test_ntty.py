@@ -16,7 +16,7 @@ from hypothesis import strategies as some
 from sentry.abi import tty as abi
 from sentry.abi.errno import EAGAIN
 from sentry.abi.signal import SIGINT, SIGQUIT, SIGTSTP
-from sentry.fs.devpts import DevPts, PtyMaster, open_master, slave_path
+from sentry.fs.devpts import DevPts, open_master, slave_path
 from sentry.fs.ntty import BUFFER_SIZE, LineDiscipline
 from sentry.fs.ttyfile import open_tty
 from sentry.vfs.iov import BytesSink, BytesSource
@@ -312,7 +312,7 @@ class OurTerminal:
 
     def __init__(self):
         pts = mount(DevPts())
-        self.master: PtyMaster = open_master(pts.inode.fs.ptmx, pts, pts, os.O_RDWR | os.O_NONBLOCK).hold()
+        self.master = open_master(pts.inode.fs.ptmx, pts, pts, os.O_RDWR | os.O_NONBLOCK).hold()
         self.master.tty.locked = False
         slave = self.master.slave
         self.slave = open_tty(slave.tty, slave, slave_path(pts, slave), os.O_RDWR | os.O_NONBLOCK).hold()
