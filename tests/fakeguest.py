@@ -25,6 +25,7 @@ from sentry.kernel.signals import SignalHandlers
 from sentry.kernel.task import Task
 from sentry.kernel.threadgroup import ThreadGroup
 from sentry.mm.mm import Mm
+from sentry.platform import Mapping
 from sentry.vfs.dentry import Dentry, Path
 from sentry.vfs.fdtable import FdTable
 from tests.fakes import IdlePlatform
@@ -83,6 +84,9 @@ class Memory:
 
     def resident_pages(self) -> tuple[int, int, int]:
         return 3, 2, 1
+
+    def mappings(self) -> list[Mapping]:
+        return []
 
 
 class IdleContext:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from sentry.fs.devpts import DevPts
 from sentry.fs.procfs import ProcFs
+from sentry.fs.sysfs import SysFs
 from sentry.fs.tmpfs import TmpFs
 from sentry.vfs.inode import FileSystem
 
@@ -18,6 +19,6 @@ Maker = Callable[["Container", Mapping[str, str]], FileSystem]
 FILESYSTEMS: Final[dict[str, Maker]] = {
     "devpts": lambda container, options: DevPts(options),
     "proc": ProcFs,
-    "sysfs": lambda container, options: TmpFs({}),
+    "sysfs": SysFs,
     "tmpfs": lambda container, options: TmpFs(options),
 }

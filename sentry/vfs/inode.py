@@ -69,7 +69,7 @@ class FileSystem:
 
     def __init__(self) -> None:
         # Anonymous block devices: major 0, minors from 1 up, as get_anon_bdev() numbers them.
-        self.dev = FileSystem._next_dev
+        self.dev = device_number(0, FileSystem._next_dev)
         FileSystem._next_dev += 1
         self._next_ino = 1
 
