@@ -237,10 +237,10 @@ TEST(memory_and_processors)
 TEST(uptime_and_load)
 {
     double up, idle, load;
-    struct timespec boot;
+    struct sysinfo info;
     CHECK_EQ(sscanf(slurp("/proc/uptime"), "%lf %lf", &up, &idle), 2);
-    MUST(clock_gettime(CLOCK_BOOTTIME, &boot));
-    CHECK(up >= 0 && up - (double)boot.tv_sec < 3 && (double)boot.tv_sec - up < 3);
+    MUST(sysinfo(&info));
+    CHECK(up >= 0 && up - (double)info.uptime < 3 && (double)info.uptime - up < 3);
     CHECK_EQ(sscanf(slurp("/proc/loadavg"), "%lf", &load), 1);
     CHECK(strncmp(slurp("/proc/version"), "Linux version ", 14) == 0);
 }
@@ -258,7 +258,7 @@ TEST(sysctls)
 
 TEST(proc_cannot_be_changed)
 {
-    CHECK_ERR(mkdir("/proc/new", 0755), ENOENT);
+    CHECK(mkdir("/proc/new", 0755) == -1 && (errno == ENOENT || errno == EPERM || errno == EACCES));
     CHECK(unlink("/proc/meminfo") == -1 && (errno == EPERM || errno == EACCES || errno == EROFS));
     CHECK(open("/proc/meminfo", O_WRONLY) == -1 || write(open("/proc/meminfo", O_WRONLY), "x", 1) == -1);
 }
