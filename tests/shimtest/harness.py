@@ -122,6 +122,7 @@ class Reader:
     def __init__(self, fd: int) -> None:
         self._fd = fd
         self.data = bytearray()
+        self._seen = 0
         self._changed = asyncio.Event()
         self.ended = False
         asyncio.get_running_loop().add_reader(fd, self._readable)
@@ -141,8 +142,9 @@ class Reader:
             self._fd = -1
 
     async def until(self, text: bytes) -> None:
-        """Wait until text has been read."""
-        await self._wait(lambda: text in self.data)
+        """Wait until text has been read, behind what an earlier call found."""
+        await self._wait(lambda: self.data.find(text, self._seen) >= 0)
+        self._seen = self.data.find(text, self._seen) + len(text)
 
     async def rest(self) -> bytes:
         """Everything, once the end of file has come."""
