@@ -13,6 +13,7 @@ from sentry.kernel.creds import CAP_SYS_ADMIN, CAP_SYS_RESOURCE
 from sentry.kernel.rlimits import RLIMIT_NPROC
 from sentry.kernel.task import Task
 from sentry.kernel.threadgroup import ThreadGroup
+from sentry.kernel.timers import watch_inherited_limit
 from sentry.wait import Event
 
 if TYPE_CHECKING:
@@ -169,6 +170,7 @@ def _new_task(t: Task, args: CloneArgs, context: object, mm: Mm) -> Task:
     if not thread:
         t.tg.pgrp.members.add(tg)
         tg.pgrp = t.tg.pgrp
+        watch_inherited_limit(tg)
     if t.tg.exiting and thread:
         child.exiting = child.attention = True
     return child

@@ -19,6 +19,7 @@ from sentry.kernel.rlimits import Rlimits
 from sentry.kernel.signals import SigInfo, SignalHandlers
 from sentry.kernel.task import Task
 from sentry.kernel.threadgroup import ThreadGroup
+from sentry.kernel.timers import watch_inherited_limit
 from sentry.kernel.utsname import UtsNamespace
 from sentry.mm.mm import Mm
 from sentry.platform import Context, Template
@@ -192,6 +193,7 @@ class Container:
         tg.tasks.append(t)
         ProcessGroup(tg, Session(tg)).adopt(tg)
         t.fs = FsContext(self.root(), cwd, spec.umask)
+        watch_inherited_limit(tg)
         t.files = FdTable(spec.rlimits.get(7)[0])
         for number, file in enumerate(stdio):
             if file is not None:

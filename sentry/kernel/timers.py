@@ -268,3 +268,9 @@ def timers_of(tg: ThreadGroup) -> ProcessTimers:
     if tg.timers is None:
         tg.timers = ProcessTimers(tg)
     return tg.timers
+
+
+def watch_inherited_limit(tg: ThreadGroup) -> None:
+    """For a new process: its CPU limit, unlike its parent's timers, is its own from the start."""
+    if tg.rlimits.get(RLIMIT_CPU)[0] != RLIM_INFINITY:
+        timers_of(tg).watch_cpu_limit()

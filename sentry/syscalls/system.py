@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from sentry.abi import signal as sig
 from sentry.abi.errno import EFAULT, EINVAL, EPERM
+from sentry.fs.tty import controlling_tty
 from sentry.kernel.blocking import wait_on
-from sentry.kernel.creds import CAP_SYS_ADMIN, CAP_SYS_BOOT, CAP_SYSLOG
+from sentry.kernel.creds import CAP_SYS_ADMIN, CAP_SYS_BOOT, CAP_SYS_TTY_CONFIG, CAP_SYSLOG
 from sentry.kernel.dmesg import BUFFER_BYTES
 from sentry.kernel.utsname import check_name_length
 from sentry.syscalls.args import I32, I32_DECODE, U32, U32_DECODE, Addr, Arg, Size, flags_of, one_of
@@ -194,10 +195,15 @@ async def _read_log(t: Task, addr: int, length: int) -> int:
 # -- the end --
 
 
-@syscall(gaps="always EPERM")
+@syscall
 def vhangup(t: Task) -> int:
-    """vhangup(2).  Errors: EPERM."""
-    raise EPERM
+    """vhangup(2): hang up the caller's terminal, if it has one.  Errors: EPERM."""
+    if not t.creds.has(CAP_SYS_TTY_CONFIG):
+        raise EPERM
+    tty = controlling_tty(t.tg.session)
+    if tty is not None:
+        tty.hang_up()
+    return 0
 
 
 @syscall

@@ -41,10 +41,20 @@ class UserSink:
         self._space = space
         self._segments = segments
         self._index = 0
-        self.remaining = sum(length for _, length in segments)
+        self.remaining = segments[0][1] if len(segments) == 1 else sum([length for _, length in segments])
 
     def put(self, data: bytes | bytearray | memoryview) -> int:
-        total = min(len(data), self.remaining)
+        total = len(data)
+        if total <= self.remaining and len(self._segments) == 1:
+            # By far the most frequent case: all of it into the one buffer of read(2).
+            addr, length = self._segments[0]
+            n = self._space.write_some(addr, data)
+            self._segments[0] = (addr + n, length - n)
+            self.remaining -= n
+            return n
+        return self._put_in_pieces(data, min(total, self.remaining))
+
+    def _put_in_pieces(self, data: bytes | bytearray | memoryview, total: int) -> int:
         done = 0
         while done < total:
             addr, length = self._segments[self._index]
@@ -77,10 +87,19 @@ class UserSource:
         self._segments = segments
         self._index = 0
         self._skip = 0  # how much of the current segment was taken
-        self.remaining = sum(length for _, length in segments)
+        self.remaining = segments[0][1] if len(segments) == 1 else sum([length for _, length in segments])
 
     def take(self, limit: int) -> bytes:
-        limit = min(limit, self.remaining)
+        if limit > self.remaining:
+            limit = self.remaining
+        if len(self._segments) == 1 and limit:
+            chunk = self._space.read_some(self._segments[0][0] + self._skip, limit)
+            self._skip += len(chunk)
+            self.remaining -= len(chunk)
+            return chunk
+        return self._take_pieces(limit)
+
+    def _take_pieces(self, limit: int) -> bytes:
         parts: list[bytes] = []
         done = 0
         while done < limit:
