@@ -32,17 +32,16 @@ def rootfs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 async def shims(rootfs: Path) -> AsyncIterator["RealShims"]:
-    before = mounts_below_tmp()
     shims = RealShims(rootfs)
     yield shims
     await shims.close()
-    assert mounts_below_tmp() == before
+    assert mounts_below(shims.folder) == []
     assert cgroups_of(shims.namespace) == []
 
 
-def mounts_below_tmp() -> list[str]:
+def mounts_below(folder: Path) -> list[str]:
     with open("/proc/self/mountinfo") as mountinfo:
-        return [line.split()[4] for line in mountinfo if "/pysc-shim-" in line.split()[4]]
+        return [line.split()[4] for line in mountinfo if f"{folder}/" in line.split()[4]]
 
 
 def cgroups_of(namespace: str) -> list[str]:
