@@ -103,7 +103,7 @@ def _default_action(t: Task, info: SigInfo) -> bool:
             tg.begin_stop(signo)
         return False
     if bit & sig.COREDUMP:
-        log.info("%s[%d] ended by signal %d at %#x", t.task_name, t.tid, signo, info.addr)
+        log.debug("%s[%d] ended by signal %d at %#x", t.task_name, t.tid, signo, info.addr)
     tg.exit_group(signo)
     return True
 
