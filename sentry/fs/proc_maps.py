@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from sentry.mm.mm import Mm
 
 NAME_COLUMN: Final = 73
+# Of a file on overlayfs the host's map and fstat(2) tell different devices, and numbers that differ in their
+# high bits (xino=).  The low bits agree, and one process does not map many files.
+INO_MASK: Final = 0xFFFFFFFF
 
 
 def mappings(view: TaskView) -> list[Mapping]:
@@ -30,11 +33,16 @@ def maps(view: TaskView) -> str:
     if mm is None:
         return ""
     root = reader_root(view)
-    return "".join(_line(mapping, mm, root) for mapping in mappings(view))
+    by_number = {ino & INO_MASK: file for (_, ino), file in mm.files.items()}
+    lines = []
+    for mapping in mappings(view):
+        file = mm.file_at(mapping.dev, mapping.ino) or by_number.get(mapping.ino & INO_MASK)
+        lines.append(_line(mapping, _identity(mapping, mm, file, root)))
+    return "".join(lines)
 
 
-def _line(mapping: Mapping, mm: Mm, root: Path) -> str:
-    dev, ino, name = _identity(mapping, mm, root)
+def _line(mapping: Mapping, identity: tuple[int, int, str]) -> str:
+    dev, ino, name = identity
     line = (
         f"{mapping.start:08x}-{mapping.end:08x} {mapping.perms} {mapping.offset:08x} "
         f"{os.major(dev):02x}:{os.minor(dev):02x} {ino} "
@@ -42,11 +50,10 @@ def _line(mapping: Mapping, mm: Mm, root: Path) -> str:
     return (line.ljust(NAME_COLUMN) + name if name else line) + "\n"
 
 
-def _identity(mapping: Mapping, mm: Mm, root: Path) -> tuple[int, int, str]:
+def _identity(mapping: Mapping, mm: Mm, file: Path | str | None, root: Path) -> tuple[int, int, str]:
     """(device, inode, name) as the application knows them."""
     if not mapping.ino:
         return 0, 0, area_name(mapping, mm)
-    file = mm.file_at(mapping.dev, mapping.ino)
     if file is None:
         # Shared anonymous memory, which Linux shows under the name of the file it could have been.
         return 1, mapping.ino, "/dev/zero (deleted)"

@@ -502,6 +502,14 @@ def test_maps(guest, t):
     assert lines[5].index("[stack]") == 73
 
 
+def test_maps_of_files_on_overlayfs(guest, t):
+    """There the host's map shows another device than fstat(2), and its inode number without the layer's bits."""
+    run(guest.root.inode.create("prog", 0o755, ROOT))
+    t.mm.note_file(41, 0x7700_0000_0000_004D, found(guest, t, "/prog"))
+    t.mem.mappings = lambda: [Mapping(0x10000, 0x12000, "r-xp", 0, 39, 0x4D, "")]
+    assert cat(guest, t, "/proc/self/maps").endswith(" /prog\n")
+
+
 def test_mem(guest, t):
     addr = t.mem.put(b"secret")
     other = guest.process(guest.init.tg)
