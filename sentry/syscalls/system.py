@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from sentry.abi import signal as sig
 from sentry.abi.errno import EFAULT, EINVAL, EPERM
+from sentry.fs.proc_system import anonymous_bytes
 from sentry.fs.tty import controlling_tty
 from sentry.kernel.blocking import wait_on
 from sentry.kernel.creds import CAP_SYS_ADMIN, CAP_SYS_BOOT, CAP_SYS_TTY_CONFIG, CAP_SYSLOG
@@ -93,14 +94,15 @@ def setdomainname(t: Task, addr: Addr, length: I32) -> int:
 # -- facts --
 
 
-@syscall(gaps="free memory is shown as all of it; no load averages")
+@syscall(gaps="used memory is that of processes, without files; no load averages")
 def sysinfo(t: Task, addr: Addr) -> int:
     """sysinfo(2).  Errors: EFAULT."""
     kernel = t.kernel
     # "uptime" of the sandbox, rounded up as Linux does.
     uptime_s = -((kernel.boot_ns - kernel.loop.now_ns()) // 1_000_000_000)
     ram = kernel.facts.total_ram
-    t.mem.write(addr, SYSINFO.pack(uptime_s, 0, 0, 0, ram, ram, 0, 0, 0, 0, len(t.pidns.tasks) & 0xFFFF, 0, 0, 1))
+    free = ram - anonymous_bytes(kernel)
+    t.mem.write(addr, SYSINFO.pack(uptime_s, 0, 0, 0, ram, free, 0, 0, 0, 0, len(t.pidns.tasks) & 0xFFFF, 0, 0, 1))
     return 0
 
 
