@@ -33,7 +33,7 @@ from proto.ttrpc.status import (
 )
 from sandbox.errors import SandboxError
 from sandbox.sandbox import Sandbox, Stdio
-from sandbox.spec import load_spec
+from sandbox.spec import Spec, load_spec
 from shim import rootfs, stats
 from shim.container import CREATED, Container, Process, not_found
 from shim.control import ControlClient
@@ -45,6 +45,9 @@ from shim.stdio import Owner, StdioNames, open_streams
 from shim.tasks import Background
 
 log = logging.getLogger(__name__)
+
+POD_ANNOTATIONS = ("io.kubernetes.cri.sandbox-id", "io.kubernetes.cri-o.SandboxID")
+"""Whose UTS namespace the containers of a pod join."""
 
 NAMES = ("containerd.task.v2.Task", "containerd.task.v3.Task")
 
@@ -155,6 +158,7 @@ class TaskService:
         """Make one thing after the other, each with its undoing."""
         bundle = Path(request.bundle)
         spec = load_spec(bundle)
+        spec.hostname = spec.hostname or self._hostname(spec)
         options = sandbox_options(request.options, spec, request.id, self._with.debug)
         mounts = [rootfs.Mount(m.type, m.source, m.options, m.target) for m in request.rootfs]
         if mounts:
@@ -182,7 +186,14 @@ class TaskService:
         control = ControlClient(await asyncio.to_thread(sandbox.connect), request.id)
         init.streams = streams
         init.pid = sandbox.pid
-        return Container(sandbox, control, init, owner, self._with.publisher.publish)
+        return Container(sandbox, control, init, owner, self._with.publisher.publish, spec.hostname)
+
+    def _hostname(self, spec: Spec) -> str:
+        """The name of a container that is given none, because it has no UTS namespace of its own."""
+        if "uts" not in spec.namespaces:
+            return os.uname().nodename
+        pod = next((spec.annotations[name] for name in POD_ANNOTATIONS if name in spec.annotations), "")
+        return self._containers[pod].hostname if pod in self._containers else ""
 
     async def start(self, request: task_pb2.StartRequest) -> Message:
         """Let a process run; returns when it does."""

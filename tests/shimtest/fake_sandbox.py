@@ -62,6 +62,7 @@ class Sandbox:
             child = subprocess.Popen([sys.executable, SENTRY, str(listener.fileno())], pass_fds=[listener.fileno()])
         child.returncode = 0  # the shim reaps it
         sandbox = cls(folder, bundle, identify(child.pid))
+        (folder / "hostname").write_text(spec.hostname)
         (folder / "state.json").write_text(json.dumps([str(bundle), sandbox._process.to_json()]))
         try:
             sandbox._create_container(spec, stdio)
@@ -102,7 +103,7 @@ class Sandbox:
     def destroy(self) -> None:
         kill(self._process, signal.SIGKILL)
         wait_gone(self._process, 5)
-        for name in ("state.json", "control.sock"):
+        for name in ("state.json", "control.sock", "hostname"):
             (self._folder / name).unlink(missing_ok=True)
         if self._folder.exists():
             os.rmdir(self._folder)
