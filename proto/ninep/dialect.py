@@ -204,8 +204,8 @@ class Treaddirattr(Message):
 class Rreaddirattr(Message):
     """size[4] Rreaddirattr tag[2] count[4] data[count]
 
-    Whole entries, attr[76] offset[8] name[s] each, without `.` and `..`; no entries: the end, or (EINVAL) a count too
-    small for one.  codec.attr_entries() reads them."""
+    As many whole entries as fit, attr[76] offset[8] name[s] each, without `.` and `..`.  So room for a longest one left
+    over means the end, as no entries do; a count too small for one is EINVAL.  codec.attr_entries() reads them."""
 
     data: Data
 

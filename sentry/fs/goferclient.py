@@ -6,8 +6,9 @@
 
 A job that calls parks until its reply arrives; no signal ends that wait, as none ends a wait
 for a disk.  The server answers in order, so requests may be queued one behind the other
-(`post`) without waiting for the first.  When the connection ends, every pending and later
-call fails with EIO and on_lost runs once: without its files the sandbox cannot go on.
+(`post`) without waiting for the first; they leave together when somebody waits.  When the
+connection ends, every pending and later call fails with EIO and on_lost runs once: without
+its files the sandbox cannot go on.
 """
 
 from __future__ import annotations
@@ -57,7 +58,8 @@ class GoferClient:
         self._on_lost = on_lost
         self._connection = Connection()
         self._calls: dict[int, Call] = {}
-        self._unsent: deque[memoryview] = deque()
+        self._posted: list[bytes] = []  # frames to be sent when somebody waits
+        self._unsent: deque[memoryview] = deque()  # what the socket had no room for
         self._clunks: list[int] = []
         self._numbers = itertools.count(1)
         self.lost = False
@@ -71,7 +73,7 @@ class GoferClient:
     async def connect(self) -> None:
         """Agree on the version."""
         call = self._calls[NOTAG] = Call()
-        self._send(self._connection.hello())
+        self._posted.append(self._connection.hello())
         await self._wait(call)
 
     # -- requests --
@@ -81,14 +83,14 @@ class GoferClient:
         return await self.result(self.post(request))
 
     def post(self, request: Message) -> Call:
-        """Send a request; result() waits for its reply."""
+        """Queue a request; result() sends it and waits for its reply."""
         call = Call()
         if self.lost:
             call.done = True
             return call
         tag, frame = self._connection.send(request)
         self._calls[tag] = call
-        self._send(frame)
+        self._posted.append(frame)
         return call
 
     async def result(self, call: Call) -> tuple[Message, int]:
@@ -102,6 +104,8 @@ class GoferClient:
         return reply, call.fd
 
     async def _wait(self, call: Call) -> None:
+        if self._posted:
+            self._send_posted()
         while not call.done:
             call.job = self._loop.current_job()
             await park()
@@ -131,13 +135,21 @@ class GoferClient:
     def _send_clunks(self) -> None:
         """Numbers are free again once the clunk is on its way: the server works in order."""
         fids, self._clunks = self._clunks, []
-        for start in range(0, 0 if self.lost else len(fids), CLUNK_BATCH):
+        if self.lost:
+            return
+        for start in range(0, len(fids), CLUNK_BATCH):
             batch = fids[start : start + CLUNK_BATCH]
             self.post(Tclunkmany(batch))
             for fid in batch:
                 self._connection.fids.give_back(fid)
+        self._send_posted()
 
     # -- the socket --
+
+    def _send_posted(self) -> None:
+        posted = self._posted
+        self._send(posted[0] if len(posted) == 1 else b"".join(posted))
+        posted.clear()
 
     def _send(self, frame: bytes) -> None:
         if not self._unsent:

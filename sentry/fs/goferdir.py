@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, ClassVar, Final, cast
 
-from proto.ninep.codec import attr_entries
+from proto.ninep.codec import ATTR_ENTRY_SIZE, attr_entries
 from proto.ninep.dialect import (
     Attr,
     Rlcreatefd,
@@ -35,6 +35,7 @@ from sentry.abi import stat as st
 from sentry.abi.errno import EEXIST, EINVAL, EISDIR, ENOENT, LinuxError
 from sentry.abi.fcntl import (
     AT_REMOVEDIR,
+    NAME_MAX,
     O_RDONLY,
     O_RDWR,
     O_TMPFILE,
@@ -54,7 +55,8 @@ from sentry.vfs.iov import Sink
 if TYPE_CHECKING:
     from sentry.fs.goferfs import GoferFs
 
-READDIR_SIZE: Final = 64 << 10
+READDIR_SIZE: Final = 60 << 10
+LONGEST_ENTRY: Final = ATTR_ENTRY_SIZE + NAME_MAX
 LISTING_LIMIT: Final = 8192  # a directory of more entries is listed anew each time
 
 Listing = dict[str, tuple[int, int]]  # name -> (inode number, DT_*)
@@ -84,17 +86,23 @@ class GoferDir(GoferInode):
 
     # -- looking --
 
+    def lookup_now(self, name: str) -> GoferInode | None:
+        if self.listing is None:
+            return None
+        entry = self.listing.get(name)
+        if entry is None:
+            raise ENOENT
+        attr = self.primed.pop(name, None)
+        if attr is None:
+            child = self.fs.inodes.get(entry[0])
+            return child if child is not None and not child.gone else None
+        child = self.fs.inode_of(attr, NOFID)
+        if child.fid == NOFID and child.origin is None:
+            child.origin = (self, name)
+        return child
+
     async def lookup(self, name: str) -> Inode:
-        if self.listing is not None:
-            if name not in self.listing:
-                raise ENOENT
-            attr = self.primed.pop(name, None)
-            if attr is not None:
-                child = self.fs.inode_of(attr, NOFID)
-                if child.fid == NOFID and child.origin is None:
-                    child.origin = (self, name)
-                return child
-        return await self.walk_to(name)
+        return self.lookup_now(name) or await self.walk_to(name)
 
     async def walk_to(self, name: str) -> GoferInode:
         """Ask the gofer.  ENOENT."""
@@ -148,10 +156,11 @@ class GoferDir(GoferInode):
             await client.result(opened)
             while True:
                 reply, _ = await client.result(answer)
-                batch = attr_entries(cast(Rreaddirattr, reply).data)
-                if not batch:
-                    return found
+                data = cast(Rreaddirattr, reply).data
+                batch = attr_entries(data)
                 found += [(decode_name(name), attr) for name, _, attr in batch]
+                if len(data) + LONGEST_ENTRY <= READDIR_SIZE:
+                    return found
                 answer = client.post(Treaddirattr(clone, batch[-1][1], READDIR_SIZE))
         finally:
             client.clunk(clone)

@@ -376,11 +376,14 @@ class TmpDir(TmpInode):
 
     # -- looking --
 
-    async def lookup(self, name: str) -> TmpInode:
+    def lookup_now(self, name: str) -> TmpInode:
         found = self._entries.get(name)
         if found is None:
             raise ENOENT
         return found
+
+    async def lookup(self, name: str) -> TmpInode:
+        return self.lookup_now(name)
 
     def since(self, position: int) -> Iterator[tuple[int, str, TmpInode]]:
         return self._entries.since(position)

@@ -1,9 +1,8 @@
 """Path resolution without waiting, for the most frequent case: every name is in the dentry cache.
 
 walk.py is the whole algorithm; this is its shortest way through, as one plain loop.  Where
-the way is not that short (a name not cached, a link whose text is not known, a directory
-whose names must be asked for, RESOLVE_*) it gives up, without side effects, and the caller
-awaits walk().
+the way is not that short (a name that only the gofer knows, a link whose text is not known, a directory
+whose names must be asked for, RESOLVE_*) it gives up, and the caller awaits walk().
 
 Every open and stat passes here, so the loop calls nothing for a plain name: a directory that
 everybody may search needs no look at the caller, nor does any directory for root.
@@ -12,10 +11,11 @@ everybody may search needs no look at the caller, nor does any directory for roo
 from __future__ import annotations
 
 from sentry.abi.errno import ENOENT, ENOTDIR
-from sentry.abi.fcntl import MAX_SYMLINKS
+from sentry.abi.fcntl import MAX_SYMLINKS, NAME_MAX
 from sentry.abi.stat import S_IFDIR, S_IFLNK, S_IFMT
 from sentry.vfs.caller import CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, MAY_EXEC
-from sentry.vfs.dentry import MS_NOSYMFOLLOW, Path
+from sentry.vfs.dentry import CACHE, MS_NOSYMFOLLOW, Dentry, Path
+from sentry.vfs.inode import Inode
 from sentry.vfs.walk import Where
 
 _SEARCH_ALL = CAP_DAC_OVERRIDE | CAP_DAC_READ_SEARCH
@@ -28,6 +28,17 @@ def _components(name: str) -> list[str]:
         parts[-1] = "."
     parts.reverse()
     return parts
+
+
+def _lookup_now(parent: Dentry, inode: Inode, name: str) -> Dentry | None:
+    """A dentry for a name that the file system can tell of without waiting."""
+    if inode.volatile or len(name) > NAME_MAX // 4:  # in bytes it may be four times as long
+        return None
+    try:
+        found = inode.lookup_now(name)
+    except ENOENT:
+        return CACHE.add(Dentry(name, parent, None))
+    return CACHE.add(Dentry(name, parent, found)) if found is not None else None
 
 
 def walk_cached(where: Where, name: str, follow: bool) -> Path | None:
@@ -59,9 +70,12 @@ def walk_cached(where: Where, name: str, follow: bool) -> Path | None:
             if part == "..":
                 mount, dentry = mount.ns.up(Path(mount, dentry), where.root)
                 inode = dentry.inode
-            elif part != ".":
+                continue
+            if part == ".":
+                continue
+            child = _lookup_now(dentry, inode, part)
+            if child is None:
                 return None
-            continue
         if inode.volatile:
             return None
         child.used = True

@@ -206,6 +206,10 @@ class Inode:
         """ENOENT: no such entry."""
         raise ENOTDIR
 
+    def lookup_now(self, name: str) -> Inode | None:
+        """As lookup(), if that need not wait; None: await lookup().  ENOENT.  Not asked of volatile directories."""
+        return None
+
     async def create(self, name: str, mode: int, caller: Caller) -> Inode:
         """A regular file that does not exist yet.  mode: permission bits, umask applied."""
         raise EPERM

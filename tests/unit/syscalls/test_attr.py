@@ -259,7 +259,8 @@ def test_statfs(calls):
     first = STATFS.unpack(calls.t.mem.read(buf, 120))
     calls("fstatfs", calls.open("/"), buf)
 
-    assert first == STATFS.unpack(calls.t.mem.read(buf, 120))
+    again = STATFS.unpack(calls.t.mem.read(buf, 120))
+    assert (first[:3], first[7:]) == (again[:3], again[7:])  # what is free changes
     assert first[0] == calls.t.fs.root.mount.fs.MAGIC
     assert first[1] == first[10] == 4096
     assert first[9] == 255
