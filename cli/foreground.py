@@ -28,9 +28,12 @@ _DRAIN_SECONDS = 0.5
 """How long output may still come after the end, if somebody else keeps the console open."""
 
 
-def supervise(sandbox: Sandbox, exec_id: str = "", console: int | None = None) -> int:
-    """Stay until the process ends; returns its exit status.  `console`: the master side of its terminal."""
-    return _Supervisor(sandbox, exec_id, console).run()
+def supervise(sandbox: Sandbox, exec_id: str = "", console: int | None = None, start: bool = False) -> int:
+    """Stay until the process ends; returns its exit status.  `console`: the master side of its terminal.
+
+    `start`: it has not begun yet. From its first instruction on, signals to us are signals to it.
+    """
+    return _Supervisor(sandbox, exec_id, console).run(start)
 
 
 @contextmanager
@@ -79,10 +82,12 @@ class _Supervisor:
         self.error: SandboxError | None = None
         self.ended, self._ended_write = os.pipe()
 
-    def run(self) -> int:
+    def run(self, start: bool) -> int:
         if self.console is not None:
             os.set_blocking(self.console, False)
         with _signals_as_bytes() as signals, raw_terminal(0) if self.console is not None else _nothing():
+            if start:
+                self.sandbox.start()
             self._resize()
             threading.Thread(target=self._wait, daemon=True).start()
             while not self._turn(signals):

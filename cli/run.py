@@ -117,8 +117,7 @@ def run_foreground(
         undo = cleanup.enter_context(ExitStack())
         undo.callback(sandbox.destroy)
         created(sandbox)
-        sandbox.start()
-        status = supervise(sandbox, console=master)
+        status = supervise(sandbox, console=master, start=True)
         if keep:
             undo.pop_all()
     return status
