@@ -78,6 +78,8 @@ def until(condition: Callable[[], object], seconds: float = 10.0) -> bool:
 class Daemon:
     """A running containerd with the busybox image in it, and ctr to talk to it."""
 
+    config = CONFIG
+
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.namespace = f"t{uuid.uuid4().hex[:8]}"
@@ -88,7 +90,7 @@ class Daemon:
 
     def start(self) -> subprocess.Popen[bytes]:
         config = self.folder / "config.toml"
-        config.write_text(CONFIG.format(folder=self.folder))
+        config.write_text(self.config.format(folder=self.folder))
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         enter = f"echo 0 > {self.cgroup}/cgroup.procs && exec containerd -c {config}"
         with self.log.open("ab") as log:

@@ -102,7 +102,6 @@ def run_native(names: list[str], folder: Path, work: Path) -> dict[str, Result]:
         programs = [str(folder / name) for name in remaining]
         return output_of([*namespaces, str(folder / "runner"), *programs], {"GUEST_DIR": str(work)})
 
-    work.mkdir(parents=True, exist_ok=True)
     return run_batch(names, start)
 
 

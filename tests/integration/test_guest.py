@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -55,7 +56,8 @@ class Batches:
         names = [other.name for other in self.selected if other[:3] == case[:3]]
         scratch = self.scratch / f"{case.platform}-{case.directory}-{case.half}"
         guest.install(scratch / "native", names)
-        work = NATIVE_DIRECTORIES[case.directory] / f"{self.scratch.name}-{scratch.name}"
+        work = Path(tempfile.mkdtemp(prefix="guest-", dir=NATIVE_DIRECTORIES[case.directory]))
+        work.chmod(0o755)
         try:
             native = guest.run_native(names, scratch / "native", work)
         finally:
