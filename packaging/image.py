@@ -2,7 +2,9 @@
 """Makes images without a network and without a registry.
 
 image.py busybox-root DIR          a root file system: the static busybox of this host under all its names
-image.py image NAME ROOT OUT.tar   that root as a one-layer OCI image, for `ctr images import OUT.tar`
+image.py image NAME ROOT OUT.tar [WORD...]
+                                   that root as a one-layer OCI image, for `ctr images import OUT.tar`; it runs the
+                                   words, or a shell
 """
 
 from __future__ import annotations
@@ -81,12 +83,12 @@ def layer_of(root: Path) -> bytes:
     return buffer.getvalue()
 
 
-def make_image(name: str, root: Path, out: Path) -> None:
+def make_image(name: str, root: Path, out: Path, command: list[str]) -> None:
     layer = layer_of(root)
     config = {
         "architecture": "amd64",
         "os": "linux",
-        "config": {"Env": [PATH], "Cmd": ["sh"], "WorkingDir": "/"},
+        "config": {"Env": [PATH], "Cmd": command, "WorkingDir": "/"},
         "rootfs": {"type": "layers", "diff_ids": [f"sha256:{hashlib.sha256(layer).hexdigest()}"]},
     }
     archive = Archive(out)
@@ -112,11 +114,12 @@ def main(argv: list[str]) -> int:
     image.add_argument("name")
     image.add_argument("root", type=Path)
     image.add_argument("out", type=Path)
+    image.add_argument("words", nargs="*", default=["sh"])
     args = parser.parse_args(argv)
     if args.action == "busybox-root":
         busybox_root(args.root)
     else:
-        make_image(args.name, args.root, args.out)
+        make_image(args.name, args.root, args.out, args.words)
     return 0
 
 

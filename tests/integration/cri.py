@@ -1,0 +1,129 @@
+"""containerd's CRI service over gRPC, as the kubelet speaks to it, and a daemon that has it.
+
+Messages are put together with the small protobuf codec of proto.ttrpc: only a few fields of a few of CRI's are needed
+(k8s.io/cri-api, runtime/v1/api.proto; the numbers are those of that file).
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import grpc
+
+from proto.ttrpc.protobuf import as_bytes, as_int, as_text, bytes_field, fields, int_field, text_field
+from tests.integration.bundle import IMAGE_MAKER, busybox_rootfs
+from tests.integration.daemon import CONFIG, Daemon, until
+
+NAMESPACE = "k8s.io"
+PAUSE = "docker.io/test/pause:latest"
+BUSYBOX = "docker.io/test/busybox:latest"
+HOST_NETWORK = 2  # NamespaceMode NODE: no network plugin is needed
+CONTAINER_PID = 1  # NamespaceMode CONTAINER, the kubelet's default for pids
+
+CRI_CONFIG = (
+    CONFIG.replace('  "io.containerd.grpc.v1.cri",\n', "")
+    + f"""
+[plugins."io.containerd.grpc.v1.cri"]
+  sandbox_image = "{PAUSE}"
+  stream_server_address = "127.0.0.1"
+  restrict_oom_score_adj = true
+  [plugins."io.containerd.grpc.v1.cri".containerd]
+    default_runtime_name = "runc"
+    [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
+      runtime_type = "io.containerd.runc.v2"
+    [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.pysc]
+      runtime_type = "io.containerd.pysc.v1"
+"""
+)
+
+
+class ExecResult(NamedTuple):
+    stdout: bytes
+    stderr: bytes
+    exit_code: int
+
+
+class CriDaemon(Daemon):
+    """containerd with its CRI plugin, and a pause and a busybox image for it."""
+
+    config = CRI_CONFIG
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self._channel = grpc.insecure_channel(f"unix://{folder}/containerd.sock")
+        root = busybox_rootfs(folder / "image-root")
+        (root / "etc" / "resolv.conf").touch()  # where the kubelet's is mounted
+        self._import(PAUSE, root, "sleep", "1000000")
+        self._import(BUSYBOX, root)
+        if not until(lambda: self._call("Status", b""), 30):
+            raise RuntimeError(f"the CRI service does not come up:\n{self.tail()}")
+
+    def _import(self, name: str, root: Path, *command: str) -> None:
+        archive = self.folder / "cri-image.tar"
+        subprocess.run([sys.executable, IMAGE_MAKER, "image", name, root, archive, *command], check=True)
+        ctr = ["ctr", "--address", f"{self.folder}/containerd.sock", "--namespace", NAMESPACE]
+        subprocess.run([*ctr, "images", "import", archive], check=True, stdout=subprocess.DEVNULL)
+
+    def close(self) -> None:
+        self._channel.close()
+        super().close()
+
+    def _call(self, method: str, request: bytes, seconds: float = 60) -> list[tuple[int, int | bytes]]:
+        call = self._channel.unary_unary(f"/runtime.v1.RuntimeService/{method}")
+        return list(fields(call(request, timeout=seconds)))
+
+    def _pod_config(self, name: str) -> bytes:
+        metadata = text_field(1, name) + text_field(2, f"uid-{name}") + text_field(3, "default")
+        namespaces = int_field(1, HOST_NETWORK) + int_field(2, CONTAINER_PID)
+        linux = text_field(1, f"/{self.namespace}") + bytes_field(2, bytes_field(1, namespaces))
+        return bytes_field(1, metadata) + text_field(3, f"{self.folder}/logs") + bytes_field(8, linux)
+
+    def run_pod(self, name: str, handler: str) -> str:
+        """RunPodSandbox; the pod's id."""
+        request = bytes_field(1, self._pod_config(name)) + text_field(2, handler)
+        return as_text(dict(self._call("RunPodSandbox", request))[1])
+
+    def run_container(self, pod: str, pod_name: str, name: str, *command: str) -> str:
+        """CreateContainer and StartContainer; the container's id."""
+        config = bytes_field(1, text_field(1, name)) + bytes_field(2, text_field(1, BUSYBOX))
+        config += b"".join(text_field(3, word) for word in command) + text_field(11, f"{name}.log")
+        request = text_field(1, pod) + bytes_field(2, config) + bytes_field(3, self._pod_config(pod_name))
+        container = as_text(dict(self._call("CreateContainer", request))[1])
+        self._call("StartContainer", text_field(1, container))
+        return container
+
+    def exec_sync(self, container: str, *command: str) -> ExecResult:
+        request = text_field(1, container) + b"".join(text_field(2, word) for word in command) + int_field(3, 20)
+        answer = dict(self._call("ExecSync", request))
+        return ExecResult(as_bytes(answer.get(1, b"")), as_bytes(answer.get(2, b"")), as_int(answer.get(3, 0)))
+
+    def log_of(self, name: str) -> str:
+        """What a container has printed, in CRI's format: time, stream, flag, line."""
+        return (self.folder / "logs" / f"{name}.log").read_text()
+
+    def memory_of(self, container: str) -> int:
+        """Working set in bytes, from ContainerStats: stats 1 { memory 3 { working_set_bytes 2 { value 1 } } }"""
+        stats = dict(fields(as_bytes(dict(self._call("ContainerStats", text_field(1, container)))[1])))
+        working_set = dict(fields(as_bytes(dict(fields(as_bytes(stats[3])))[2])))
+        return as_int(working_set[1])
+
+    def exit_code_of(self, container: str) -> int:
+        """ContainerStatus: status 1 { exit_code 7 }"""
+        status = dict(fields(as_bytes(dict(self._call("ContainerStatus", text_field(1, container)))[1])))
+        return as_int(status.get(7, 0))
+
+    def is_running(self, container: str) -> bool:
+        """ContainerStatus: status 1 { state 3: CONTAINER_RUNNING = 1 }"""
+        status = dict(fields(as_bytes(dict(self._call("ContainerStatus", text_field(1, container)))[1])))
+        return as_int(status.get(3, 0)) == 1
+
+    def remove_container(self, container: str) -> None:
+        self._call("StopContainer", text_field(1, container))
+        self._call("RemoveContainer", text_field(1, container))
+
+    def remove_pod(self, pod: str) -> None:
+        self._call("StopPodSandbox", text_field(1, pod))
+        self._call("RemovePodSandbox", text_field(1, pod))
