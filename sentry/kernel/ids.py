@@ -146,7 +146,7 @@ class ProcessGroup:
         """No live member has a parent in another group of the session: kernel/exit.c:will_become_orphaned_pgrp."""
         for tg in self.members:
             parent = tg.parent
-            if tg is but_for or tg.dead or parent is None or parent is tg.pidns.init:
+            if tg is but_for or tg.dead or parent is None:
                 continue
             if parent.pgrp is not self and parent.pgrp is not None and parent.pgrp.session is self.session:
                 return False

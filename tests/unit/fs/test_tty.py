@@ -458,6 +458,21 @@ def test_a_background_reader_that_can_not_be_stopped_gets_eio(guest, shell, how)
     assert not pending(child, sig.SIGTTIN)
 
 
+def test_a_shell_that_is_pid_1_has_job_control():
+    """Only the machine's own init makes its children's groups orphans, not a container's."""
+    guest = Guest()
+    shell = guest.process()
+    tty = DevPts().new_slave(0, 0).tty
+    tty.make_controlling(shell.tg)
+    attach(shell, tty)
+    assert shell.tg.pidns.init is shell.tg
+    child = job(guest, shell)
+
+    with pytest.raises(Interrupted):
+        read_line(guest, child)
+    assert pending(child, sig.SIGTTIN)
+
+
 def test_background_writers_are_stopped_only_with_tostop(guest, shell, master, tty):
     child = job(guest, shell)
     assert guest.call(child, write, 0, child.mem.put(b"x"), 1) == 1
