@@ -104,8 +104,10 @@ class _Supervisor:
         try:
             self.status = self.sandbox.wait(self.exec_id).exit_status
         except SandboxError as e:
-            last_words = self.sandbox.last_words() or "its log may say why"
-            self.error = e if self.sandbox.is_alive() else SandboxError(f"the sandbox has died: {last_words}")
+            self.error = e
+            if self.sandbox.has_died():
+                last_words = self.sandbox.last_words() or "its log may say why"
+                self.error = SandboxError(f"the sandbox has died: {last_words}")
         os.write(self._ended_write, b"!")
 
     def _turn(self, signals: int) -> bool:

@@ -136,6 +136,13 @@ class Sandbox:
         """Whether the Sentry runs."""
         return self.record.sentry is not None and is_alive(self.record.sentry)
 
+    def has_died(self, patience: float = 1.0) -> bool:
+        """Whether the Sentry is gone, or goes within `patience` seconds.
+
+        For use after its connection broke: a dying process's sockets close before it counts as dead.
+        """
+        return self.record.sentry is None or not self.is_alive() or wait_gone(self.record.sentry, patience)
+
     def last_words(self) -> str:
         """The last line of the sandbox's own log, for an error message; empty if it logs elsewhere."""
         try:
