@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-import grpc
+import grpc  # type: ignore[import-untyped]
 
 from proto.ttrpc.protobuf import as_bytes, as_int, as_text, bytes_field, fields, int_field, text_field
 from tests.integration.bundle import IMAGE_MAKER, busybox_rootfs
