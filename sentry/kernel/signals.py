@@ -52,15 +52,15 @@ class SigInfo:
             return struct.pack("<iiQ", self.timer_id, self.overrun, value)
         if self.code == sig.SI_QUEUE or self.code == sig.SI_MESGQ:
             return struct.pack("<iIQ", self.pid, self.uid, value)
-        if self.code <= 0:
+        if self.code <= 0 and self.code != sig.SI_SIGIO:
             return struct.pack("<iI", self.pid, self.uid)
-        if self.signo == sig.SIGCHLD and self.code != sig.SI_KERNEL:
-            return struct.pack("<iIixxxxqq", self.pid, self.uid, self.status, self.utime, self.stime)
-        if self.signo == sig.SIGIO and self.code != sig.SI_KERNEL:
-            return struct.pack("<qi", self.band, self.fd)
-        if sig.bit(self.signo) & sig.SYNCHRONOUS:
+        if self.code > 0 and sig.bit(self.signo) & sig.SYNCHRONOUS:
             return struct.pack("<Q", self.addr)
-        return b""
+        if self.code == sig.SI_KERNEL:
+            return b""
+        if self.signo == sig.SIGCHLD and self.code > 0:
+            return struct.pack("<iIixxxxqq", self.pid, self.uid, self.status, self.utime, self.stime)
+        return struct.pack("<qi", self.band, self.fd)  # of whatever signal F_SETSIG chose
 
 
 class Pending:
@@ -73,14 +73,19 @@ class Pending:
         self._infos: dict[int, list[SigInfo]] = {}
 
     def add(self, info: SigInfo, limit: int | None = None) -> bool:
-        """Queue it; False if a standard signal was pending already.  EAGAIN past limit real-time signals."""
+        """Queue it; False if it is pending already and not queued.
+
+        Past limit, a real-time signal that a program sent with data is refused: EAGAIN.  Of others one
+        stays pending, __send_signal_locked().
+        """
         signo = info.signo
         bit = sig.bit(signo)
+        full = limit is not None and signo >= sig.SIGRTMIN and self.count() >= limit
+        if full and info.code < 0:
+            raise EAGAIN("RLIMIT_SIGPENDING")
         if self.mask & bit:
-            if signo < sig.SIGRTMIN:
+            if full or signo < sig.SIGRTMIN:
                 return False
-            if limit is not None and self.count() >= limit:
-                raise EAGAIN
             self._infos[signo].append(info)
             return True
         self.mask |= bit
