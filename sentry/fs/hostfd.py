@@ -14,17 +14,19 @@ import select
 import stat
 from typing import TYPE_CHECKING, ClassVar, Final
 
-from sentry.abi.errno import EAGAIN, ENODEV, EPIPE, ESPIPE, from_host
-from sentry.abi.fcntl import O_ACCMODE, O_APPEND, SEEK_CUR, SEEK_END, SEEK_SET
+from sentry.abi.errno import EACCES, EAGAIN, ENODEV, EPIPE, ESPIPE, from_host
+from sentry.abi.fcntl import O_ACCMODE, O_APPEND, O_RDWR, SEEK_CUR, SEEK_END, SEEK_SET
 from sentry.abi.poll import ANY, POLLERR, POLLHUP, POLLIN, POLLOUT, POLLRDNORM, POLLWRNORM
 from sentry.vfs.file import File
 from sentry.vfs.inode import AttrChange, FileSystem, Inode
 from sentry.vfs.iov import Sink, Source
 
 if TYPE_CHECKING:
+    from sentry.vfs.dentry import Path
     from sentry.wait import Loop
 
 PIPE_BUF: Final = 4096
+DEV_NULL: Final = os.makedev(1, 3)
 CHUNK: Final = 65536
 
 
@@ -38,11 +40,14 @@ class HostFs(FileSystem):
 class HostInode(Inode):
     """The host's inode, as fstat shows it."""
 
-    __slots__ = ("fd",)
+    __slots__ = ("_loop", "fd")
 
-    def __init__(self, fs: FileSystem, fd: int) -> None:
+    fs: HostFs
+
+    def __init__(self, loop: Loop, fs: HostFs, fd: int) -> None:
         info = os.fstat(fd)
         super().__init__(fs, info.st_mode, info.st_uid, info.st_gid, info.st_ino, info.st_rdev)
+        self._loop = loop
         self.fd = fd
         self.size = info.st_size
 
@@ -53,6 +58,18 @@ class HostInode(Inode):
         info = os.fstat(self.fd)
         self.size, self.mtime_ns = info.st_size, info.st_mtime_ns
         return True
+
+    async def open(self, path: Path, flags: int) -> File:
+        """Again, through /dev/stdout and its like: another descriptor of the same open file.
+
+        EACCES: it was not donated for this kind of access, and can't be had otherwise.
+        """
+        have, wanted = fcntl.fcntl(self.fd, fcntl.F_GETFL) & O_ACCMODE, flags & O_ACCMODE
+        if wanted != have != O_RDWR:
+            raise EACCES
+        file = HostFile(self._loop, self.fs, os.dup(self.fd))
+        file.flags = flags
+        return file
 
     async def setattr(self, change: AttrChange) -> None:
         """Attributes of a host file are not the application's to change: they are kept for its own eyes."""
@@ -76,7 +93,7 @@ class HostFile(File):
     def __init__(self, loop: Loop, fs: HostFs, fd: int) -> None:
         flags = fcntl.fcntl(fd, fcntl.F_GETFL)
         self.fd = -1  # so that File's own `offset = 0` moves nothing
-        super().__init__(HostInode(fs, fd), None, flags & (O_ACCMODE | O_APPEND))
+        super().__init__(HostInode(loop, fs, fd), None, flags & (O_ACCMODE | O_APPEND))
         self.fd = fd
         self._loop = loop
         # epoll refuses what is always ready (regular files, /dev/null); such a file never blocks.
@@ -200,6 +217,8 @@ class HostFile(File):
     def describe(self) -> str | None:
         if stat.S_ISFIFO(self.inode.mode):
             return f"pipe:[{self.inode.ino}]"
+        if self.inode.rdev == DEV_NULL:
+            return "/dev/null"
         return f"host:[{self.inode.ino}]"
 
     def release(self) -> None:
@@ -217,4 +236,3 @@ def _epoll_accepts(fd: int) -> bool:
     finally:
         probe.close()
     return True
-

@@ -34,6 +34,16 @@ class MemFile(TmpFile):
         super().__init__(inode, anon_path(inode), O_RDWR | O_LARGEFILE)
         self.name = name
 
+    def hold(self) -> File:
+        """Not counted as a writer: memfd_create(2) takes no write access, or nobody could execute what he wrote."""
+        self.refs += 1
+        return self
+
+    def drop(self) -> None:
+        if self.refs == 1:
+            self.inode.writers += 1
+        super().drop()
+
     def describe(self) -> str | None:
         return f"/memfd:{self.name} (deleted)"
 

@@ -186,15 +186,16 @@ class ThreadGroup:
 
     def _drops(self, signo: int, t: Task | None, forced: bool) -> bool:
         """sig_ignored(): nobody would ever notice it."""
-        handlers = self.handlers
         only_kernel = signo in (sig.SIGKILL, sig.SIGSTOP)
-        if self.unkillable and handlers.get(signo).handler == sig.SIG_DFL and not (forced and only_kernel):
-            return True
-        if not handlers.is_ignored(signo):
-            return False
+        bit = sig.bit(signo)
         # A blocked signal may find a handler when it is unblocked; a sigwait takes it too.
         targets = [t] if t is not None else self.tasks
-        return not any((task.sigmask | task.sigwait_set) & sig.bit(signo) for task in targets)
+        if any((task.sigmask | task.sigwait_set) & bit for task in targets) and not only_kernel:
+            return False
+        handlers = self.handlers
+        if self.unkillable and handlers.get(signo).handler == sig.SIG_DFL and not (forced and only_kernel):
+            return True
+        return handlers.is_ignored(signo)
 
     def _tell(self, signo: int, t: Task | None) -> None:
         """complete_signal(): choose a thread that does not block it."""

@@ -51,6 +51,14 @@ def test_it_can_be_opened_again_through_its_path(guest, t):
     assert bytes(sink.data) == b"hello"
 
 
+def test_whoever_wrote_it_may_execute_it(guest, t):
+    """execve(2) refuses files that are open for writing; a memfd is not counted as such."""
+    file = make(guest, t)
+    assert file.writable and file.inode.writers == 0
+    t.files.close(0)
+    assert file.inode.writers == 0
+
+
 def test_seals_forbid_what_they_say(guest, t):
     file = make(guest, t, MFD_ALLOW_SEALING)
     file.write(BytesSource(b"hello"))
