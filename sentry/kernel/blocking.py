@@ -89,15 +89,20 @@ async def block_on(
 ) -> T:
     """Retry op until it does something other than raise EAGAIN.
 
+    The file is held: another thread may close its last descriptor meanwhile, as fdget(9) allows.
     Raises EAGAIN for O_NONBLOCK (or `nonblock`), ETIMEDOUT at deadline_ns, Interrupted on a signal.
     """
-    while True:
-        try:
-            return op()
-        except EAGAIN:
-            if nonblock or file.flags & O_NONBLOCK:
-                raise
-        await wait_any(t, ((file.queue, events),), deadline_ns)
+    file.hold()
+    try:
+        while True:
+            try:
+                return op()
+            except EAGAIN:
+                if nonblock or file.flags & O_NONBLOCK:
+                    raise
+            await wait_any(t, ((file.queue, events),), deadline_ns)
+    finally:
+        file.drop()
 
 
 async def sleep_until(t: Task, deadline_ns: int | None, kind: int) -> None:

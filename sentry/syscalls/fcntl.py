@@ -179,13 +179,20 @@ def _lock(t: Task, file: File, addr: int, ofd: bool, wait: bool) -> Result:
     except EAGAIN:
         if not wait:
             raise
-    return _wait_for_lock(t, locks, (owner, kind, start, end), holder, not ofd)
+    return _wait_for_lock(t, file, (owner, kind, start, end), holder)
 
 
-async def _wait_for_lock(
-    t: Task, locks: FileLocks, lock: tuple[object, int, int, int], holder: object, posix: bool
-) -> int:
-    await set_lock(t, locks, lock, holder, posix)
+async def _wait_for_lock(t: Task, file: File, lock: tuple[object, int, int, int], holder: object) -> int:
+    """EBADF: the process closed the file meanwhile, after which it must not have locks on it."""
+    file.hold()
+    locks = file.inode.locks()
+    try:
+        await set_lock(t, locks, lock, holder, lock[0] is not file)
+        if not any(held is file for _, held in t.files.items()):
+            locks.set(lock[0], f.F_UNLCK, *lock[2:])
+            raise EBADF
+    finally:
+        file.drop()
     return 0
 
 
