@@ -8,16 +8,17 @@ from typing import Any
 
 from proto.control import Mount as MountSpec
 from sentry.abi import stat as st
-from sentry.abi.errno import LinuxError
+from sentry.abi.errno import EPERM, EROFS, LinuxError
 from sentry.fs.devfs import populate_dev
 from sentry.fs.goferfs import GoferFs
+from sentry.fs.simple import StaticDir, TextNode
 from sentry.fs.table import FILESYSTEMS
 from sentry.fs.tmpfs import TmpFs
 from sentry.kernel.container import Container, StartError
 from sentry.kernel.kernel import Kernel, new_root_creds
 from sentry.oci import mount_options
 from sentry.vfs.dentry import CACHE, MS_RDONLY, Dentry, Path
-from sentry.vfs.inode import FileSystem
+from sentry.vfs.inode import FileSystem, Inode
 from sentry.vfs.walk import Where, child_of, walk_any, walk_parent
 
 log = logging.getLogger(__name__)
@@ -113,10 +114,15 @@ class MountBuilder:
     async def _create(self, where: Where, name: str, directory: bool) -> Path:
         last = await walk_parent(where, name)
         parent = last.parent.inode
-        if directory:
-            inode = await parent.mkdir(last.name, 0o755, self._caller)
-        else:
-            inode = await parent.create(last.name, 0o644, self._caller)
+        inode: Inode
+        try:
+            if directory:
+                inode = await parent.mkdir(last.name, 0o755, self._caller)
+            else:
+                inode = await parent.create(last.name, 0o644, self._caller)
+        except (EROFS, EPERM):
+            # In a tree that can't be written to, the mount point exists in memory only: what is mounted hides it.
+            inode = StaticDir(parent.fs, {}) if directory else TextNode(parent.fs, None)
         stale = last.parent.dentry.children.get(last.name)
         if stale is not None:
             stale.unhash()
