@@ -210,6 +210,19 @@ def test_a_signal_ends_the_wait(guest, calls, other, fd):
     lock(calls, fd, f.F_SETLK, f.F_WRLCK)
 
 
+def test_closing_the_file_while_waiting_gives_no_lock(guest, calls, other, fd):
+    lock(calls, fd, f.F_SETLK, f.F_WRLCK)
+    waiting = other.start("fcntl", fd, f.F_SETLKW, other.flock(f.F_WRLCK))
+    guest.settle()
+    other.t.files.close(fd)
+
+    lock(calls, fd, f.F_SETLK, f.F_UNLCK)
+    guest.settle()
+
+    fails(EBADF, waiting.value)
+    assert calls.t.files.get(fd).inode.locks().records() == []
+
+
 def test_deadlock(guest, calls, other, fd):
     lock(calls, fd, f.F_SETLK, f.F_WRLCK, 0, 1)
     lock(other, fd, f.F_SETLK, f.F_WRLCK, 1, 1)
