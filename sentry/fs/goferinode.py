@@ -108,7 +108,7 @@ class GoferInode(Inode):
         self._fds = [-1, -1]
         self._users = [0, 0]
         self.target: str | None = None
-        self.writers = self.executing = 0
+        self.users = self.writers = self.executing = 0
         self._locks = None
         self._fifo = None
         self.take(attr)

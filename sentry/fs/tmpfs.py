@@ -190,9 +190,9 @@ class TmpInode(Inode):
             self._counted = False
             self.fs.inodes_used -= 1
 
-    def forget_if_unreachable(self) -> None:
-        """Called when a name or an open file of it went away."""
-        if self.nlink == 0:
+    def unused(self) -> None:
+        """A name or the last open file of it went away."""
+        if self.nlink == 0 and self.users == 0:
             self.forget()
 
     def blocks(self) -> int:
@@ -242,26 +242,20 @@ class TmpRegular(TmpInode):
     """A regular file.
 
     seals     F_SEAL_*; only memfds start without F_SEAL_SEAL
-    opens     open files
     linkable  it was made by O_TMPFILE and may get a first name
     """
 
-    __slots__ = ("data", "linkable", "opens", "seals")
+    __slots__ = ("data", "linkable", "seals")
 
     def __init__(self, fs: TmpFs, mode: int, uid: int, gid: int) -> None:
         self.data = MemData(fs.pool)
         super().__init__(fs, mode, uid, gid)
-        self.opens = 0
         self.linkable = False
         self.seals = F_SEAL_SEAL
 
     def forget(self) -> None:
         super().forget()
         self.data.close()
-
-    def forget_if_unreachable(self) -> None:
-        if self.opens == 0:
-            super().forget_if_unreachable()
 
     def blocks(self) -> int:
         self.data.recount()
@@ -320,14 +314,6 @@ class TmpFile(File):
 
     seekable: ClassVar[bool] = True
     inode: TmpRegular
-
-    def __init__(self, inode: TmpRegular, path: Path | None, flags: int) -> None:
-        super().__init__(inode, path, flags)
-        inode.opens += 1
-
-    def release(self) -> None:
-        self.inode.opens -= 1
-        self.inode.forget_if_unreachable()
 
     def read_at(self, dst: Sink, offset: int) -> int:
         n = self.inode.data.read(dst, offset)
@@ -418,7 +404,7 @@ class TmpDir(TmpInode):
         if inode.nlink:
             self.fs.inodes_used -= 1
         else:
-            inode.forget_if_unreachable()
+            inode.unused()
 
     # -- making --
 

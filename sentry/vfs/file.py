@@ -70,8 +70,10 @@ class File:
 
     def hold(self) -> File:
         self.refs += 1
-        if self.refs == 1 and self.writable:
-            self.inode.writers += 1
+        if self.refs == 1:
+            self.inode.users += 1
+            if self.writable:
+                self.inode.writers += 1
         return self
 
     def drop(self) -> None:
@@ -84,6 +86,9 @@ class File:
             self.release()
             if self.queue:
                 self.queue.wake(POLLFREE)
+            self.inode.users -= 1
+            if not self.inode.users:
+                self.inode.unused()
 
     def release(self) -> None:
         """The last reference is gone."""

@@ -118,6 +118,7 @@ class Inode:
         "rdev",
         "size",
         "uid",
+        "users",
         "writers",
     )
 
@@ -135,6 +136,7 @@ class Inode:
         self.nlink = 2 if st.is_dir(mode) else 1
         self.size = 0
         self.atime_ns = self.mtime_ns = self.ctime_ns = self.btime_ns = now_ns()
+        self.users = 0  # open files, O_PATH included
         # i_writecount, as two counts: a file is not written to while it runs, nor run while written to.
         self.writers = 0
         self.executing = 0
@@ -185,6 +187,9 @@ class Inode:
     def open_now(self, path: Path, flags: int) -> File | None:
         """As open(), if that need not wait; None: await open()."""
         return None
+
+    def unused(self) -> None:
+        """The last open file of it is gone; it may have lost its last name before."""
 
     # -- symbolic links --
 

@@ -5,11 +5,12 @@ import os
 import pytest
 
 from sentry.abi.errno import EINVAL, ENOSPC, EOPNOTSUPP, EPERM
-from sentry.abi.fcntl import F_SEAL_GROW, F_SEAL_SHRINK, F_SEAL_WRITE, O_NOATIME, O_RDWR, RENAME_WHITEOUT
+from sentry.abi.fcntl import F_SEAL_GROW, F_SEAL_SHRINK, F_SEAL_WRITE, O_NOATIME, O_PATH, O_RDWR, RENAME_WHITEOUT
 from sentry.abi.stat import S_IFCHR
 from sentry.fs.memdata import SMALL
 from sentry.fs.tmpfs import TmpFs
 from sentry.vfs.dentry import MS_NOATIME, MS_STRICTATIME
+from sentry.vfs.file import File
 from sentry.vfs.inode import AttrChange
 from tests.unit.fs.conformance import ME, Conformance, get, mount, put, run
 
@@ -69,6 +70,20 @@ def test_memory_goes_with_the_last_name_and_the_last_open_file(root):
 
     assert fs.pool.used == 0
     assert inode.data.pages == 0
+
+
+def test_an_o_path_descriptor_keeps_the_file_too(root):
+    """What it leads to can be opened again through /proc/self/fd, name or no name."""
+    path = do.make(root, "a", b"x" * 200_000)
+    handle = File(path.inode, path, O_PATH).hold()
+    do.remove(root, "a")
+
+    file = do.open(path)
+    assert len(get(file)) == 200_000
+    file.drop()
+    assert path.inode.data.size
+    handle.drop()
+    assert not path.inode.data.size
 
 
 def test_space_is_limited(root):
