@@ -171,8 +171,9 @@ def _new_task(t: Task, args: CloneArgs, context: object, mm: Mm) -> Task:
         t.tg.pgrp.members.add(tg)
         tg.pgrp = t.tg.pgrp
         watch_inherited_limit(tg)
-    if t.tg.exiting and thread:
-        child.exiting = child.attention = True
+    if thread:
+        child.exiting = t.tg.exiting
+        child.attention = t.tg.exiting or t.tg.stop_signal != 0
     return child
 
 

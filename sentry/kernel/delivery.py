@@ -42,7 +42,8 @@ def restore_mask(t: Task) -> None:
 
 def set_mask(t: Task, mask: int) -> None:
     """sigprocmask: pending signals may become deliverable."""
-    t.sigmask = mask & ~sig.UNBLOCKABLE
+    old, t.sigmask = t.sigmask, mask & ~sig.UNBLOCKABLE
+    t.tg.retarget(t, t.sigmask & ~old)
     if (t.pending.mask | t.tg.pending.mask) & ~t.sigmask:
         t.attention = True
 
@@ -136,11 +137,7 @@ async def _group_stop(t: Task) -> None:
     waiter = Waiter(ANY, lambda _events: loop.wake(t))
     tg.stop_queue.add(waiter)
     t.stopped = True
-    if not tg.stopped and all(other.stopped or other.exiting for other in tg.tasks):
-        tg.stopped = True
-        tg.stop_report = tg.stop_signal
-        tg.cont_report = False
-        tg.tell_parent(sig.CLD_STOPPED, tg.stop_signal)
+    tg.check_stopped()
     try:
         while tg.stop_signal and not t.exiting:
             await park()

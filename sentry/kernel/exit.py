@@ -46,6 +46,8 @@ def exit_task(t: Task) -> None:
     if tg.tasks:
         if t is not tg.leader:
             kernel.unnumber_task(t)
+        tg.check_stopped()
+        tg.retarget(t, ~t.sigmask)
         return
     if t is not tg.leader:
         kernel.unnumber_task(t)

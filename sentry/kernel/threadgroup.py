@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from sentry.abi import signal as sig
 from sentry.abi.poll import ANY
-from sentry.kernel.rlimits import Rlimits
+from sentry.kernel.rlimits import RLIMIT_SIGPENDING, Rlimits
 from sentry.kernel.signals import Pending, SigInfo, SignalHandlers
 from sentry.wait import WaitQueue
 
@@ -163,11 +163,8 @@ class ThreadGroup:
             self.exit_group(sig.SIGKILL)
             return
         pending = t.pending if t is not None else self.pending
-        if (
-            pending.add(info, self.rlimits.get(11)[0] if info.code == sig.SI_QUEUE else None)
-            or t is None
-            or not t.attention
-        ):
+        limit = self.rlimits.get(RLIMIT_SIGPENDING)[0] if info.timer is None else None
+        if pending.add(info, limit) or t is None or not t.attention:
             self._tell(signo, t)
 
     def _prepare(self, signo: int) -> None:
@@ -209,6 +206,13 @@ class ThreadGroup:
                 break
         self.signal_queue.wake(ANY)
 
+    def retarget(self, t: Task, mask: int) -> None:
+        """t was told of signals to the process, those of mask, and will not take them: tell another thread."""
+        mask &= self.pending.mask
+        for task in self.tasks if mask else ():
+            if task is not t and mask & ~task.sigmask:
+                task.notify()
+
     # -- stop and continue --
 
     def stop_pending(self, t: Task) -> bool:
@@ -220,6 +224,14 @@ class ThreadGroup:
         self.stop_signal = signo
         for task in self.tasks:
             task.notify()
+
+    def check_stopped(self) -> None:
+        """A thread stopped, or ended during a stop: when the last one has, the parent hears of it."""
+        if self.stop_signal and not self.stopped and all(task.stopped or task.exiting for task in self.tasks):
+            self.stopped = True
+            self.stop_report = self.stop_signal
+            self.cont_report = False
+            self.tell_parent(sig.CLD_STOPPED, self.stop_signal)
 
     def resume(self) -> None:
         """SIGCONT (or SIGKILL) ends a group stop."""
@@ -242,7 +254,7 @@ class ThreadGroup:
         signo = self.exit_signal if code in (sig.CLD_EXITED, sig.CLD_KILLED, sig.CLD_DUMPED) else sig.SIGCHLD
         stops = code in (sig.CLD_STOPPED, sig.CLD_CONTINUED)
         quiet = stops and parent.handlers.get(sig.SIGCHLD).flags & sig.SA_NOCLDSTOP
-        if signo and not quiet:
+        if 0 < signo <= sig.NSIG and not quiet:
             user_ns, system_ns = self.cpu_ns()
             parent.send_signal(
                 SigInfo(

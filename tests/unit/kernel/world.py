@@ -118,3 +118,8 @@ class World:
         self.loop._stopping = False
         self.loop.run()
         assert self.kernel.bugs == 0, "a bug of the kernel's was logged"
+
+    def close(self) -> None:
+        """End the coroutines of those who still wait."""
+        for t in list(self.kernel.root_pidns.tasks.values()):
+            t.coro.close()
