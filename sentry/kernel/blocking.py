@@ -7,10 +7,11 @@ queueing of the waiter, and the loop is single-threaded, so no wake-up falls bet
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from sentry.abi.errno import EAGAIN, ETIMEDOUT
+from sentry.abi.errno import EAGAIN, EINTR, ETIMEDOUT
 from sentry.abi.fcntl import O_NONBLOCK
 from sentry.kernel.restart import ERESTARTSYS, Interrupted
 from sentry.vfs.file import File
@@ -103,6 +104,18 @@ async def block_on(
             await wait_any(t, ((file.queue, events),), deadline_ns)
     finally:
         file.drop()
+
+
+@contextmanager
+def held(*files: File) -> Iterator[None]:
+    """Keep files alive over a wait, whoever closes their descriptors meanwhile (fdget)."""
+    for file in files:
+        file.hold()
+    try:
+        yield
+    finally:
+        for file in files:
+            file.drop()
 
 
 async def sleep_until(t: Task, deadline_ns: int | None, kind: int) -> None:

@@ -115,6 +115,7 @@ def _deliver(t: Task, epoll: EpollFile, events_addr: int, max_events: int) -> in
 
 async def _wait(t: Task, epoll: EpollFile, events_addr: int, max_events: int, deadline_ns: int | None) -> int:
     """Until something can be delivered.  EINTR, never restarted: signal(7) lists epoll_wait among those."""
+    epoll.hold()
     try:
         while True:
             await wait_on(t, epoll.queue, POLLIN, deadline_ns)
@@ -125,6 +126,8 @@ async def _wait(t: Task, epoll: EpollFile, events_addr: int, max_events: int, de
         return 0
     except Interrupted:
         raise EINTR from None
+    finally:
+        epoll.drop()
 
 
 def _epoll_wait(t: Task, epoll: EpollFile, events_addr: int, max_events: int, deadline_ns: int | None) -> Answer:

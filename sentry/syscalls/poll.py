@@ -24,7 +24,7 @@ from sentry.abi.poll import (
     POLLWRBAND,
     POLLWRNORM,
 )
-from sentry.kernel.blocking import wait_any
+from sentry.kernel.blocking import held, wait_any
 from sentry.kernel.restart import ERESTART_RESTARTBLOCK, ERESTARTNOHAND, Interrupted
 from sentry.kernel.rlimits import NR_OPEN, RLIMIT_NOFILE
 from sentry.syscalls.args import I32, U32, Addr, Size
@@ -58,14 +58,15 @@ MASK_AND_SIZE: Final = struct.Struct("<QQ")
 async def _wait_until(t: Task, watched: Watched, scan: Callable[[], int], deadline_ns: int | None, kind: int) -> int:
     """Wait until scan() counts something ready; 0 at the deadline.  Interrupted(kind)."""
     queues = [(file.queue, mask) for file, mask in watched]
-    while True:
-        try:
-            await wait_any(t, queues, deadline_ns, kind)
-        except ETIMEDOUT:
-            return scan()
-        n = scan()
-        if n:
-            return n
+    with held(*[file for file, _ in watched]):
+        while True:
+            try:
+                await wait_any(t, queues, deadline_ns, kind)
+            except ETIMEDOUT:
+                return scan()
+            n = scan()
+            if n:
+                return n
 
 
 # -- poll --

@@ -13,7 +13,7 @@ from sentry.abi.errno import EAGAIN, EBADF, EINVAL, EISDIR, EOVERFLOW, EPIPE, ES
 from sentry.abi.fcntl import MAX_RW_COUNT, O_APPEND, O_NONBLOCK, O_RDONLY
 from sentry.abi.poll import POLLIN, READABLE, WRITABLE
 from sentry.fs.pipefs import Pipe, PipeFile
-from sentry.kernel.blocking import block_on, sleep_until, wait_on
+from sentry.kernel.blocking import block_on, held, sleep_until, wait_on
 from sentry.kernel.restart import ERESTARTSYS, Interrupted
 from sentry.syscalls.args import U32_DECODE, Addr, Arg, Fd, Flags, Size, flags_of
 from sentry.syscalls.read_write import import_iov, limit_size, send_sigpipe, write_rest
@@ -83,7 +83,8 @@ async def _store(t: Task, file: File, data: bytes, offset: int | None) -> int:
     try:
         return file.write(src)
     except EPIPE:
-        send_sigpipe(t)
+        if file.writes_all:
+            send_sigpipe(t)
         raise
 
 
@@ -132,12 +133,13 @@ async def sendfile(t: Task, out_fd: Fd, in_fd: Fd, offset_addr: Addr, count: Siz
         raise EINVAL("a directory")
     count = min(count, MAX_RW_COUNT)
     position = source.offset if given is None else given
-    if isinstance(target, PipeFile):
-        n = await _file_to_pipe(t, source, position if source.seekable else None, target, count, 0)
-    elif target.flags & O_APPEND or not source.seekable:
+    if not isinstance(target, PipeFile) and (target.flags & O_APPEND or not source.seekable):
         raise EINVAL
-    else:
-        n = await _copy(t, source, position, target, None, count)
+    with held(source, target):
+        if isinstance(target, PipeFile):
+            n = await _file_to_pipe(t, source, position if source.seekable else None, target, count, 0)
+        else:
+            n = await _copy(t, source, position, target, None, count)
     if given is not None:
         _store_offset(t, offset_addr, given + n)
     elif source.seekable:
@@ -167,7 +169,8 @@ async def copy_file_range(
     count = min(count, max(source.end_offset() - position, 0))
     if source.inode is target.inode and abs(position - out_position) < count:
         raise EINVAL("overlapping ranges")
-    n = await _copy(t, source, position, target, out_position, count) if count else 0
+    with held(source, target):
+        n = await _copy(t, source, position, target, out_position, count) if count else 0
     if in_given is None:
         source.offset = position + n
     if out_given is None:
@@ -286,6 +289,15 @@ async def splice(t: Task, in_fd: Fd, in_addr: Addr, out_fd: Fd, out_addr: Addr, 
         raise ESPIPE
     out_offset, in_offset = _read_offset(t, out_addr), _read_offset(t, in_addr)
     count = min(count, MAX_RW_COUNT)
+    with held(source, target):
+        return await _splice(t, (source, in_addr, in_offset), (target, out_addr, out_offset), count, flags)
+
+
+async def _splice(
+    t: Task, giver: tuple[File, int, int | None], taker: tuple[File, int, int | None], count: int, flags: int
+) -> int:
+    """By kind of the two sides, each (file, address of its offset, offset)."""
+    (source, in_addr, in_offset), (target, out_addr, out_offset) = giver, taker
     if isinstance(source, PipeFile) and isinstance(target, PipeFile):
         return await _pipe_to_pipe(t, source, target, count, flags, keep=False)
     if isinstance(source, PipeFile):
@@ -315,7 +327,8 @@ async def tee(t: Task, in_fd: Fd, out_fd: Fd, count: Size, flags: SpliceFlags) -
     source, target = t.files.readable(in_fd), t.files.writable(out_fd)
     if not isinstance(source, PipeFile) or not isinstance(target, PipeFile):
         raise EINVAL("not a pipe")
-    return await _pipe_to_pipe(t, source, target, min(count, MAX_RW_COUNT), flags, keep=True)
+    with held(source, target):
+        return await _pipe_to_pipe(t, source, target, min(count, MAX_RW_COUNT), flags, keep=True)
 
 
 @syscall
@@ -337,7 +350,8 @@ async def vmsplice(t: Task, fd: Fd, iov_addr: Addr, iov_count: Size, flags: Spli
     src = UserSource(t.mem, segments)
     if not src.remaining:
         return 0
-    room = await _wait_for_room(t, pipe, nonblock)
-    data = src.take(room)
-    pipe.put(data)
+    with held(file):
+        room = await _wait_for_room(t, pipe, nonblock)
+        data = src.take(room)
+        pipe.put(data)
     return len(data)

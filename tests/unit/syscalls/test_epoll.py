@@ -288,3 +288,17 @@ def test_bad_arguments(guest, t, ep, ends):
         guest.call(t, epoll_wait, ends[0], ep.buffer, 1, 0)
     with pytest.raises(EINVAL):
         guest.call(t, epoll_pwait, ep.fd, ep.buffer, 1, 0, t.mem.alloc(8), 4)
+
+
+def test_closing_the_epoll_does_not_end_a_wait_on_it(guest, t, ep, ends):
+    other = guest.thread(t)
+    ep.add(ends[0], POLLIN, 5)
+    waiting = guest.start(t, epoll_wait, ep.fd, ep.buffer, 4, -1)
+    guest.settle()
+    other.files.close(ep.fd)
+
+    put(guest, other, ends[1])
+    guest.settle()
+
+    assert waiting.value() == 1
+    assert ep.file.refs == 0

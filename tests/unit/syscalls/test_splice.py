@@ -267,3 +267,18 @@ class TestVmsplice:
     def test_not_a_pipe(self, guest, t, make):
         with pytest.raises(EBADF):
             guest.call(t, vmsplice, make(), self.iov(t, (t.mem.put(b"x"), 1)), 1, 0)
+
+
+def test_a_pipe_that_is_closed_while_it_is_waited_for_stays_until_then(guest, t, make):
+    reader, writer = pipe_of(guest, t)
+    other = guest.thread(t)
+    splicing = guest.start(t, splice, reader, 0, make(), 0, 10, 0)
+    guest.settle()
+    other.files.close(reader)
+
+    guest.call(other, write, writer, t.mem.put(b"late"), 4)
+    guest.settle()
+
+    assert splicing.value() == 4
+    with pytest.raises(EPIPE):
+        guest.call(other, write, writer, t.mem.put(b"x"), 1)
