@@ -35,7 +35,8 @@ MAGIC1: Final = 0x46505853
 MAGIC2: Final = 0x46505845
 MAGIC2_SIZE: Final = 4
 SW_RESERVED_OFFSET: Final = 464
-XSTATE_BV_OFFSET: Final = 512
+AMX: Final = 3 << 17  # its tiles are not part of the state here
+INITIAL_XSTATE: Final = struct.pack("<H22xI", 0x37F, 0x1F80).ljust(512, b"\0")  # fninit, and MXCSR's default
 SW_RESERVED: Final = struct.Struct("<IIQI28x")
 
 USER_CS: Final = 0x33
@@ -81,6 +82,8 @@ def push_frame(t: Task, info: SigInfo, action: Action, mask: int) -> None:
     xstate = _signal_xstate(t)
     fp_addr = (sp - len(xstate)) & ~63
     frame_addr = ((fp_addr - FRAME_SIZE) & ~15) - 8
+    if frame_addr < 0:
+        raise EFAULT("no room below the stack pointer")
     if nested and (entering or on_altstack(t, regs.rsp)) and frame_addr <= t.altstack[0]:
         raise EFAULT("alternate stack overflow")
     frame = _pack_frame(t, info, action, mask, fp_addr)
@@ -103,7 +106,8 @@ def _signal_xstate(t: Task) -> bytes:
     """The extended state with the software-reserved bytes that announce its size."""
     data = bytearray(t.context.read_xstate())
     size = len(data)
-    features = int.from_bytes(data[XSTATE_BV_OFFSET : XSTATE_BV_OFFSET + 8], "little") | 3
+    # The host puts there what the processor has (XCR0), for debuggers.
+    features = (int.from_bytes(data[SW_RESERVED_OFFSET : SW_RESERVED_OFFSET + 8], "little") & ~AMX) | 3
     SW_RESERVED.pack_into(data, SW_RESERVED_OFFSET, MAGIC1, size + MAGIC2_SIZE, features, size)
     return bytes(data) + MAGIC2.to_bytes(MAGIC2_SIZE, "little")
 
@@ -155,6 +159,8 @@ def pop_frame(t: Task) -> None:
     fp_addr = values[26]
     if fp_addr:
         _restore_xstate(t, fp_addr)
+    else:
+        t.context.write_xstate(INITIAL_XSTATE)
     t.altstack = _restored_altstack(t, base, flags, size)
 
 
