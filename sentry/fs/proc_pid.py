@@ -1,8 +1,9 @@
 """/proc/PID and /proc/PID/task/TID: directories about one process or thread, proc(5).
 
-What they hold is in the tables at the end of this file.  Inodes are made when they are looked
-up and kept by their directory, so that a name leads to one inode as long as its task lives.
-Everything is asked anew on each walk: tasks end, and descriptors are closed, without a word.
+What they hold is in the tables at the end of this file; proc_fd.py has the descriptors.
+Inodes are made when they are looked up and kept by their directory, so that a name leads to one
+inode as long as its task lives.  Everything is asked anew on each walk: tasks end, and
+descriptors are closed, without a word.
 """
 
 from __future__ import annotations
@@ -12,16 +13,16 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from sentry.abi import stat as st
-from sentry.abi.errno import EACCES, EBADF, EFAULT, EINVAL, EIO, ENOENT, EPERM
-from sentry.abi.fcntl import O_CLOEXEC
+from sentry.abi.errno import EACCES, EFAULT, EINVAL, EIO, ENOENT, EPERM
 from sentry.fs import proc_mounts, proc_status
-from sentry.fs.anon import anon_path
 from sentry.fs.nsfs import LINKS as NAMESPACES
 from sentry.fs.nsfs import namespace_path, number_of
+from sentry.fs.proc_dir import ProcDir
+from sentry.fs.proc_fd import FdDir, FdInfoDir
 from sentry.fs.proc_maps import maps
 from sentry.fs.proc_net import NetDir
 from sentry.fs.proc_view import TaskView, reader_root
-from sentry.fs.simple import ListedDir, Text, TextFile, TextNode
+from sentry.fs.simple import Text, TextFile, TextNode
 from sentry.kernel.creds import CAP_SYS_RESOURCE
 from sentry.kernel.task import current
 from sentry.platform import SpaceGone
@@ -45,53 +46,6 @@ OOM_SCORE_ADJ: Final = range(-1000, 1001)
 
 
 # -- the directory --
-
-
-class ProcDir(ListedDir):
-    """A directory below a task's.  `view` says whose."""
-
-    __slots__ = ("_kept", "view")
-
-    volatile: ClassVar[bool] = True
-    fs: ProcFs
-
-    def __init__(self, fs: ProcFs, view: TaskView, mode: int = 0o555) -> None:
-        super().__init__(fs, st.S_IFDIR | mode)
-        self.view = view
-        self._kept: dict[str, Inode] = {}
-
-    async def lookup(self, name: str) -> Inode:
-        """ENOENT: no such name, or the task is gone."""
-        if self.view.gone:
-            raise ENOENT
-        inode = self._kept.get(name)
-        if inode is None or not self.still(name):
-            inode = self._kept[name] = self.make(name)
-        inode.uid, inode.gid = self.view.owner()
-        return inode
-
-    def still(self, name: str) -> bool:
-        """Does a name that was made once still exist?"""
-        return True
-
-    def make(self, name: str) -> Inode:
-        """ENOENT."""
-        raise NotImplementedError
-
-    def names(self) -> Iterable[str]:
-        raise NotImplementedError
-
-    def kind(self, name: str) -> int:
-        """The type of an entry, for readdir(3)."""
-        return st.S_IFREG
-
-    def listing(self) -> Iterable[tuple[str, int, int]]:
-        if self.view.gone:
-            raise ENOENT
-        # Inode numbers of what nobody has looked up are not known: one more than the directory's own serves.
-        for name in self.names():
-            kept = self._kept.get(name)
-            yield name, kept.ino if kept is not None else self.ino + 1, self.kind(name)
 
 
 class TaskDir(ProcDir):
@@ -393,118 +347,6 @@ class NamespacesDir(ProcDir):
 
     def kind(self, name: str) -> int:
         return st.S_IFLNK
-
-
-# -- descriptors --
-
-
-class DescriptorsDir(ProcDir):
-    """What /proc/PID/fd and fdinfo have in common: one entry for each open descriptor."""
-
-    __slots__ = ()
-
-    def file(self, name: str) -> File | None:
-        view = self.view
-        if not (name.isdecimal() and name.isascii() and str(int(name)) == name and view.alive):
-            return None
-        try:
-            return view.t.files.get_any(int(name))
-        except EBADF:
-            return None
-
-    def names(self) -> Iterable[str]:
-        """EACCES: opendir(3) works for anybody, seeing what is in it does not."""
-        self.view.check_inspect()
-        return [str(fd) for fd, _ in self.view.t.files.items()] if self.view.alive else []
-
-    def still(self, name: str) -> bool:
-        return self.file(name) is not None
-
-    def make(self, name: str) -> Inode:
-        """ENOENT; EACCES."""
-        self.view.check_inspect()
-        if self.file(name) is None:
-            self._kept.pop(name, None)
-            raise ENOENT
-        return self.make_entry(name)
-
-    def make_entry(self, name: str) -> Inode:
-        raise NotImplementedError
-
-
-class FdDir(DescriptorsDir):
-    """/proc/PID/fd."""
-
-    __slots__ = ()
-
-    def __init__(self, fs: ProcFs, view: TaskView) -> None:
-        super().__init__(fs, view, 0o500)
-
-    def make_entry(self, name: str) -> Inode:
-        return FdLink(self.fs, self, name)
-
-    async def lookup(self, name: str) -> Inode:
-        inode = await super().lookup(name)
-        file = self.file(name)
-        if file is not None:
-            # "The permissions for ... the symbolic link ... correspond to the access mode": proc_pid_fd(5)
-            bits = (0o500 if file.readable else 0) | (0o300 if file.writable else 0)
-            inode.mode = st.S_IFLNK | bits
-        return inode
-
-    def kind(self, name: str) -> int:
-        return st.S_IFLNK
-
-
-class FdLink(Inode):
-    """One descriptor.  Following it leads to the file itself, whatever became of its name."""
-
-    __slots__ = ("_directory", "_name")
-
-    magic: ClassVar[bool] = True
-
-    def __init__(self, fs: ProcFs, directory: FdDir, name: str) -> None:
-        super().__init__(fs, st.S_IFLNK | 0o700)
-        self.size = 64
-        self._directory = directory
-        self._name = name
-
-    def _file(self) -> File:
-        """ENOENT: closed meanwhile.  EACCES."""
-        self._directory.view.check_inspect()
-        file = self._directory.file(self._name)
-        if file is None:
-            raise ENOENT
-        return file
-
-    async def readlink(self) -> str:
-        file = self._file()
-        shown = file.describe()
-        if shown is None and file.path is not None:
-            shown = display_name(file.path, reader_root(self._directory.view))
-        return shown if shown is not None else f"anon_inode:[{file.inode.ino}]"
-
-    async def follow(self, caller: Caller) -> Path | None:
-        file = self._file()
-        return file.path if file.path is not None else anon_path(file.inode)
-
-
-class FdInfoDir(DescriptorsDir):
-    """/proc/PID/fdinfo."""
-
-    __slots__ = ()
-
-    def make_entry(self, name: str) -> Inode:
-        return TextNode(self.fs, lambda: self._text(name))
-
-    def _text(self, name: str) -> str:
-        """ENOENT: closed meanwhile."""
-        file = self.file(name)
-        if file is None:
-            raise ENOENT
-        flags = file.flags | (O_CLOEXEC if self.view.t.files.cloexec(int(name)) else 0)
-        mount_id = file.path.mount.id if file.path is not None else 0
-        return f"pos:\t{file.offset}\nflags:\t0{flags:o}\nmnt_id:\t{mount_id}\nino:\t{file.inode.ino}\n{file.fd_info()}"
 
 
 # -- the tables --

@@ -162,9 +162,15 @@ class FileLocks:
         if self._records.pop(file, None) or had_flock:
             self.queue.wake(LOCK_FREED)
 
-    def records(self) -> list[Lock]:
-        """All record locks: for /proc/PID/fdinfo and tests."""
-        return [lock for locks in self._records.values() for lock in locks]
+    # -- for /proc/PID/fdinfo --
+
+    def held(self, owner: Hashable) -> list[Lock]:
+        """owner's record locks, in ascending order."""
+        return list(self._records.get(owner, ()))
+
+    def flock_held(self, file: Hashable) -> int | None:
+        """LOCK_SH, LOCK_EX; None: file has no flock."""
+        return self._flocks.get(file)
 
 
 def _cut(locks: list[Lock], start: int, end: int) -> list[Lock]:

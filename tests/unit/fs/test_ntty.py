@@ -409,6 +409,7 @@ steps = some.lists(
 )
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/ptmx"), reason="the host gives no pseudo-terminals")
 @settings(max_examples=150, deadline=None)
 @given(steps)
 @example([("type", b"a\x04"), ("read", 1), ("read", 64)])

@@ -8,7 +8,7 @@ import pytest
 
 from sentry.abi import signal as sig
 from sentry.abi.errno import EACCES, EINVAL, EIO, ENOENT, EPERM, ESRCH
-from sentry.abi.fcntl import O_CLOEXEC, O_RDONLY, O_RDWR, O_WRONLY
+from sentry.abi.fcntl import F_RDLCK, F_WRLCK, LOCK_EX, O_CLOEXEC, O_RDONLY, O_RDWR, O_WRONLY
 from sentry.abi.stat import S_IFDIR, S_IFLNK, S_IFMT, S_IFREG
 from sentry.fs import pipefs
 from sentry.fs.devpts import DevPts
@@ -22,6 +22,7 @@ from sentry.platform import Mapping
 from sentry.vfs.caller import Caller
 from sentry.vfs.dentry import MS_NODEV, MS_NOSUID, MS_RDONLY, Dentry, Path
 from sentry.vfs.iov import BytesSink, BytesSource
+from sentry.vfs.locks import OFFSET_MAX
 from sentry.vfs.open import open_name
 from sentry.vfs.walk import walk
 from tests.fakeguest import Guest
@@ -421,6 +422,27 @@ def test_descriptors(guest, t):
     for name in ("2", "00", "x", "-1"):
         with pytest.raises(ENOENT):
             found(guest, t, f"/proc/self/fd/{name}")
+
+
+def test_descriptors_show_their_locks(guest, t):
+    run(guest.root.inode.create("f", 0o644, ROOT))
+    file = opened(guest, t, "/f", O_RDWR)
+    t.files.install(file)
+    locks = file.inode.locks()
+    locks.set(t.files, F_WRLCK, 5, 9, t.tg)
+    locks.set(file, F_RDLCK, 20, OFFSET_MAX)
+    locks.set("somebody else", F_RDLCK, 30, 40)
+    locks.flock(file, LOCK_EX)
+    dev = file.inode.fs.dev
+    where = f"{os.major(dev):02x}:{os.minor(dev):02x}:{file.inode.ino}"
+
+    lines = [line for line in cat(guest, t, "/proc/self/fdinfo/0").splitlines() if line.startswith("lock:")]
+
+    assert lines == [
+        f"lock:\t1: POSIX  ADVISORY  WRITE {t.tid} {where} 5 9",
+        f"lock:\t2: OFDLCK ADVISORY  READ -1 {where} 20 EOF",
+        f"lock:\t3: FLOCK  ADVISORY  WRITE {t.tid} {where} 0 EOF",
+    ]
 
 
 def test_a_descriptor_s_link_leads_to_the_file_though_its_name_is_gone(guest, t):

@@ -29,7 +29,7 @@ def wakes(locks):
 
 
 def ranges(locks, owner="a"):
-    return [(lock.kind, lock.start, lock.end) for lock in locks.records() if lock.owner == owner]
+    return [(lock.kind, lock.start, lock.end) for lock in locks.held(owner)]
 
 
 # What a owner's locks are after each sequence of requests.
@@ -96,7 +96,7 @@ def test_merging_keeps_the_pid_of_the_older_neighbour(locks):
     locks.set("a", W, 0, 4, pid=1)
     locks.set("a", W, 5, 9, pid=2)
 
-    assert [(lock.end, lock.pid) for lock in locks.records()] == [(9, 1)]
+    assert [(lock.end, lock.pid) for lock in locks.held("a")] == [(9, 1)]
 
 
 def test_what_frees_a_range_wakes_waiters(locks, wakes):
@@ -149,6 +149,8 @@ def test_flock_is_idempotent_and_unlocking_nothing_is_fine(locks, wakes):
     locks.flock("f", LOCK_EX)
     locks.flock("f", LOCK_EX)
     assert wakes == []
+    assert locks.flock_held("f") == LOCK_EX
+    assert locks.flock_held("g") is None
 
     locks.flock("f", LOCK_UN)
     locks.flock("g", LOCK_EX)
