@@ -266,6 +266,13 @@ class ScriptedSpace:
 Step = Trap | Callable[["ScriptedContext"], Trap]
 
 
+class At(NamedTuple):
+    """Where application code left off: behind a call, or anywhere."""
+
+    call: SyscallTrap | None
+    rip: int
+
+
 class ScriptedContext:
     """One thread of application code: its steps, and what it saw of the kernel.
 
@@ -288,8 +295,8 @@ class ScriptedContext:
         self.released = False
         self.used_ns = 0
         self._interrupted = False
-        self._call: SyscallTrap | None = None
-        self._rip = 0
+        self._at: At | None = None
+        self._frames: list[At] = []  # what signal handlers interrupted
         platform.contexts.append(self)
 
     def set_result(self, value: int) -> None:
@@ -308,28 +315,36 @@ class ScriptedContext:
         if self._interrupted:
             self._interrupted = False
             return InterruptTrap()
-        call, self._call = self._call, None
-        if call is not None:
-            if self.regs.rip == self._rip - 2:
-                return self._make(SyscallTrap(self.regs.rax, call.args, call.native))
-            if self.regs.rip == self._rip or call.number == RT_SIGRETURN:
-                self.results.append(self.regs.rax - (self.regs.rax >> 63 << 64))
-            else:
-                self.entered.append(self.regs.rip)
-        elif self.regs.rip != self._rip and self._rip:
-            self.entered.append(self.regs.rip)
-        self._rip = self.regs.rip
+        again = self._returned()
+        if again is not None:
+            return self._make(again)
         if not self.steps:
             return None
         step = self.steps.popleft()
         return self._make(step(self) if callable(step) else step)
 
+    def _returned(self) -> SyscallTrap | None:
+        """The kernel lets it run: note why its code goes on where it does.  The call, if it is to be issued again."""
+        at, self._at = self._at, At(None, self.regs.rip)
+        if at is None:
+            return None
+        if at.call is not None and at.call.number == RT_SIGRETURN and self._frames:
+            at = self._frames.pop()
+        if self.regs.rip == at.rip:
+            if at.call is not None:
+                self.results.append(self.regs.rax - (self.regs.rax >> 63 << 64))
+        elif at.call is not None and self.regs.rip == at.rip - 2:
+            return SyscallTrap(self.regs.rax, at.call.args, at.call.native)
+        else:
+            self.entered.append(self.regs.rip)
+            self._frames.append(at)
+        return None
+
     def _make(self, trap: Trap) -> Trap:
         if isinstance(trap, SyscallTrap):
-            self._call = trap
             self.regs.rip += 2
             self.regs.rax = trap.number
-        self._rip = self.regs.rip
+            self._at = At(trap, self.regs.rip)
         return trap
 
     def interrupt(self) -> None:

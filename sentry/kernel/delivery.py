@@ -115,7 +115,6 @@ def _run_handler(t: Task, info: SigInfo, action: Action) -> None:
     if action.flags & sig.SA_RESETHAND:
         t.tg.handlers.reset(signo)
     mask = t.saved_sigmask if t.saved_sigmask is not None else t.sigmask
-    t.saved_sigmask = None
     try:
         push_frame(t, info, action, mask)
     except EFAULT:
@@ -124,6 +123,7 @@ def _run_handler(t: Task, info: SigInfo, action: Action) -> None:
             t.tg.handlers.reset(sig.SIGSEGV)
         t.force_signal(SigInfo(sig.SIGSEGV, sig.SI_KERNEL))
         return
+    t.saved_sigmask = None
     blocked = t.sigmask | action.mask
     if not action.flags & sig.SA_NODEFER:
         blocked |= sig.bit(signo)
