@@ -159,7 +159,8 @@ class AddressSpace(Protocol):
     """Memory as one application process sees it.
 
     Changes need a stopped context in the space; the caller's own is one.  Addresses are
-    validated here against the space's end, and may be any number.  Failures raise the errno classes of sentry.abi.errno.
+    validated here against the space's end, and may be any number.  Failures raise the errno classes
+    of sentry.abi.errno.
 
     In a space whose host process is gone, changes raise SpaceGone; whoever only looks finds
     no memory: EFAULT, no mappings, a size of 0.

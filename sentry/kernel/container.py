@@ -198,6 +198,8 @@ class Container:
         for number, file in enumerate(stdio):
             if file is not None:
                 t.files.install_at(number, file, False)
+                # As runc gives them to the container's user, so that it may open /dev/stdout again.
+                file.inode.uid, file.inode.gid = spec.creds.uid, spec.creds.gid
         t.no_new_privs = spec.no_new_privs
         try:
             await self._first_exec(t, path, spec)
