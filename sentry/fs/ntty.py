@@ -231,12 +231,10 @@ class LineDiscipline:
                 c &= 0x7F
             if lower:
                 c = LOWER[c]
-            if self.literal_next:
-                self.literal_next = False
-                self._ordinary(c)
-            elif c in self._specials:
+            if c in self._specials and not self.literal_next:
                 self._special(c)
             else:
+                self.literal_next = False
                 if self.line.stopped and termios.iflag & (IXON | IXANY) == IXON | IXANY:
                     self._go_on()
                 self._ordinary(c)

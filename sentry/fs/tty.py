@@ -64,6 +64,7 @@ class Tty:
     """
 
     __slots__ = (
+        "_taken",
         "exclusive",
         "hangups",
         "held",
@@ -96,6 +97,7 @@ class Tty:
         self.locked = False
         self.typed = bytearray()
         self.output = bytearray()
+        self._taken = BUFFER_SIZE  # while keys are received: what was shown before them
         self.stopped = self.held = False
         self.session: Session | None = None
         self.slaves = 0
@@ -119,7 +121,9 @@ class Tty:
         """Give the line discipline what it has room for."""
         if not self.typed:
             return
+        self._taken = len(self.output)
         done = self.ldisc.receive(bytes(self.typed))
+        self._taken = BUFFER_SIZE
         del self.typed[:done]
         if done:
             self.master_queue.wake(WRITABLE)
@@ -164,8 +168,8 @@ class Tty:
             foreground.signal(signo)
 
     def drop_output(self) -> None:
-        """What the master's own line discipline has taken in Linux stays readable: pty_flush_buffer()."""
-        del self.output[BUFFER_SIZE - 1 :]
+        """pty_flush_buffer(): in Linux the master's own line discipline has taken some of it, which stays."""
+        del self.output[min(self._taken, BUFFER_SIZE - 1) :]
         self.tell_packet_reader(TIOCPKT_FLUSHWRITE)
         self.queue.wake(WRITABLE)
 

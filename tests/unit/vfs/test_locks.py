@@ -4,7 +4,7 @@ from contextlib import ExitStack
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as some
 
 from sentry.abi.errno import EAGAIN, EDEADLK, EINVAL, EOVERFLOW
@@ -211,6 +211,7 @@ requests = some.lists(
 )
 
 
+@settings(derandomize=True)
 @given(requests)
 def test_locks_behave_like_one_kind_per_owner_and_byte(requests):
     """The model: for each byte a dict owner -> kind."""
