@@ -133,6 +133,42 @@ class Event:
                 self._jobs.remove(job)
 
 
+class Mutex:
+    """Held by one job at a time, over its waits; the others are let in in the order in which they came.
+
+    No signal ends the wait for it, so what is done under it must end by itself.
+    """
+
+    __slots__ = ("_loop", "_waiting", "held")
+
+    def __init__(self, loop: Loop) -> None:
+        self._loop = loop
+        self._waiting: deque[Job] = deque()
+        self.held = False
+
+    async def acquire(self) -> None:
+        if not self.held:
+            self.held = True
+            return
+        job = self._loop.current_job()
+        self._waiting.append(job)
+        while job in self._waiting:
+            await park()
+
+    def release(self) -> None:
+        """Hand it to the next in line: it stays held until nobody waits."""
+        if self._waiting:
+            self._loop.wake(self._waiting.popleft())
+        else:
+            self.held = False
+
+    async def __aenter__(self) -> None:
+        await self.acquire()
+
+    async def __aexit__(self, *_: object) -> None:
+        self.release()
+
+
 class Loop:
     """Runs jobs; between them, waits for traps, host descriptors and timers."""
 

@@ -53,7 +53,7 @@ class GoferClient:
     """One connection, used by any number of jobs."""
 
     def __init__(self, loop: Loop, sock: socket.socket, on_lost: Callable[[], None] | None = None) -> None:
-        self._loop = loop
+        self.loop = loop
         self._sock = sock
         self._on_lost = on_lost
         self._connection = Connection()
@@ -107,7 +107,7 @@ class GoferClient:
         if self._posted:
             self._send_posted()
         while not call.done:
-            call.job = self._loop.current_job()
+            call.job = self.loop.current_job()
             await park()
 
     def new_number(self) -> int:
@@ -129,7 +129,7 @@ class GoferClient:
     def clunk(self, fid: int) -> None:
         """Let the server forget fid, soon.  Finalisers call this, so nothing is sent from here."""
         if not self._clunks:
-            self._loop.call_at(self._loop.now_ns() + CLUNK_DELAY_NS, self._send_clunks)
+            self.loop.call_at(self.loop.now_ns() + CLUNK_DELAY_NS, self._send_clunks)
         self._clunks.append(fid)
 
     def _send_clunks(self) -> None:
@@ -162,7 +162,7 @@ class GoferClient:
                 return
             if sent == len(frame):
                 return
-            self._loop.watch_fd(self._sock.fileno(), select.EPOLLIN | select.EPOLLOUT, self._on_event)
+            self.loop.watch_fd(self._sock.fileno(), select.EPOLLIN | select.EPOLLOUT, self._on_event)
             self._unsent.append(memoryview(frame)[sent:])
         else:
             self._unsent.append(memoryview(frame))
@@ -178,7 +178,7 @@ class GoferClient:
                 unsent[0] = unsent[0][sent:]
                 return
             unsent.popleft()
-        self._loop.watch_fd(self._sock.fileno(), select.EPOLLIN, self._on_event)
+        self.loop.watch_fd(self._sock.fileno(), select.EPOLLIN, self._on_event)
 
     def _on_event(self, events: int) -> None:
         try:
@@ -200,7 +200,7 @@ class GoferClient:
         if flags & socket.MSG_CTRUNC:
             fds.append(-1)  # no room in our table: the kernel dropped it, and only ever one comes at a time
         calls = self._calls
-        wake = self._loop.wake
+        wake = self.loop.wake
         for tag, reply, fd in self._connection.receive(data, fds):
             call = calls.pop(tag)
             call.reply = reply
@@ -215,7 +215,7 @@ class GoferClient:
         if self.lost:
             return
         self.lost = True
-        self._loop.unwatch_fd(self._sock.fileno())
+        self.loop.unwatch_fd(self._sock.fileno())
         self._sock.close()
         _, fds = self._connection.close()
         for fd in fds:
@@ -225,7 +225,7 @@ class GoferClient:
         for call in calls.values():
             call.done = True
             if call.job is not None:
-                self._loop.wake(call.job)
+                self.loop.wake(call.job)
         if self._on_lost is not None:
             self._on_lost()
 

@@ -51,6 +51,7 @@ from sentry.vfs.dentry import Path
 from sentry.vfs.file import DirEntry, File
 from sentry.vfs.inode import Inode, new_file_attrs
 from sentry.vfs.iov import Sink
+from sentry.wait import Mutex
 
 if TYPE_CHECKING:
     from sentry.fs.goferfs import GoferFs
@@ -67,16 +68,22 @@ class GoferDir(GoferInode):
 
     listing  everything in it, None if not known
     primed   attributes of entries of the listing that were not looked up yet
-    changes  counts our changes, so that a listing that was under way meanwhile is not kept
+    _lock    names_lock, made when it is first asked for
     """
 
-    __slots__ = ("changes", "listing", "primed")
+    __slots__ = ("_lock", "listing", "primed")
 
     def __init__(self, fs: GoferFs, attr: Attr, fid: int) -> None:
         super().__init__(fs, attr, fid)
         self.listing: Listing | None = None
         self.primed: dict[str, Attr] = {}
-        self.changes = 0
+        self._lock: Mutex | None = None
+
+    def names_lock(self) -> Mutex:
+        lock = self._lock
+        if lock is None:
+            lock = self._lock = Mutex(self.fs.client.loop)
+        return lock
 
     async def open(self, path: Path, flags: int) -> File:
         return GoferDirFile(self, path, flags)
@@ -129,7 +136,10 @@ class GoferDir(GoferInode):
         """All entries but `.` and `..`, in the host's order."""
         if self.listing is not None:
             return self.listing
-        changes = self.changes
+        async with self.names_lock():
+            return self.listing if self.listing is not None else await self._list()
+
+    async def _list(self) -> Listing:
         listing: Listing = {}
         primed: dict[str, Attr] = {}
         for name, attr in await self._fetch():
@@ -137,7 +147,7 @@ class GoferDir(GoferInode):
             # Not those with other names, through which they could change unseen, nor those that are in use.
             if (attr.nlink == 1 or st.is_dir(attr.mode)) and attr.mode and attr.ino not in self.fs.inodes:
                 primed[name] = attr
-        if changes == self.changes and len(listing) <= LISTING_LIMIT and not self.fs.shared:
+        if len(listing) <= LISTING_LIMIT and not self.fs.shared:
             self.listing, self.primed = listing, primed
         return listing
 
@@ -145,14 +155,15 @@ class GoferDir(GoferInode):
         """The entries, read through a fid made for that: the server keeps a position with each open one."""
         client = self.fs.client
         clone = client.new_fid()
-        fid, walked = (self.fid, None) if self.fid != NOFID else await self.start_walk()
-        client.post(Twalkgetattr(fid, clone, []))
-        opened = client.post(Tlopenfd(clone, O_RDONLY))
-        answer = client.post(Treaddirattr(clone, 0, READDIR_SIZE))
         found: list[tuple[str, Attr]] = []
         try:
-            if walked is not None:
-                await self.end_walk(fid, walked)
+            _, opened, answer = await self.post(
+                lambda fid: (
+                    Twalkgetattr(fid, clone, []),
+                    Tlopenfd(clone, O_RDONLY),
+                    Treaddirattr(clone, 0, READDIR_SIZE),
+                )
+            )
             await client.result(opened)
             while True:
                 reply, _ = await client.result(answer)
@@ -169,15 +180,13 @@ class GoferDir(GoferInode):
 
     def entered(self, name: str, ino: int, mode: int) -> None:
         """name is a new entry."""
-        self.changes += 1
-        self.stale = True
+        self.outdate()
         if self.listing is not None:
             self.listing[name] = (ino, st.dirent_type(mode))
 
     def removed(self, name: str) -> None:
         """name is no entry any more."""
-        self.changes += 1
-        self.stale = True
+        self.outdate()
         if self.listing is not None:
             self.listing.pop(name, None)
             self.primed.pop(name, None)
@@ -232,7 +241,8 @@ class GoferDir(GoferInode):
         own = await self.need_fid()
         reply, _ = await target.ask(lambda fid: Tmakelink(own, fid, encode_name(name)))
         attr = cast(Rmakelink, reply).attr
-        target.take(attr)
+        target.nlink = attr.nlink
+        target.outdate()
         self.entered(name, attr.ino, attr.mode)
 
     async def unlink(self, name: str, victim: Inode) -> None:
@@ -294,7 +304,7 @@ class GoferDir(GoferInode):
         self.entered(name, attr.ino, attr.mode)
         inode = self.fs.inodes.get(attr.ino)
         if inode is not None:
-            inode.stale = True
+            inode.outdate()
             if inode.fid == NOFID:
                 inode.origin = (self, name)
 

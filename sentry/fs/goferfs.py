@@ -71,6 +71,8 @@ class GoferFs(FileSystem):
                 inode.fid, inode.origin = fid, None
             elif inode.fid != fid:
                 self.client.clunk(fid)
+        # An exclusive tree's inode knows its attributes, or that it does not; these may be of an earlier moment.
+        if self.shared:
             inode.take(attr)
         return inode
 

@@ -10,14 +10,13 @@ gofer.  Directories are goferdir.py.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, ClassVar, Final, cast
 
 from proto.ninep.dialect import (
     Attr,
     Rgetxattr,
     Rlistxattr,
-    Rlopenfd,
     Rsetgetattr,
     Rwalkgetattr,
     Tgetxattr,
@@ -76,7 +75,8 @@ class GoferInode(Inode):
 
     wire     fid, or NOFID while it is known from a directory's listing only; origin then says where it is
     host     _fds: [read-only, read-write] descriptor or -1; _users: open files on each
-    cache    stale: attributes must be asked for; target: of a symbolic link
+    cache    stale: attributes must be asked for; version: counts what made them so, for answers that come late;
+             target: of a symbolic link
     written  not yet synced; mapped: may change through a shared mapping at any time
     gone     its only name was removed before it had a fid: there is no way left to reach it
     """
@@ -92,6 +92,7 @@ class GoferInode(Inode):
         "origin",
         "stale",
         "target",
+        "version",
         "written",
     )
 
@@ -105,6 +106,7 @@ class GoferInode(Inode):
         self.gone = False
         self.mapped = False
         self.written = False
+        self.version = 0
         self._fds = [-1, -1]
         self._users = [0, 0]
         self.target: str | None = None
@@ -146,7 +148,13 @@ class GoferInode(Inode):
         self._blocks = s.st_blocks
         self.mtime_ns = s.st_mtime_ns
         self.ctime_ns = s.st_ctime_ns
+        self.version += 1
         self.stale = self.mapped
+
+    def outdate(self) -> None:
+        """Something changed them."""
+        self.version += 1
+        self.stale = True
 
     def fresh(self) -> bool:
         if not self.stale:
@@ -166,12 +174,15 @@ class GoferInode(Inode):
         if self.fid == NOFID:
             await self.need_fid()
             return
+        version = self.version
         reply = cast(Rwalkgetattr, (await self.fs.client.call(Twalkgetattr(self.fid, NOFID, [])))[0])
         self.take(reply.attrs[0])
+        if self.version != version and not self.fresh():
+            self.outdate()  # true of some moment during the call, but not for the next one
 
     def lost_name(self) -> None:
         """One of its names is gone; of a directory, its only one."""
-        self.stale = True
+        self.outdate()
         self.nlink = 0 if st.is_dir(self.mode) else max(self.nlink - 1, 0)
         if not self.nlink:
             self.close_idle()
@@ -208,8 +219,15 @@ class GoferInode(Inode):
             if change.mtime_ns != NOW:
                 valid |= SETATTR_MTIME_SET
                 mtime = change.mtime_ns
+        version = self.version
         reply, _ = await self.ask(lambda fid: Tsetgetattr(fid, valid, mode, uid, gid, size, atime, mtime))
-        self.take(cast(Rsetgetattr, reply).attr)
+        attr = cast(Rsetgetattr, reply).attr
+        if self.version == version:
+            self.take(attr)
+        else:
+            # Written meanwhile: what only setattr changes is right, the rest is not known.
+            self.mode, self.uid, self.gid, self.atime_ns = attr.mode, attr.uid, attr.gid, attr.atime_ns
+            self.outdate()
 
     # -- fids --
 
@@ -218,51 +236,72 @@ class GoferInode(Inode):
         client = self.fs.client
         if self.fid != NOFID:
             return await client.call(make(self.fid))
-        fid, walked = await self.start_walk()
-        if walked is None:
-            return await client.call(make(fid))
-        answer = client.post(make(fid))
-        await self.end_walk(fid, walked)
-        return await client.result(answer)
+        (call,) = await self.post(lambda fid: (make(fid),))
+        return await client.result(call)
 
     async def need_fid(self) -> int:
         """This file's fid.  ESTALE: there is none and its name is gone."""
         if self.fid == NOFID:
-            fid, walked = await self.start_walk()
-            if walked is not None:
-                await self.end_walk(fid, walked)
+            await self.post(lambda fid: ())
         return self.fid
 
-    async def start_walk(self) -> tuple[int, Call | None]:
-        """Send the walk that gives this file a fid; (fid, None) if it got one meanwhile."""
-        if self.gone or self.origin is None:
-            raise ESTALE
-        directory, name = self.origin
-        parent = await directory.need_fid()
-        if self.fid != NOFID:
-            return self.fid, None
-        client = self.fs.client
-        fid = client.new_fid()
-        return fid, client.post(Twalkgetattr(parent, fid, [encode_name(name)]))
+    async def pin(self) -> None:
+        await self.need_fid()
 
-    async def end_walk(self, fid: int, walked: Call) -> None:
+    async def post(self, make: Callable[[int], Sequence[Message]]) -> list[Call]:
+        """Send make(fid), several requests, after the walk to this file if it has no fid yet."""
         client = self.fs.client
+        directory = await self._lock_origin() if self.fid == NOFID else None
+        if directory is None:
+            return [client.post(request) for request in make(self.fid)]
+        try:
+            assert self.origin is not None
+            fid = client.new_fid()
+            walked = client.post(Twalkgetattr(directory.fid, fid, [encode_name(self.origin[1])]))
+            calls = [client.post(request) for request in make(fid)]
+            await self._end_walk(fid, walked)
+        finally:
+            directory.names_lock().release()
+        return calls
+
+    async def _lock_origin(self) -> GoferDir | None:
+        """The directory that the walk starts from, its names locked: no rename may come between.  None: a fid came.
+
+        Nothing waits for a lock here unless the fid is missing at that very moment, and who
+        wants to hold two locks has pinned both directories: so nobody waits in a circle.
+        """
+        while self.fid == NOFID:
+            if self.gone or self.origin is None:
+                raise ESTALE
+            directory = self.origin[0]
+            await directory.need_fid()
+            if self.fid != NOFID:
+                break
+            lock = directory.names_lock()
+            await lock.acquire()
+            if self.fid == NOFID and self.origin is not None and self.origin[0] is directory:
+                return directory
+            lock.release()
+        return None
+
+    async def _end_walk(self, fid: int, walked: Call) -> None:
+        client = self.fs.client
+        version = self.version
         try:
             reply = cast(Rwalkgetattr, (await client.result(walked))[0])
         except LinuxError:
             client.unused_fid(fid)
             raise
         attr = reply.attrs[0]
-        if self.fid != NOFID or attr.ino != self.ino:
+        if attr.ino != self.ino:
             client.clunk(fid)
-            if self.fid == NOFID:
-                raise ESTALE("another file has its name now")
-            return
+            raise ESTALE("another file has its name now")
         self.fid = fid
         self.origin = None
         if reply.target:
             self.target = decode_name(reply.target)
-        self.take(attr)
+        if self.version == version:
+            self.take(attr)
 
     # -- symbolic links, extended attributes --
 
@@ -289,7 +328,7 @@ class GoferInode(Inode):
         if not name.startswith(XATTRS):
             raise EOPNOTSUPP
         await self.ask(lambda fid: Tsetxattr(fid, flags, encode_name(name), value))
-        self.stale = True
+        self.outdate()
 
     async def listxattr(self) -> list[str]:
         reply, _ = await self.ask(Tlistxattr)
@@ -299,7 +338,7 @@ class GoferInode(Inode):
         if not name.startswith(XATTRS):
             raise EOPNOTSUPP
         await self.ask(lambda fid: Tremovexattr(fid, encode_name(name)))
-        self.stale = True
+        self.outdate()
 
     async def sync(self, datasync: bool) -> None:
         """On the disk.  The gofer waits for it, not the Sentry."""
@@ -324,15 +363,14 @@ class GoferInode(Inode):
 
     async def _fetch_host(self, which: int) -> None:
         flags = O_RDONLY if which == RO else O_RDWR
-        reply, fd = await self.ask(lambda fid: Tlopenfd(fid, flags))
+        _, fd = await self.ask(lambda fid: Tlopenfd(fid, flags))
         if fd < 0 and self.fs.close_all_idle():
-            reply, fd = await self.ask(lambda fid: Tlopenfd(fid, flags))
+            _, fd = await self.ask(lambda fid: Tlopenfd(fid, flags))
         if fd < 0:
             raise ENFILE("the Sentry has no room for another descriptor")
         if self._fds[which] >= 0:
             os.close(fd)  # another open was faster
             return
-        self.take(cast(Rlopenfd, reply).attr)
         self._fds[which] = fd
 
     def add_host(self, which: int, fd: int) -> None:
@@ -371,6 +409,7 @@ class GoferInode(Inode):
 
     def wrote(self) -> None:
         """Its content was changed through a host descriptor."""
+        self.version += 1
         self.stale = True
         if not self.written:
             self.written = True
@@ -405,7 +444,8 @@ class GoferFile(File):
         return n
 
     def end_offset(self) -> int:
-        return os.fstat(self.fd).st_size if self.inode.fs.shared else self.inode.size
+        # Not the inode's: a truncation may be under way, and an append must not leave a hole.
+        return os.fstat(self.fd).st_size
 
     def seek_data(self, offset: int, hole: bool) -> int:
         try:

@@ -93,7 +93,7 @@ class DentryCache:
 
     def _shrink(self) -> None:
         entries = self._entries
-        for _ in range(64):
+        for _ in range(min(64, len(entries))):
             reference = entries.popleft()
             dentry = reference()
             if dentry is None or dentry.parent is None or dentry.parent.children.get(dentry.name) is not dentry:

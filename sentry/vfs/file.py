@@ -54,7 +54,8 @@ class File:
     __slots__ = ("__weakref__", "async_owner", "flags", "inode", "offset", "path", "queue", "refs")
 
     seekable: ClassVar[bool] = False
-    # A blocking write(2) goes on after a short count until all is written: pipes and terminals.
+    # A blocking write(2) goes on after a short count until all is written, and EPIPE comes with SIGPIPE: pipes,
+    # terminals, stream sockets.
     writes_all: ClassVar[bool] = False
 
     def __init__(self, inode: Inode, path: Path | None, flags: int) -> None:
@@ -162,6 +163,10 @@ class File:
     def poll(self) -> int:
         """The poll(2) events that hold now.  Files without a poll operation are always ready."""
         return READABLE | WRITABLE
+
+    def patience_ns(self, events: int) -> int | None:
+        """How long a read or write may wait for events; None: for ever.  A socket's SO_RCVTIMEO and SO_SNDTIMEO."""
+        return None
 
     # -- directories --
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from sentry.vfs.dentry import Path
     from sentry.vfs.file import File
     from sentry.vfs.locks import FileLocks
+    from sentry.wait import Mutex
 
 
 # The clock that Linux stamps files with.
@@ -206,6 +207,16 @@ class Inode:
         return None
 
     # -- directories; ENOTDIR for everything else --
+
+    def names_lock(self) -> Mutex | None:
+        """What is held while names in it are looked up or changed (i_rwsem); None where that never waits.
+
+        It is taken in vfs, around the file system's operation and what becomes of the dentries.
+        """
+        return None
+
+    async def pin(self) -> None:
+        """Make sure that what is done to the file under its directory's names_lock need not take that lock."""
 
     async def lookup(self, name: str) -> Inode:
         """ENOENT: no such entry."""

@@ -1,8 +1,8 @@
 """Making, removing and renaming names: fs/namei.c's vfs_mkdir, vfs_unlink, vfs_rename and the like.
 
 All checks that do not depend on the file system are here, in Linux's order; then the file
-system does it, and then the dentries follow.  Two tasks may be between these steps at once,
-for the file system may wait: it decides which of them is first, and the loser gets its errno.
+system does it, and then the dentries follow.  A file system may wait in between, so all that
+happens under the names_lock of the directory (of both, for a rename), as under i_rwsem.
 """
 
 from __future__ import annotations
@@ -14,72 +14,103 @@ from sentry.vfs.caller import CAP_MKNOD, MAY_EXEC, MAY_WRITE, Caller
 from sentry.vfs.dentry import CACHE, Dentry, Path
 from sentry.vfs.inode import Inode
 from sentry.vfs.open import check_may_create, enter_name
-from sentry.vfs.walk import Last, Where, lookup_child, walk_parent
+from sentry.vfs.walk import Last, Where, lookup_locked, walk_parent
 
 DEVICES = (st.S_IFCHR, st.S_IFBLK)
+
+
+class Changing:
+    """async with Changing(path, ...): hold the names_lock of these directories, in the one order that all keep."""
+
+    __slots__ = ("_locks",)
+
+    def __init__(self, *directories: Path) -> None:
+        inodes = {directory.inode for directory in directories}
+        ordered = sorted(inodes, key=id) if len(inodes) > 1 else inodes
+        self._locks = [lock for inode in ordered if (lock := inode.names_lock()) is not None]
+
+    async def __aenter__(self) -> None:
+        for lock in self._locks:
+            await lock.acquire()
+
+    async def __aexit__(self, *_: object) -> None:
+        for lock in self._locks:
+            lock.release()
 
 
 # ---- Making.
 
 
-async def new_name(where: Where, name: str, directory: bool = False) -> Last:
-    """filename_create(): where name is to be made.
-
-    Errors: those of the walk; EEXIST; ENOENT (a trailing slash, unless a directory is made); EROFS; EACCES
-    """
+async def parent_of_new(where: Where, name: str) -> Last:
+    """The directory where name is to be made.  Those of the walk; EEXIST if name is no entry of one."""
     last = await walk_parent(where, name)
     if not last.name:
         raise EEXIST
-    dentry = await lookup_child(last.parent, last.name)
+    return last
+
+
+async def check_new(where: Where, last: Last, directory: bool = False) -> Inode:
+    """filename_create(), under the lock: the inode to make the entry in.
+
+    Errors: EEXIST; ENOENT (a trailing slash, unless a directory is made; the parent was removed); EROFS; EACCES
+    """
+    dentry = await lookup_locked(last.parent, last.name)
     if dentry.inode is not None:
         raise EEXIST
     if last.must_be_dir and not directory:
         raise ENOENT
-    check_may_create(where.caller, last.parent)
-    return last
+    return check_may_create(where.caller, last.parent)
 
 
 async def make_dir(where: Where, name: str, mode: int) -> None:
     """mkdir(2); mode before the umask."""
-    last = await new_name(where, name, directory=True)
+    last = await parent_of_new(where, name)
     caller = where.caller
-    inode = await last.parent.inode.mkdir(last.name, mode & 0o1777 & ~caller.umask, caller)
-    enter_name(last.parent.dentry, last.name, inode)
+    async with Changing(last.parent):
+        parent = await check_new(where, last, directory=True)
+        inode = await parent.mkdir(last.name, mode & 0o1777 & ~caller.umask, caller)
+        enter_name(last.parent.dentry, last.name, inode)
 
 
 async def make_symlink(where: Where, name: str, target: str) -> None:
     """symlink(2)."""
-    last = await new_name(where, name)
-    inode = await last.parent.inode.symlink(last.name, target, where.caller)
-    enter_name(last.parent.dentry, last.name, inode)
+    last = await parent_of_new(where, name)
+    async with Changing(last.parent):
+        parent = await check_new(where, last)
+        inode = await parent.symlink(last.name, target, where.caller)
+        enter_name(last.parent.dentry, last.name, inode)
 
 
-async def make_node(where: Where, name: str, mode: int, rdev: int) -> None:
-    """mknod(2).  EPERM: a device without CAP_MKNOD, or a file system that has none."""
-    last = await new_name(where, name)
+async def make_node(where: Where, name: str, mode: int, rdev: int) -> Path:
+    """mknod(2): what was made.  EPERM: a device without CAP_MKNOD, or a file system that has none."""
+    last = await parent_of_new(where, name)
     caller = where.caller
     kind = mode & st.S_IFMT
-    if kind in DEVICES and rdev and not caller.caps & CAP_MKNOD:
-        raise EPERM
     permissions = mode & st.S_IALLUGO & ~caller.umask
-    parent = last.parent.inode
-    if kind in (0, st.S_IFREG):
-        inode = await parent.create(last.name, permissions, caller)
-    else:
-        inode = await parent.mknod(last.name, kind | permissions, rdev if kind in DEVICES else 0, caller)
-    enter_name(last.parent.dentry, last.name, inode)
+    async with Changing(last.parent):
+        parent = await check_new(where, last)
+        if kind in DEVICES and rdev and not caller.caps & CAP_MKNOD:
+            raise EPERM
+        if kind in (0, st.S_IFREG):
+            inode = await parent.create(last.name, permissions, caller)
+        else:
+            inode = await parent.mknod(last.name, kind | permissions, rdev if kind in DEVICES else 0, caller)
+        return Path(last.parent.mount, enter_name(last.parent.dentry, last.name, inode))
 
 
 async def make_link(where: Where, name: str, target: Path) -> None:
-    """link(2): EXDEV, EPERM (a directory), EMLINK and the like, after new_name()'s."""
-    last = await new_name(where, name)
-    if target.mount is not last.parent.mount:
-        raise EXDEV
+    """link(2): EXDEV, EPERM (a directory), EMLINK and the like, after check_new()'s."""
+    last = await parent_of_new(where, name)
     inode = target.inode
-    if st.is_dir(inode.mode):
-        raise EPERM
-    await last.parent.inode.link(last.name, inode)
-    enter_name(last.parent.dentry, last.name, inode)
+    await inode.pin()
+    async with Changing(last.parent):
+        parent = await check_new(where, last)
+        if target.mount is not last.parent.mount:
+            raise EXDEV
+        if st.is_dir(inode.mode):
+            raise EPERM
+        await parent.link(last.name, inode)
+        enter_name(last.parent.dentry, last.name, inode)
 
 
 # ---- Removing.
@@ -89,7 +120,7 @@ async def _victim(last: Last) -> Dentry:
     """The entry that last names.  EROFS, ENOENT."""
     if last.parent.mount.readonly:
         raise EROFS
-    dentry = await lookup_child(last.parent, last.name)
+    dentry = await lookup_locked(last.parent, last.name)
     if dentry.inode is None:
         raise ENOENT
     return dentry
@@ -120,14 +151,15 @@ async def unlink(where: Where, name: str) -> None:
     last = await walk_parent(where, name)
     if not last.name:
         raise EISDIR
-    dentry = await _victim(last)
-    inode = dentry.inode
-    if last.must_be_dir:
-        raise EISDIR if inode is not None and st.is_dir(inode.mode) else ENOTDIR
-    inode = check_may_delete(where.caller, last.parent, dentry, is_dir=False)
-    check_not_mounted(dentry)
-    await last.parent.inode.unlink(last.name, inode)
-    forget_name(last.parent.dentry, last.name, inode)
+    async with Changing(last.parent):
+        dentry = await _victim(last)
+        inode = dentry.inode
+        if last.must_be_dir:
+            raise EISDIR if inode is not None and st.is_dir(inode.mode) else ENOTDIR
+        inode = check_may_delete(where.caller, last.parent, dentry, is_dir=False)
+        check_not_mounted(dentry)
+        await last.parent.inode.unlink(last.name, inode)
+        forget_name(last.parent.dentry, last.name, inode)
 
 
 async def remove_dir(where: Where, name: str) -> None:
@@ -140,12 +172,13 @@ async def remove_dir(where: Where, name: str) -> None:
     if not last.name:
         final = name.rstrip("/").rpartition("/")[2]
         raise {"..": ENOTEMPTY, ".": EINVAL}.get(final, EBUSY)
-    dentry = await _victim(last)
-    inode = check_may_delete(where.caller, last.parent, dentry, is_dir=True)
-    check_not_mounted(dentry)
-    await last.parent.inode.rmdir(last.name, inode)
-    dentry.children.clear()
-    forget_name(last.parent.dentry, last.name, inode)
+    async with Changing(last.parent):
+        dentry = await _victim(last)
+        inode = check_may_delete(where.caller, last.parent, dentry, is_dir=True)
+        check_not_mounted(dentry)
+        await last.parent.inode.rmdir(last.name, inode)
+        dentry.children.clear()
+        forget_name(last.parent.dentry, last.name, inode)
 
 
 def forget_name(parent: Dentry, name: str, inode: Inode) -> None:
@@ -174,15 +207,17 @@ async def rename(old_where: Where, old_name: str, new_where: Where, new_name: st
         raise EBUSY
     if not new.name:
         raise EEXIST if flags & RENAME_NOREPLACE else EBUSY
-    source = await _victim(old)
-    target = await lookup_child(new.parent, new.name)
-    if source.inode is None:
-        raise ENOENT  # gone while the other was looked up
-    _check_rename(old, source, new, target, flags)
-    if source.inode is target.inode:
-        return
-    _check_rename_rights(old_where.caller, old, source, new, target, flags)
-    await _do_rename(old, source, new, target, flags)
+    if old.parent.dentry is not new.parent.dentry:
+        await old.parent.inode.pin()
+        await new.parent.inode.pin()
+    async with Changing(old.parent, new.parent):
+        source = await _victim(old)
+        target = await lookup_locked(new.parent, new.name)
+        _check_rename(old, source, new, target, flags)
+        if source.inode is target.inode:
+            return
+        _check_rename_rights(old_where.caller, old, source, new, target, flags)
+        await _do_rename(old, source, new, target, flags)
 
 
 def _check_rename(old: Last, source: Dentry, new: Last, target: Dentry, flags: int) -> None:

@@ -24,7 +24,7 @@ from sentry.vfs.caller import MAY_EXEC, MAY_READ, MAY_WRITE, Caller
 from sentry.vfs.dentry import CACHE, MS_NODEV, Dentry, Path
 from sentry.vfs.file import File
 from sentry.vfs.inode import AttrChange, Inode
-from sentry.vfs.walk import Where, walk, walk_any, walk_parent
+from sentry.vfs.walk import Where, lookup_locked, walk, walk_any, walk_parent
 
 
 def wanted_access(flags: int) -> int:
@@ -73,21 +73,26 @@ async def _open_or_create(where: Where, name: str, flags: int, mode: int) -> Fil
                 raise EISDIR
             return await open_existing(where.caller, path, flags)
         assert dentry.parent is not None
-        directory = Path(path.mount, dentry.parent)
-        try:
-            created = await create_in(where.caller, directory, dentry.name, mode)
-        except EEXIST:
-            if flags & O_EXCL:
-                raise
-            continue
-        return await _open_inode(created, flags)
+        created = await _create_in(where.caller, Path(path.mount, dentry.parent), dentry.name, mode)
+        if created is not None:
+            return await _open_inode(created, flags)
+        # Somebody else made it after the walk: open that, or fail with EEXIST.
 
 
-async def create_in(caller: Caller, directory: Path, name: str, mode: int) -> Path:
-    """Make a regular file.  EROFS, EACCES, ENOENT (the directory was removed), EEXIST."""
-    parent = check_may_create(caller, directory)
-    inode = await parent.create(name, mode & ~caller.umask & st.S_IALLUGO, caller)
-    return Path(directory.mount, enter_name(directory.dentry, name, inode))
+async def _create_in(caller: Caller, directory: Path, name: str, mode: int) -> Path | None:
+    """Make a regular file; None if there is one now.  EROFS, EACCES, ENOENT (the directory was removed)."""
+    lock = directory.inode.names_lock()
+    if lock is not None:
+        await lock.acquire()
+    try:
+        if (await lookup_locked(directory, name)).inode is not None:
+            return None
+        parent = check_may_create(caller, directory)
+        inode = await parent.create(name, mode & ~caller.umask & st.S_IALLUGO, caller)
+        return Path(directory.mount, enter_name(directory.dentry, name, inode))
+    finally:
+        if lock is not None:
+            lock.release()
 
 
 def check_may_create(caller: Caller, directory: Path) -> Inode:

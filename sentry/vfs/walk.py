@@ -1,8 +1,8 @@
 """Path resolution, path_resolution(7): from a name to a Path.
 
-A component found in the dentry cache costs no wait; a miss awaits the inode's lookup.
-Between a lookup's answer and its hashing there is no await, but there is one before it:
-so the cache is asked again, and one name never gets two dentries.
+A component found in the dentry cache costs no wait; a miss awaits the inode's lookup, under
+the directory's names_lock.  walk_cached() needs no lock and may hash the name meanwhile, so
+the cache is asked again after it, and one name never gets two dentries.
 """
 
 from __future__ import annotations
@@ -173,6 +173,20 @@ async def lookup_child(directory: Path, name: str) -> Dentry:
 
     ENAMETOOLONG; what the file system raises.
     """
+    dentry = directory.dentry.children.get(name)
+    inode = directory.inode
+    if dentry is not None and not inode.volatile:
+        dentry.used = True
+        return dentry
+    lock = inode.names_lock()
+    if lock is None:
+        return await lookup_locked(directory, name)
+    async with lock:
+        return await lookup_locked(directory, name)
+
+
+async def lookup_locked(directory: Path, name: str) -> Dentry:
+    """lookup_child() for who holds the directory's names_lock."""
     parent = directory.dentry
     dentry = parent.children.get(name)
     inode = directory.inode
