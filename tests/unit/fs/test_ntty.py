@@ -408,6 +408,7 @@ steps = some.lists(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/dev/ptmx"), reason="the host gives no pseudo-terminals")
 @settings(max_examples=300, deadline=None, derandomize=True)
 @given(steps)

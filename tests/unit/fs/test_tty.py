@@ -673,6 +673,7 @@ def test_a_console_without_output_closes_at_once(console):
     console[0].close()
 
 
+@pytest.mark.slow
 def test_typing_at_a_console_is_bounded(guest, console, program):
     console, host_end = console
     host_end.setblocking(False)
