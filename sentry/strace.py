@@ -19,7 +19,7 @@ from sentry.kernel import restart
 from sentry.kernel.restart import Interrupted
 from sentry.kernel.signals import SigInfo
 from sentry.platform import AddressSpace, PlatformError, SyscallTrap
-from sentry.syscalls import show
+from sentry.syscalls import show, showsocket
 from sentry.syscalls.args import CLONE, Arg, flags_of, one_of
 from sentry.syscalls.registry import Syscall, decoder
 from sentry.wait import Timer
@@ -106,7 +106,8 @@ def _sets(index: int) -> Text:
 ON_ENTRY: Final[dict[str, dict[int, Text]]] = {
     "write": {1: _written},
     "pwrite64": {1: _written},
-    "sendto": {1: _written},
+    **showsocket.ON_ENTRY,
+    "sendto": {1: _written, **showsocket.ON_ENTRY["sendto"]},
     "writev": {1: _iov_written},
     "pwritev": {1: _iov_written},
     "pwritev2": {1: _iov_written},
@@ -148,7 +149,8 @@ ON_ENTRY: Final[dict[str, dict[int, Text]]] = {
 ON_RETURN: Final[dict[str, dict[int, Text]]] = {
     "read": {1: _filled},
     "pread64": {1: _filled},
-    "recvfrom": {1: _filled},
+    **showsocket.ON_RETURN,
+    "recvfrom": {1: _filled, **showsocket.ON_RETURN["recvfrom"]},
     "readlink": {1: _filled},
     "readlinkat": {2: lambda mem, args, result: show.buffer(mem, args[2], result)},
     "getcwd": {0: lambda mem, args, result: show.string(mem, args[0])},
@@ -158,7 +160,6 @@ ON_RETURN: Final[dict[str, dict[int, Text]]] = {
     "preadv2": {1: _iov_filled},
     "pipe": {0: _at(show.fd_pair, 0)},
     "pipe2": {0: _at(show.fd_pair, 0)},
-    "socketpair": {3: _at(show.fd_pair, 3)},
     "stat": {1: _at(show.stat, 1)},
     "lstat": {1: _at(show.stat, 1)},
     "fstat": {1: _at(show.stat, 1)},

@@ -57,6 +57,7 @@ class Kernel:
         self.root_pidns = PidNamespace(None)
         self.futexes = Futexes()
         self.containers: dict[str, Container] = {}
+        self.unix_names: object | None = None  # the network namespace's AF_UNIX sockets: sentry/net's own
         self.log = KernelLog(self.loop.now_ns)
         self.boot_ns = self.loop.now_ns()
         self.boot_id = random.randbytes(16)

@@ -198,7 +198,8 @@ def do_write(t: Task, file: File, segments: list[tuple[int, int]], nowait: bool 
             raise
         return write_rest(t, file, src, 0)
     except EPIPE:
-        send_sigpipe(t)
+        if file.writes_all:
+            send_sigpipe(t)
         raise
     if nonblock or not src.remaining or not file.writes_all:
         return n
@@ -213,7 +214,7 @@ async def write_rest(t: Task, file: File, src: Source, done: int) -> int:
             if not file.writes_all:
                 break
     except (LinuxError, Interrupted) as e:
-        if isinstance(e, EPIPE):
+        if isinstance(e, EPIPE) and file.writes_all:
             send_sigpipe(t)
         if not done:
             raise
