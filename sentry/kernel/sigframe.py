@@ -131,7 +131,7 @@ def _pack_frame(t: Task, info: SigInfo, action: Action, mask: int, fp_addr: int)
         *(r.r8, r.r9, r.r10, r.r11, r.r12, r.r13, r.r14, r.r15, r.rdi, r.rsi, r.rbp, r.rbx, r.rdx, r.rax, r.rcx),
         *(r.rsp, r.rip, r.eflags),
         *(r.cs & 0xFFFF, 0, 0, r.ss & 0xFFFF),
-        error_code(t.mem, r.rip, info.addr, info.code) if trap == 14 else 0,
+        error_code(t.mem, r, info.addr, info.code) if trap == 14 else 0,
         trap,
         mask,
         info.addr if trap == 14 else 0,
