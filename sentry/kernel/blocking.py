@@ -92,7 +92,13 @@ async def block_on(
 
     The file is held: another thread may close its last descriptor meanwhile, as fdget(9) allows.
     Raises EAGAIN for O_NONBLOCK (or `nonblock`), ETIMEDOUT at deadline_ns, Interrupted on a signal.
+
+    If the file's own patience ends, EAGAIN.  "If a timeout ... has been set on the socket", a signal ends the call
+    with EINTR and it is never restarted - signal(7).
     """
+    patience_ns = file.patience_ns(events) if deadline_ns is None else None
+    if patience_ns is not None:
+        deadline_ns = t.kernel.loop.now_ns() + patience_ns
     file.hold()
     try:
         while True:
@@ -101,7 +107,12 @@ async def block_on(
             except EAGAIN:
                 if nonblock or file.flags & O_NONBLOCK:
                     raise
-            await wait_any(t, ((file.queue, events),), deadline_ns)
+            try:
+                await wait_any(t, ((file.queue, events),), deadline_ns)
+            except (ETIMEDOUT, Interrupted) as e:
+                if patience_ns is None:
+                    raise
+                raise EAGAIN if isinstance(e, ETIMEDOUT) else EINTR from None
     finally:
         file.drop()
 
