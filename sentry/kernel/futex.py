@@ -140,15 +140,13 @@ class Futexes:
 
     def requeue(self, source: Key, target: Key, wake: int, requeue: int) -> int:
         """FUTEX_REQUEUE: wake some, move others; returns how many of both."""
-        done = self.wake(source, wake)
-        if source == target:
-            return done
-        for waiter in list(self.waiting(source))[:requeue]:
+        woken = self.wake(source, wake)
+        moving = self.waiting(source)[:requeue]
+        for waiter in moving if source != target else ():
             self._remove(waiter)
             waiter.key = target
             self._add(waiter)
-            done += 1
-        return done
+        return woken + len(moving)
 
     def wake_address(self, t: Task, addr: int, count: int) -> None:
         """A wake by the kernel itself (thread exit): private and shared waiters alike."""

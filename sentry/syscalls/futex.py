@@ -68,7 +68,7 @@ async def futex(t: Task, addr: Addr, op: I32, val: U32, timeout: U64, addr2: Add
     command = op & ~(FUTEX_PRIVATE_FLAG | FUTEX_CLOCK_REALTIME)
     private = bool(op & FUTEX_PRIVATE_FLAG)
     realtime = bool(op & FUTEX_CLOCK_REALTIME)
-    if realtime and command not in (FUTEX_WAIT, FUTEX_WAIT_BITSET):
+    if realtime and command != FUTEX_WAIT_BITSET:
         raise ENOSYS
     futexes = t.kernel.futexes
     if command in (FUTEX_WAIT, FUTEX_WAIT_BITSET):
@@ -132,11 +132,11 @@ def _wake_op(t: Task, key: Key, key2: Key, addr2: int, count: int, count2: int, 
     old = _load(t, addr2)
     while (found := t.mem.cmpxchg32(addr2, old, _operate(operation, old, argument) & 0xFFFFFFFF)) != old:
         old = found
-    woken = t.kernel.futexes.wake(key, max(_signed(count), 1))
     a, b = _signed(old), _sign_12(encoded)
     checks = (a == b, a != b, a < b, a <= b, a > b, a >= b)
     if comparison >= len(checks):
         raise ENOSYS
+    woken = t.kernel.futexes.wake(key, max(_signed(count), 1))
     if checks[comparison]:
         woken += t.kernel.futexes.wake(key2, max(_signed(count2), 1))
     return woken
