@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING, Final
 
-from sentry.abi.errno import EFAULT, EINVAL, EPERM, ESRCH
+from sentry.abi.errno import EINVAL, EPERM, ESRCH
 from sentry.kernel import creds as cr
 from sentry.kernel.creds import Creds, fixup_for_fsuid, fixup_for_uids
 from sentry.syscalls.args import I32, U32, Addr
@@ -228,14 +228,14 @@ def capget(t: Task, header_addr: Addr, data_addr: Addr) -> int:
         if not data_addr:
             return 0
         raise
+    if not data_addr:
+        return 0
     if pid < 0:
         raise EINVAL
     target = t if pid == 0 else t.pidns.find(pid)
     if target is None:
         raise ESRCH
     c = target.creds
-    if not data_addr:
-        raise EFAULT
     data = b"".join(
         struct.pack("<III", *((s >> shift) & 0xFFFFFFFF for s in (c.effective, c.permitted, c.inheritable)))
         for shift in (0, 32)[:words]
