@@ -267,19 +267,15 @@ class GoferDir(GoferInode):
             raise EINVAL("no whiteouts")
         if flags & RENAME_NOREPLACE and await new_dir.has(new_name):
             raise EEXIST
-        renames = [(own, first, other, second)]
-        if flags & RENAME_EXCHANGE:
-            if self.fs.shared:
-                raise EINVAL("only the host could exchange atomically")
-            if not await new_dir.has(new_name):
-                raise ENOENT
-            aside = b".pysc.%x.%x" % (time.time_ns(), self.fs.client.new_number())  # nobody has it
-            renames = [(own, first, own, aside), (other, second, own, first), (own, aside, other, second)]
-        # In one go: the gofer does nothing of ours between them.
+        # The stats go first and in the same flight: they tell which Inodes this is about.
         client = self.fs.client
         stats = [client.post(Twalkgetattr(*entry)) for entry in ((own, NOFID, [first]), (other, NOFID, [second]))]
-        for call in [client.post(Trenameat(*rename)) for rename in renames]:
-            await client.result(call)
+        if not flags & RENAME_EXCHANGE:
+            await client.call(Trenameat(own, first, other, second))
+        elif self.fs.shared:
+            raise EINVAL("only the host could exchange atomically")
+        else:
+            await self._exchange((own, first), (other, second))
         moved, target = [await self._attr_if_any(call) for call in stats]
         if moved is None or (target is not None and target.ino == moved.ino):
             return  # two names of one file: nothing happened
@@ -292,6 +288,24 @@ class GoferDir(GoferInode):
             self._renamed(name, target)
         elif (victim := self.fs.inodes.get(target.ino)) is not None:
             victim.lost_name()
+
+    async def _exchange(self, first: tuple[int, bytes], second: tuple[int, bytes]) -> None:
+        """Three renames.  Nobody looks in between, for the names are locked; one that fails is undone.  ENOENT."""
+        call = self.fs.client.call
+        # A name that nobody has: of this moment, and hidden by the lock.
+        aside = (first[0], b".pysc.%x.%x" % (time.time_ns(), self.fs.client.new_number()))
+        await call(Trenameat(*first, *aside))
+        try:
+            await call(Trenameat(*second, *first))
+        except LinuxError:
+            await call(Trenameat(*aside, *first))
+            raise
+        try:
+            await call(Trenameat(*aside, *second))
+        except LinuxError:
+            await call(Trenameat(*first, *second))
+            await call(Trenameat(*aside, *first))
+            raise
 
     async def _attr_if_any(self, call: Call) -> Attr | None:
         try:

@@ -22,6 +22,7 @@ from sentry.fs.goferclient import GoferClient
 from sentry.fs.goferdir import GoferDir, SharedDir
 from sentry.fs.goferinode import GoferInode
 from sentry.vfs.inode import FileSystem, Inode, StatFs
+from sentry.wait import Mutex
 
 IDLE_FDS: Final = 128
 
@@ -43,6 +44,7 @@ class GoferFs(FileSystem):
         self.shared = shared
         self.inodes: weakref.WeakValueDictionary[int, GoferInode] = weakref.WeakValueDictionary()
         self.written: weakref.WeakSet[GoferInode] = weakref.WeakSet()
+        self._rename_lock = Mutex(client.loop)
         self._root: GoferInode | None = None
         self._idle: OrderedDict[tuple[GoferInode, int], None] = OrderedDict()
 
@@ -75,6 +77,9 @@ class GoferFs(FileSystem):
         if self.shared:
             inode.take(attr)
         return inode
+
+    def rename_lock(self) -> Mutex:
+        return self._rename_lock
 
     # -- host descriptors of closed files --
 

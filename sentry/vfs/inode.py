@@ -82,6 +82,10 @@ class FileSystem:
     async def root(self) -> Inode:
         raise EINVAL("file system without a root")
 
+    def rename_lock(self) -> Mutex | None:
+        """Held over renames between directories, so that nothing moves above them; None where renames never wait."""
+        return None
+
     def show_options(self) -> str:
         """Extra mount options for /proc/mounts, with a leading comma each."""
         return ""

@@ -20,14 +20,21 @@ DEVICES = (st.S_IFCHR, st.S_IFBLK)
 
 
 class Changing:
-    """async with Changing(path, ...): hold the names_lock of these directories, in the one order that all keep."""
+    """async with Changing(path, ...): hold the names_lock of these directories, in the one order that all keep.
+
+    Of two, the file system's rename_lock before them (lock_rename).
+    """
 
     __slots__ = ("_locks",)
 
     def __init__(self, *directories: Path) -> None:
         inodes = {directory.inode for directory in directories}
-        ordered = sorted(inodes, key=id) if len(inodes) > 1 else inodes
-        self._locks = [lock for inode in ordered if (lock := inode.names_lock()) is not None]
+        if len(inodes) == 1:
+            locks = [inode.names_lock() for inode in inodes]
+        else:
+            locks = [directories[0].inode.fs.rename_lock()]
+            locks += [inode.names_lock() for inode in sorted(inodes, key=id)]
+        self._locks = [lock for lock in locks if lock is not None]
 
     async def __aenter__(self) -> None:
         for lock in self._locks:

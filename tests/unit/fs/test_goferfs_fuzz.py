@@ -1,4 +1,4 @@
-"""Random operations on an exclusive tree, by one task and by several at once: the caches must stay true.
+"""Random operations on a gofer's tree, by one task and by several at once: the caches must stay true.
 
 After them the Sentry's view (names, attributes, contents) is compared with the host's.
 """
@@ -32,13 +32,14 @@ from tests.gofertree import GoferTree
 NAMES = ("a", "b", "c", "d")
 
 
-@pytest.fixture(params=[8, 8192], ids=["tiny-cache", "large-cache"])
+@pytest.fixture(params=[(8, False), (8192, False), (8192, True)], ids=["tiny-cache", "large-cache", "shared"])
 def tree(request, tmp_path, monkeypatch):
-    monkeypatch.setattr(type(CACHE), "LIMIT", request.param)
+    limit, shared = request.param
+    monkeypatch.setattr(type(CACHE), "LIMIT", limit)
     CACHE._entries.clear()
     folder = tmp_path / "tree"
     folder.mkdir()
-    with GoferTree(folder) as tree:
+    with GoferTree(folder, shared=shared) as tree:
         yield tree
 
 
