@@ -67,6 +67,9 @@ from tests.bare import (
     mov,
 )
 
+# A platform waits for any child and for SIGCHLD: the process is to have no other children and no other threads.
+pytestmark = pytest.mark.own_process
+
 SHARED = MAP_SHARED
 # Behind this the processor runs 32-bit code: push $0x23; push $target; lretq
 COMPAT = (b"\x6a\x23\x68" + struct.pack("<I", CODE + 0x10) + b"\x48\xcb").ljust(0x10, NOP)

@@ -16,6 +16,9 @@ from sentry.abi.nr_x86_64 import NAMES
 from sentry.platform import PlatformError, SpaceGone
 from tests.bare import CODE, DATA, FIXED, INT80, LOOP, NOP, READ_WRITE, Bare, call
 
+# A platform waits for any child and for SIGCHLD: the process is to have no other children and no other threads.
+pytestmark = pytest.mark.own_process
+
 PTRACE_CONT = 7
 NUMBERS = {name: number for number, name in NAMES.items()}
 # Numbers that may be issued from the gadget; dup is answered through the notification.
