@@ -25,9 +25,9 @@ class Stat(NamedTuple):
     rdev: int
     size: int
     blocks: int
-    atime: tuple
-    mtime: tuple
-    ctime: tuple
+    atime: tuple[int, ...]
+    mtime: tuple[int, ...]
+    ctime: tuple[int, ...]
 
 
 class FileCalls:
@@ -94,7 +94,7 @@ class FileCalls:
         buf = self.t.mem.alloc(STAT.size)
         self(name, *args, buf)
         v = STAT.unpack(self.t.mem.read(buf, STAT.size))
-        return Stat(*v[:6], v[7], v[8], v[10], v[11:13], v[13:15], v[15:17])
+        return Stat(v[0], v[1], v[2], v[3], v[4], v[5], v[7], v[8], v[10], v[11:13], v[13:15], v[15:17])
 
     def stat(self, name):
         return self._stat("stat", name)
