@@ -18,7 +18,7 @@ from sentry.abi.socket import AF_UNIX, SOCKADDR_UN_SIZE, SUN_PATH, UNIX_FAMILY, 
 from sentry.net.flight import Flights
 from sentry.vfs.cachedwalk import walk_cached
 from sentry.vfs.caller import MAY_WRITE
-from sentry.vfs.names import forget_name, make_node
+from sentry.vfs.names import make_node, unlink
 from sentry.vfs.walk import walk
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from sentry.kernel.kernel import Kernel
     from sentry.kernel.task import Task
     from sentry.net.unix import UnixSocket
-    from sentry.vfs.dentry import Path
     from sentry.vfs.inode import Inode
 
 AUTOBIND_NAMES: Final = 1 << 20  # five hexadecimal digits
@@ -104,7 +103,7 @@ class UnixNames:
         except EEXIST:
             raise EADDRINUSE from None
         if socket.address:
-            await _unmake(path)
+            await unlink(where, name)
             raise EINVAL("bound already")
         key = identify(path.inode)
         socket.bound_to = (key, path)
@@ -150,15 +149,6 @@ class UnixNames:
         if socket is None:
             raise ECONNREFUSED
         return socket
-
-
-async def _unmake(path: Path) -> None:
-    """Remove the file that was just made."""
-    parent = path.dentry.parent
-    assert parent is not None
-    assert parent.inode is not None
-    await parent.inode.unlink(path.dentry.name, path.inode)
-    forget_name(parent, path.dentry.name, path.inode)
 
 
 def names_of(kernel: Kernel, carrier: type[UnixSocket]) -> UnixNames:
