@@ -40,7 +40,11 @@ def reports_of_child(item: pytest.Item) -> list[pytest.TestReport]:
         serialized = json.loads(data)
     except ValueError:
         return [failure(item, f"its process ended with wait status {status:#x}\n{data.decode(errors='replace')}")]
-    return [item.config.hook.pytest_report_from_serializable(config=item.config, data=one) for one in serialized]
+    reports = [item.config.hook.pytest_report_from_serializable(config=item.config, data=one) for one in serialized]
+    for report in reports:
+        if isinstance(report.longrepr, list):  # a skip's place and reason; JSON knows no tuples
+            report.longrepr = tuple(report.longrepr)
+    return reports
 
 
 def run_in_child(item: pytest.Item, write_end: int) -> None:
