@@ -66,10 +66,8 @@ class MountBuilder:
         fs = await self._new_fs(spec, data)
         inode = await fs.root()
         root = Dentry("", None, inode)
-        if spec.type == "gofer" or spec.gofer is not None:
-            source = spec.source or "none"
-        else:
-            source = spec.source or spec.type
+        # Where a bind mount comes from on the host is not the container's business.
+        source = "none" if spec.gofer is not None else spec.source or spec.type
         mount = self._ns.new_mount(fs, root, flags, source)
         if self._ns.root is None:
             # The root is made read-only last: mount points may have to be created in it.

@@ -65,3 +65,9 @@ def test_nothing_runs_from_a_noexec_mount(tmp_path: Path, given: Path) -> None:
     mounts = [bind(given, "/plain"), bind(given, "/noexec", "noexec")]
     done = run(tmp_path, "/plain/tool; /noexec/tool", mounts, False)
     assert (done.stdout, done.returncode) == ("ran\n", 126)
+
+
+def test_the_hosts_paths_stay_hidden(tmp_path: Path, given: Path) -> None:
+    done = run(tmp_path, "cat /proc/mounts /proc/self/mountinfo", [bind(given, "/given")], False)
+    assert " /given 9p " in done.stdout
+    assert str(tmp_path) not in done.stdout
