@@ -1,4 +1,3 @@
-import gc
 import os
 import resource
 import signal
@@ -376,33 +375,33 @@ def test_clunks_are_sent_without_being_asked_for(tree, folder):
     tree.run(until_given_back())
 
 
-def open_fds():
-    """Descriptors of this process, without those that only garbage holds."""
-    gc.collect()
-    return len(os.listdir("/proc/self/fd"))
+def open_fds(folder):
+    """Descriptors of this process for what lies in the folder, or did."""
+    links = [os.path.join("/proc/self/fd", name) for name in os.listdir("/proc/self/fd")]
+    return sum(os.path.lexists(link) and os.readlink(link).startswith(f"{folder}/") for link in links)
 
 
 def test_idle_host_descriptors_are_few(tree, folder):
-    before = open_fds()
+    before = open_fds(folder)
     for n in range(IDLE_FDS * 2):
         tree.open(f"/f{n}", O_CREAT | O_WRONLY).drop()
 
-    assert open_fds() <= before + IDLE_FDS + 1
+    assert open_fds(folder) <= before + IDLE_FDS + 1
 
 
 def test_a_removed_file_has_no_idle_descriptor(tree, folder):
-    before = open_fds()
+    before = open_fds(folder)
     tree.open("/a", O_CREAT | O_WRONLY).drop()
 
     tree.run(names.unlink(tree.where, "/a"))
 
-    assert open_fds() == before
+    assert open_fds(folder) == before
 
 
 def test_two_opens_at_once_keep_one_descriptor(tree, folder):
     (folder / "a").write_text("x")
     inode = tree.walk("/a").inode
-    before = open_fds()
+    before = open_fds(folder)
     path = tree.walk("/a")
     files = []
 
@@ -417,7 +416,7 @@ def test_two_opens_at_once_keep_one_descriptor(tree, folder):
 
     tree.run(both())
 
-    assert open_fds() == before + 1
+    assert open_fds(folder) == before + 1
     for file in files:
         file.drop()
 
