@@ -86,11 +86,14 @@ def walk_robust_list(t: Task) -> None:
             _futex_death(t, entry + offset)
         entry = following
     if pending:
-        _futex_death(t, (pending & ~1) + offset)
+        _futex_death(t, (pending & ~1) + offset, unlocking=not pending & 1)
 
 
-def _futex_death(t: Task, addr: int) -> None:
+def _futex_death(t: Task, addr: int, unlocking: bool = False) -> None:
+    """handle_futex_death().  unlocking: the thread may have been about to wake a waiter of a word that is 0."""
     word = int.from_bytes(t.mem.read(addr, 4), "little")
+    if unlocking and not word:
+        t.kernel.futexes.wake_address(t, addr, 1)
     while word & FUTEX_TID_MASK == t.tid:
         found = t.mem.cmpxchg32(addr, word, (word & FUTEX_WAITERS) | FUTEX_OWNER_DIED)
         if found == word:
@@ -116,14 +119,18 @@ def end_process(tg: ThreadGroup) -> None:
     if parent is None:
         reap(tg)
         return
+    _announce(tg, parent)
+
+
+def _announce(tg: ThreadGroup, parent: ThreadGroup) -> None:
+    """do_notify_parent(); a parent that ignores SIGCHLD never waits: there is no zombie then."""
     action = parent.handlers.get(sig.SIGCHLD)
-    auto = tg.exit_signal == sig.SIGCHLD and (action.handler == sig.SIG_IGN or bool(action.flags & sig.SA_NOCLDWAIT))
     code = tg.exit_code
     if code & 0x7F:
         tg.tell_parent(sig.CLD_KILLED, code & 0x7F)
     else:
         tg.tell_parent(sig.CLD_EXITED, code >> 8)
-    if auto:
+    if tg.exit_signal == sig.SIGCHLD and (action.handler == sig.SIG_IGN or action.flags & sig.SA_NOCLDWAIT):
         reap(tg)
 
 
@@ -154,10 +161,7 @@ def _reparent_children(tg: ThreadGroup) -> None:
         reaper.children.append(child)
         child.exit_signal = sig.SIGCHLD
         if child.dead:
-            action = reaper.handlers.get(sig.SIGCHLD)
-            child.tell_parent(sig.CLD_EXITED, child.exit_code >> 8)
-            if action.handler == sig.SIG_IGN or action.flags & sig.SA_NOCLDWAIT:
-                reap(child)
+            _announce(child, reaper)
         else:
             _hang_up_orphans(child, tg)
 

@@ -82,11 +82,11 @@ def set_tid_address(t: Task, addr: Addr) -> int:
 
 
 def _target(t: Task, pid: int) -> ThreadGroup:
-    """The process pid means; 0: the caller's.  ESRCH."""
-    tg = t.tg if pid == 0 else t.pidns.find_tg(pid)
-    if tg is None:
+    """The process that pid, or the thread with that number, belongs to; 0: the caller's.  ESRCH."""
+    target = t if pid == 0 else t.pidns.find(pid)
+    if target is None:
         raise ESRCH
-    return tg
+    return target.tg
 
 
 @syscall
@@ -94,7 +94,7 @@ def setpgid(t: Task, pid: Pid, pgid: Pid) -> int:
     """setpgid(2): move a process to a group.
 
     Errors:
-      EINVAL  pgid is negative
+      EINVAL  pgid is negative; pid is a thread's that is no process
       ESRCH   pid is neither the caller nor a child of it
       EACCES  the child has exec'ed already
       EPERM   a session leader, another session, or no such group
@@ -102,6 +102,8 @@ def setpgid(t: Task, pid: Pid, pgid: Pid) -> int:
     if (pgid or pid) < 0:
         raise EINVAL
     tg = _target(t, pid)
+    if pid and tg.pid_in(t.pidns) != pid:
+        raise EINVAL
     if tg is not t.tg:
         if tg.parent is not t.tg:
             raise ESRCH
@@ -111,11 +113,10 @@ def setpgid(t: Task, pid: Pid, pgid: Pid) -> int:
             raise EACCES
     if tg.is_session_leader:
         raise EPERM
-    if pgid in (0, tg.pid_in(t.pidns)):
-        if tg.pgrp.numbers != tg.leader.numbers:
-            ProcessGroup(tg, tg.session).join(tg)
-        return 0
-    group = t.pidns.find_pgrp(pgid)
+    own = tg.pid_in(t.pidns)
+    group = t.pidns.find_pgrp(pgid or own)
+    if group is None and pgid in (0, own):
+        group = ProcessGroup(tg, tg.session)
     if group is None or group.session is not t.tg.session:
         raise EPERM
     group.join(tg)
