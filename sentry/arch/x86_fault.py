@@ -13,7 +13,8 @@ from typing import Final, NamedTuple
 
 from sentry.abi.errno import LinuxError
 from sentry.abi.signal import SEGV_ACCERR
-from sentry.platform import PAGE_SIZE, AddressSpace, Regs
+from sentry.arch.x86_64 import TASK_SIZE_MAX
+from sentry.platform import AddressSpace, Regs
 
 PRESENT: Final = 1
 WRITE: Final = 2
@@ -21,7 +22,6 @@ USER: Final = 4
 FETCH: Final = 16
 LONGEST_INSTRUCTION: Final = 15
 WORD: Final = 8
-KERNEL_START: Final = (1 << 47) - PAGE_SIZE  # what is there, Linux does not tell: it counts as present
 
 # Mandatory prefixes, numbered as VEX.pp and EVEX.pp number them.
 NO_PREFIX, P66, PF3, PF2 = range(4)
@@ -143,7 +143,8 @@ def reads_at(i: Instruction, regs: Regs, addr: int) -> bool:
 
 def error_code(space: AddressSpace, regs: Regs, addr: int, code: int) -> int:
     """What the processor pushed for a fault at addr; code: siginfo's si_code."""
-    error = USER | (PRESENT if code == SEGV_ACCERR or addr >= KERNEL_START else 0)
+    # What is mapped for the kernel, Linux does not tell: everything there counts as present.
+    error = USER | (PRESENT if code == SEGV_ACCERR or addr >= TASK_SIZE_MAX else 0)
     rip = regs.rip
     if rip <= addr < rip + LONGEST_INSTRUCTION and not _executable(space, addr):
         return error | FETCH

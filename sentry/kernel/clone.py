@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from sentry.abi.errno import EAGAIN, EINVAL, EPERM, LinuxError
+from sentry.arch.x86_64 import TASK_SIZE_MAX
 from sentry.kernel import run
 from sentry.kernel.creds import CAP_SYS_ADMIN, CAP_SYS_RESOURCE
 from sentry.kernel.rlimits import RLIMIT_NPROC
@@ -96,6 +97,8 @@ async def clone(t: Task, args: CloneArgs) -> int:
     flags = args.flags
     check_flags(t, flags)
     check_process_limit(t)
+    if flags & CLONE_SETTLS and args.tls >= TASK_SIZE_MAX:
+        raise EPERM("no such FS base")
     if flags & CLONE_PIDFD:
         t.files.check_room()
     child_context = t.context.clone(share_space=bool(flags & CLONE_VM), same_process=bool(flags & CLONE_THREAD))

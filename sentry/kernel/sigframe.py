@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from sentry.abi import signal as sig
 from sentry.abi.errno import EFAULT, EINVAL, ENOMEM, LinuxError
+from sentry.arch.x86_64 import TASK_SIZE_MAX
 from sentry.arch.x86_fault import error_code
 
 if TYPE_CHECKING:
@@ -166,7 +167,7 @@ def pop_frame(t: Task) -> None:
 
 def _check_canonical(addr: int) -> None:
     """The host would refuse such a register; Linux faults on it: the task gets SIGSEGV."""
-    if addr >= 1 << 47:
+    if addr >= TASK_SIZE_MAX:
         raise EFAULT("address in a signal frame is not canonical")
 
 

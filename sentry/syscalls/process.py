@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from sentry.abi.errno import EACCES, EFAULT, EINVAL, EPERM, ESRCH
+from sentry.arch.x86_64 import TASK_SIZE_MAX
 from sentry.kernel import creds as cr
 from sentry.kernel.ids import ProcessGroup, Session
 from sentry.syscalls.args import I32, U64, Addr, Flags, Pid, Size
@@ -166,7 +167,7 @@ def arch_prctl(t: Task, code: I32, addr: U64) -> int:
     """
     regs = t.context.regs
     if code in (ARCH_SET_FS, ARCH_SET_GS):
-        if addr >= 1 << 47:
+        if addr >= TASK_SIZE_MAX:
             raise EPERM
         if code == ARCH_SET_FS:
             regs.fs_base = addr
