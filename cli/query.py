@@ -81,9 +81,11 @@ def _list(flags: Values, values: Values, words: list[str]) -> int:
 
 def _ps(flags: Values, values: Values, words: list[str]) -> int:
     form = _format(values)
-    processes = Sandbox.load(state_root(flags), words[0]).processes()
+    sandbox = Sandbox.load(state_root(flags), words[0])
+    processes = sandbox.processes()
     if form == "json":
-        print(json.dumps([process.pid for process in processes]))
+        # Engines look these up on the host (docker top): there, the sandbox stands for all of them.
+        print(json.dumps([sandbox.pid] if processes else []))
     else:
         header = ("UID", "PID", "PPID", "THREADS", "STATE", "START", "TTY", "TIME", "CMD")
         print(table(header, [_row(process) for process in processes]), end="")
@@ -107,7 +109,7 @@ COMMANDS = (
         (_FORMAT, Flag("quiet", "ids only", short="q")),
     ),
     Command(
-        "ps", "ID", "List a container's processes; JSON: their pids, as the container sees them.", _ps,
+        "ps", "ID", "List a container's processes; JSON: the host pid that stands for them.", _ps,
         (_FORMAT,), (1, 1),
     ),
 )  # fmt: skip

@@ -146,7 +146,7 @@ class _Launch:
             strace=options.strace,
             platform=options.platform,
             exit_with_init=options.exit_with_init,
-            hostname=spec.hostname,
+            hostname=spec.hostname or os.uname().nodename,  # a new UTS namespace starts with the old one's name
             ncpus=cpu_count(spec.resources),
             total_ram=memory_size(spec.resources),
         )

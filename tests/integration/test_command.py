@@ -108,6 +108,13 @@ def test_run_passes_output_and_status(host: Host) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (7, "hello\n", "oops\n")
 
 
+def test_name_of_the_machine(host: Host) -> None:
+    """Without a hostname in the config a container has the host's, as with runc."""
+    assert host.pysc("run", "--bundle", host.bundle("uname", "-n"), host.name()).stdout == f"{os.uname().nodename}\n"
+    done = host.pysc("run", "--bundle", host.bundle("uname", "-n", hostname="given"), host.name())
+    assert done.stdout == "given\n"
+
+
 def test_run_reads_standard_input(host: Host) -> None:
     command = host.command("run", "--bundle", host.bundle("wc", "-c"), host.name())
     done = subprocess.run(command, input=b"x" * 100000, capture_output=True, timeout=60)

@@ -136,7 +136,8 @@ def test_list_and_ps(cli):
     (listed,) = json.loads(cli("list", "--format=json").stdout)
     assert (listed["id"], listed["status"], listed["bundle"]) == (cli.name, "running", str(bundle))
     assert cli.name in cli("list").stdout
-    assert json.loads(cli("ps", "--format", "json", cli.name).stdout) == [1]
+    pid = json.loads(cli("state", cli.name).stdout)["pid"]
+    assert json.loads(cli("ps", "--format", "json", cli.name).stdout) == [pid]
     assert cli("ps", cli.name).stdout.splitlines()[1].split()[-1] == "sleep"
     cli("list", "--format", "xml", status=2)
 
