@@ -97,8 +97,9 @@ U64: Final = struct.Struct("<Q")
 # struct user_msghdr: name, namelen, iov, iovlen, control, controllen, flags
 MSGHDR: Final = struct.Struct("<Qi4xQQQQI4x")
 MSGHDR_NAMELEN: Final = 8
-MSGHDR_CONTROLLEN: Final = 40
-MSGHDR_FLAGS: Final = 48
+# What recvmsg(2) stores besides the name: controllen and flags.
+MSGHDR_RESULT: Final = 40
+RESULT: Final = struct.Struct("<Qi")
 # struct mmsghdr: that and the length
 MMSGHDR_SIZE: Final = 64
 MMSGHDR_LEN: Final = 56

@@ -16,7 +16,8 @@ from sentry.vfs.file import File
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-# With that many sockets in flight, each further doubling is reason enough to collect.
+# With that many sockets in flight, each further doubling is reason enough to collect.  Fewer are looked at whenever a
+# socket is closed.
 COLLECT_FROM: Final = 64
 
 
@@ -64,6 +65,7 @@ class Flights:
         self._releasing = False
         self._collecting = False
         self._collect_at = COLLECT_FROM
+        self._closed = 0  # sockets since the last time
 
     def count_of(self, uid: int) -> int:
         """How many files of a user are in flight."""
@@ -108,10 +110,16 @@ class Flights:
                 self._doomed.pop().drop()
         finally:
             self._releasing = False
+        self._collect_if_due()
 
     def socket_closed(self) -> None:
         """What was in its queue may have been the last way to others."""
-        if self._sockets:
+        self._closed += 1
+        self._collect_if_due()
+
+    def _collect_if_due(self) -> None:
+        """After each close, or with very many in flight after several, so that closing them all takes linear time."""
+        if self._sockets and not self._releasing and self._closed * COLLECT_FROM >= len(self._sockets):
             self.collect()
 
     def collect(self) -> None:
@@ -119,6 +127,7 @@ class Flights:
         if self._collecting:
             return
         self._collecting = True
+        self._closed = 0
         try:
             for socket in self._garbage():
                 socket.discard_messages()

@@ -249,6 +249,9 @@ class UnixSocket(Socket):
         for arrival in self.arrivals:
             yield from arrival.parcels()
 
+    def fd_info(self) -> str:
+        return f"scm_fds: {sum(len(parcel.files) for parcel in self.parcels())}\n"
+
     # -- messages --
 
     def stamp(self, target: UnixSocket, out: Outgoing) -> Identity | None:

@@ -13,7 +13,6 @@ from sentry.abi.errno import EAGAIN, EINVAL, EMSGSIZE, ENOBUFS, EPIPE, LinuxErro
 from sentry.abi.fcntl import MAX_RW_COUNT, O_NONBLOCK, UIO_MAXIOV
 from sentry.abi.poll import POLLIN, POLLOUT
 from sentry.abi.socket import (
-    INT,
     MMSGHDR_LEN,
     MMSGHDR_SIZE,
     MSG_CMSG_CLOEXEC,
@@ -23,12 +22,11 @@ from sentry.abi.socket import (
     MSG_WAITALL,
     MSG_WAITFORONE,
     MSGHDR,
-    MSGHDR_CONTROLLEN,
-    MSGHDR_FLAGS,
     MSGHDR_NAMELEN,
+    MSGHDR_RESULT,
+    RESULT,
     SOCKADDR_STORAGE_SIZE,
     U32,
-    U64,
 )
 from sentry.abi.time import NSEC, TIMESPEC
 from sentry.kernel.blocking import block_on
@@ -291,8 +289,7 @@ def _finish_message(t: Task, sock: Socket, msg: int, header: Header, flags: int,
             scm.store(t, header.control_addr, control, installed)
         if header.name_addr:
             write_address(t, header.name_addr, msg + MSGHDR_NAMELEN, got.name or b"")
-        t.mem.write(msg + MSGHDR_CONTROLLEN, U64.pack(len(control)))
-        t.mem.write(msg + MSGHDR_FLAGS, INT.pack(got.flags | more_flags | cloexec))
+        t.mem.write(msg + MSGHDR_RESULT, RESULT.pack(len(control), got.flags | more_flags | cloexec))
         return got.count
     finally:
         got.close()

@@ -644,8 +644,8 @@ TEST(abstract_names)
     close(fd);
     fd = (int)MUST(socket(AF_UNIX, SOCK_STREAM, 0));
     CHECK_ERR(connect(fd, (struct sockaddr *)&address, length), ECONNREFUSED);
-    close(client); /* whose other end, not accepted, had the name too */
-    MUST(bind(fd, (struct sockaddr *)&address, length));
+    MUST(bind(fd, (struct sockaddr *)&address, length)); /* free, though the client's other end still has it */
+    close(client);
 }
 
 TEST(names_by_themselves)

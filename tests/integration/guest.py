@@ -30,7 +30,7 @@ NOT_PROGRAMS = {"runner", "allcalls"}
 PROGRAMS = sorted(path.stem for path in SOURCES.glob("*.c") if path.stem not in NOT_PROGRAMS)
 
 # What to do with files is tried on the gofer's file system and on the Sentry's own.
-ABOUT_FILES = {"creds", "exec", "fd", "futex", "lock", "meta", "mmap", "names", "open", "pipe", "rw"}
+ABOUT_FILES = {"creds", "exec", "fd", "futex", "lock", "meta", "mmap", "names", "open", "pipe", "rw", "unix"}
 
 BATCH_SECONDS = 300
 
