@@ -134,6 +134,7 @@ class ScriptedSpace:
     """Application memory in pages that are made when touched.  Shared ones are shared with forks."""
 
     PAGE: ClassVar = 4096
+    ROOM: ClassVar = 1 << 28  # of one mapping: each page takes an entry
 
     def __init__(self) -> None:
         self.end = 0x7FFF_0000_0000
@@ -162,6 +163,8 @@ class ScriptedSpace:
 
     def map(self, addr: int, length: int, prot: int, flags: int, fd: int, offset: int) -> int:
         numbers = self._range(addr, length)
+        if length > self.ROOM:
+            raise ENOMEM
         if flags & MAP_FIXED_NOREPLACE and any(number in self.areas for number in numbers):
             raise EEXIST
         if not flags & (MAP_FIXED | MAP_FIXED_NOREPLACE):

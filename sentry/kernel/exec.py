@@ -19,6 +19,7 @@ from sentry.abi.stat import S_IFMT, S_IFREG, S_ISGID, S_ISUID, S_IXGRP
 from sentry.kernel.creds import SECBIT_KEEP_CAPS, SECBIT_NOROOT, Creds
 from sentry.kernel.exit import leave_memory
 from sentry.kernel.rlimits import RLIM_INFINITY, RLIMIT_STACK
+from sentry.kernel.script import HEAD_SIZE, parse_script
 from sentry.kernel.signals import SignalHandlers
 from sentry.mm.elf import ET_DYN, Image, Segment, parse_header, parse_image
 from sentry.mm.mm import (
@@ -34,7 +35,7 @@ from sentry.mm.mm import (
     page_down,
     page_up,
 )
-from sentry.platform import PAGE_SIZE, AddressSpace, Context
+from sentry.platform import PAGE_SIZE, AddressSpace, Context, SpaceGone
 from sentry.vfs.caller import MAY_EXEC
 from sentry.vfs.dentry import MS_NOEXEC, MS_NOSUID, Path
 from sentry.vfs.file import File
@@ -45,7 +46,6 @@ from sentry.wait import park
 if TYPE_CHECKING:
     from sentry.kernel.task import Task
 
-HEAD_SIZE: Final = 256  # BINPRM_BUF_SIZE
 MAX_SCRIPTS: Final = 5
 MAX_ARG_STRLEN: Final = 131072
 ARG_MAX_FLOOR: Final = 131072
@@ -90,7 +90,8 @@ class Program:
     head: bytes
     argv: list[bytes]
     envp: list[bytes]
-    filename: bytes  # AT_EXECFN
+    filename: bytes  # as execve was given it: AT_EXECFN, and the task's name
+    called: bytes  # what an interpreter is to run: filename, or the interpreter that is a script itself
 
 
 @dataclass(slots=True)
@@ -115,7 +116,7 @@ async def open_program(where: Where, name: str, argv: list[bytes], envp: list[by
 async def open_executable(where: Where, path: Path, argv: list[bytes], envp: list[bytes], name: bytes) -> Program:
     """As open_program, for a file that was found already (execveat with AT_EMPTY_PATH)."""
     program = await _open(where, path, argv, envp, name)
-    for _ in range(MAX_SCRIPTS):
+    for _ in range(MAX_SCRIPTS + 1):
         if program.head[:2] != b"#!":
             return program
         program = await _interpreter(where, program)
@@ -138,28 +139,17 @@ async def _open(where: Where, path: Path, argv: list[bytes], envp: list[bytes], 
     except LinuxError:
         file.drop()
         raise
-    return Program(file, path, head, argv, envp, name)
+    return Program(file, path, head, argv, envp, name, name)
 
 
 async def _interpreter(where: Where, script: Program) -> Program:
-    """fs/binfmt_script.c: the interpreter, its one argument, and the script's name before the old arguments."""
+    """The interpreter, its one argument, and the script's name before the old arguments."""
     script.file.drop()
-    line = script.head[2:].split(b"\n", 1)[0]
-    if b"\n" not in script.head and len(script.head) == HEAD_SIZE and not line.strip(b" \t").count(b" "):
-        # The line is longer than the buffer: an interpreter's name that was cut is not run.
-        raise ENOEXEC
-    words = line.strip(b" \t").split(None, 1)
-    if not words:
-        raise ENOEXEC
-    interpreter = words[0].split(b"\0")[0]
-    argv = [interpreter]
-    if len(words) > 1:
-        argv.append(words[1].strip(b" \t").split(b"\0")[0])
-    argv.append(script.filename)
-    argv += script.argv[1:]
+    interpreter, argument = parse_script(script.head)
+    argv = [interpreter, *([] if argument is None else [argument]), script.called, *script.argv[1:]]
     path = await walk(where, os.fsdecode(interpreter))
     program = await _open(where, path, argv, script.envp, script.filename)
-    program.filename = interpreter
+    program.called = interpreter
     return program
 
 
@@ -184,7 +174,7 @@ def read_strings(mem: AddressSpace, addr: int) -> list[bytes]:
         return strings
     total = 0
     while True:
-        step = PAGE_SIZE - addr % PAGE_SIZE
+        step = max(PAGE_SIZE - addr % PAGE_SIZE, 8)  # the array need not be aligned
         chunk = mem.read_some(addr, step)
         usable = len(chunk) & ~7
         if not usable:
@@ -225,12 +215,13 @@ async def load(t: Task, program: Program) -> Loaded:
     check_argument_size(program, stack_limit)
     image = _parse(program.file, program.head)
     interpreter = await _open_interpreter(t, program, image)
-    context = t.container.new_space()
     try:
-        return await _load_into(t, program, image, interpreter, context, stack_limit)
-    except LinuxError:
-        context.release()
-        raise
+        context = t.container.new_space()
+        try:
+            return await _load_into(t, program, image, interpreter, context, stack_limit)
+        except (LinuxError, SpaceGone):
+            context.release()
+            raise
     finally:
         if interpreter is not None:
             interpreter[0].drop()
@@ -272,7 +263,8 @@ async def _load_into(
     mm = Mm(space)
     bias = 0
     if image.type == ET_DYN:
-        bias = ELF_ET_DYN_BASE + random.randrange(RANDOM_BASE_PAGES) * PAGE_SIZE - image.low
+        start = ELF_ET_DYN_BASE + random.randrange(RANDOM_BASE_PAGES) * PAGE_SIZE
+        bias = (start & -image.align) - image.low
     await _map_image(mm, program.file, program.path, image, bias, fixed=True)
     entry = image.entry + bias
     base = 0
@@ -282,9 +274,9 @@ async def _load_into(
         start = interp_image.entry + base
     else:
         start = entry
+    if start >= space.end:
+        raise ENOEXEC("no such entry point")
     mm.brk_start = mm.brk = page_up(image.high + bias) + random.randrange(RANDOM_BRK_PAGES) * PAGE_SIZE
-    mm.exe = program.path
-    mm.set_exe(program.file)
     creds, secure = exec_creds(t, program)
     _map_stack(mm, stack_limit, image.exec_stack)
     auxv = [
@@ -292,7 +284,7 @@ async def _load_into(
         (AT_HWCAP, t.kernel.hwcap),
         (AT_PAGESZ, PAGE_SIZE),
         (AT_CLKTCK, 100),
-        (AT_PHDR, image.phdr_vaddr + bias),
+        (AT_PHDR, image.phdr_vaddr + bias & (1 << 64) - 1),
         (AT_PHENT, image.phentsize),
         (AT_PHNUM, image.phnum),
         (AT_BASE, base),
@@ -306,11 +298,9 @@ async def _load_into(
         (AT_HWCAP2, t.kernel.hwcap2),
         (AT_MINSIGSTKSZ, t.kernel.min_signal_stack),
     ]
-    try:
-        sp = push_stack(mm, program, [pair for pair in auxv if pair[0] != AT_SYSINFO_EHDR or pair[1]])
-    except LinuxError:
-        mm.release()
-        raise
+    sp = push_stack(mm, program, [pair for pair in auxv if pair[0] != AT_SYSINFO_EHDR or pair[1]])
+    mm.exe = program.path
+    mm.set_exe(program.file)
     return Loaded(context, mm, start, sp, creds)
 
 
@@ -447,8 +437,7 @@ async def execve(t: Task, program: Program) -> None:
         loaded = await load(t, program)
     finally:
         program.file.drop()
-    await _end_other_threads(t)
-    if t.exiting:
+    if not await _end_other_threads(t):
         loaded.context.release()
         loaded.mm.release()
         return
@@ -460,9 +449,11 @@ def comm_of(program: Program) -> str:
     return os.fsdecode(program.filename.rsplit(b"/", 1)[-1][:15])
 
 
-async def _end_other_threads(t: Task) -> None:
-    """de_thread(): the caller survives and becomes the leader."""
+async def _end_other_threads(t: Task) -> bool:
+    """de_thread(): the caller survives and becomes the leader.  False: it is to end, by another thread's doing."""
     tg = t.tg
+    if t.exiting or tg.exec_waiter is not None:
+        return False
     tg.exec_waiter = t
     for other in tg.tasks:
         if other is not t:
@@ -471,11 +462,14 @@ async def _end_other_threads(t: Task) -> None:
     while len(tg.tasks) > 1:
         await park()
     tg.exec_waiter = None
-    if tg.leader is not t and not t.exiting:
+    if t.exiting:
+        return False
+    if tg.leader is not t:
         old = tg.leader
         t.kernel.swap_numbers(t, old)
         tg.leader = t
         t.kernel.unnumber_task(old)
+    return True
 
 
 def switch_to(t: Task, loaded: Loaded, name: str) -> None:
@@ -498,7 +492,8 @@ def switch_to(t: Task, loaded: Loaded, name: str) -> None:
         t.parent_death_signal = 0
     tg.did_exec = True
     tg.exit_signal = 17
-    tg.dumpable = 1
+    creds = loaded.creds
+    tg.dumpable = int((creds.euid, creds.egid) == (creds.uid, creds.gid))
     t.altstack = (0, SS_DISABLE, 0)
     t.task_name = name
     if tg.timers is not None:

@@ -25,6 +25,8 @@ PF_R: Final = 4
 
 MAX_PHDRS_SIZE: Final = 65536
 PATH_MAX: Final = 4096
+TASK_SIZE: Final = 1 << 47
+MAX_OFFSET: Final = 1 << 62
 
 
 @dataclass(slots=True)
@@ -51,19 +53,15 @@ class Image:
     segments: list[Segment]
     interp: tuple[int, int] | None
     exec_stack: bool
+    align: int  # what a PT_LOAD's p_align asks of the load address, at least a page
 
     @property
     def low(self) -> int:
-        return self.segments[0].vaddr & ~(PAGE_SIZE - 1)
+        return min(segment.vaddr for segment in self.segments) & ~(PAGE_SIZE - 1)
 
     @property
     def high(self) -> int:
-        last = self.segments[-1]
-        return last.vaddr + last.mem_size
-
-    @property
-    def align(self) -> int:
-        return PAGE_SIZE
+        return max(segment.vaddr + segment.mem_size for segment in self.segments)
 
 
 def parse_header(head: bytes) -> tuple[int, int, int, int, int]:
@@ -73,7 +71,9 @@ def parse_header(head: bytes) -> tuple[int, int, int, int, int]:
     _, kind, machine, _, entry, phoff, _, _, _, phentsize, phnum, *_ = EHDR.unpack_from(head)
     if machine != EM_X86_64 or kind not in (ET_EXEC, ET_DYN):
         raise ENOEXEC
-    if phentsize != PHDR.size or not 1 <= phnum <= MAX_PHDRS_SIZE // PHDR.size:
+    if phentsize != PHDR.size or not 1 <= phnum <= MAX_PHDRS_SIZE // PHDR.size or phoff >= MAX_OFFSET:
+        raise ENOEXEC
+    if entry >= TASK_SIZE:
         raise ENOEXEC
     return kind, entry, phoff, phentsize, phnum
 
@@ -87,12 +87,15 @@ def parse_image(head: bytes, phdrs: bytes) -> Image:
     interp: tuple[int, int] | None = None
     phdr_vaddr = 0
     exec_stack = False
+    align = PAGE_SIZE
     for i in range(phnum):
-        p_type, flags, offset, vaddr, _, file_size, mem_size, _ = PHDR.unpack_from(phdrs, i * phentsize)
+        p_type, flags, offset, vaddr, _, file_size, mem_size, p_align = PHDR.unpack_from(phdrs, i * phentsize)
         if p_type == PT_LOAD:
             segments.append(_segment(flags, offset, vaddr, file_size, mem_size))
+            if p_align & p_align - 1 == 0:
+                align = max(align, p_align)
         elif p_type == PT_INTERP and interp is None:
-            if not 2 <= file_size <= PATH_MAX:
+            if not 2 <= file_size <= PATH_MAX or offset >= MAX_OFFSET:
                 raise ENOEXEC
             interp = (offset, file_size)
         elif p_type == PT_PHDR:
@@ -103,11 +106,11 @@ def parse_image(head: bytes, phdrs: bytes) -> Image:
         raise ENOEXEC
     if not phdr_vaddr:
         phdr_vaddr = _find_phdrs(segments, phoff)
-    return Image(kind, entry, phoff, phentsize, phnum, phdr_vaddr, segments, interp, exec_stack)
+    return Image(kind, entry, phoff, phentsize, phnum, phdr_vaddr, segments, interp, exec_stack, align)
 
 
 def _segment(flags: int, offset: int, vaddr: int, file_size: int, mem_size: int) -> Segment:
-    if file_size > mem_size or (vaddr - offset) % PAGE_SIZE or vaddr + mem_size >= 1 << 47 or offset >= 1 << 62:
+    if file_size > mem_size or (vaddr - offset) % PAGE_SIZE or vaddr + mem_size >= TASK_SIZE or offset >= MAX_OFFSET:
         raise EINVAL("malformed PT_LOAD")
     prot = (1 if flags & PF_R else 0) | (2 if flags & PF_W else 0) | (4 if flags & PF_X else 0)
     return Segment(vaddr, offset, file_size, mem_size, prot)

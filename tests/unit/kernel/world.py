@@ -8,9 +8,12 @@ assert context(init).results == [2, 2]
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Coroutine
+from typing import Any, Final, TypeVar
 
+from sentry.abi.fcntl import O_WRONLY
 from sentry.abi.nr_x86_64 import NAMES
+from sentry.abi.stat import S_IFREG
 from sentry.fs.tmpfs import TmpFs
 from sentry.kernel import run
 from sentry.kernel.container import Container
@@ -27,8 +30,10 @@ from sentry.platform import SyscallTrap
 from sentry.syscalls.registry import build_table
 from sentry.vfs.dentry import Dentry, Path
 from sentry.vfs.fdtable import FdTable
+from sentry.vfs.iov import BytesSource
 from tests.fakes import ScriptedContext, ScriptedPlatform, ScriptedTemplate, Step
 
+T = TypeVar("T")
 NUMBERS: Final = {name: number for number, name in NAMES.items()}
 DATA: Final = 0x500000
 DATA_SIZE: Final = 0x20000
@@ -123,3 +128,30 @@ class World:
         """End the coroutines of those who still wait."""
         for t in list(self.kernel.root_pidns.tasks.values()):
             t.coro.close()
+
+    def file(self, name: str, data: bytes, mode: int = 0o755, uid: int = 0, gid: int = 0) -> Path:
+        """A file in the root directory."""
+
+        async def make() -> None:
+            root = self.root.inode
+            inode = await root.create(name, mode & 0o777, ROOT.caller(0))
+            path = Path(self.root.mount, Dentry(name, self.root.dentry, inode))
+            opened = (await inode.open(path, O_WRONLY)).hold()
+            opened.write(BytesSource(data))
+            opened.drop()
+            inode.mode, inode.uid, inode.gid = S_IFREG | mode, uid, gid
+            made.append(path)
+
+        made: list[Path] = []
+        drive(make())
+        return made[0]
+
+
+def drive(coro: Coroutine[Any, Any, T]) -> T:
+    """The result of a coroutine that never waits."""
+    try:
+        coro.send(None)
+    except StopIteration as end:
+        result: T = end.value
+        return result
+    raise AssertionError("it waits")
