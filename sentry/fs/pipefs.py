@@ -17,13 +17,14 @@ from sentry.abi.errno import EAGAIN, EBADF, EBUSY, EINVAL, ENOTTY, ENXIO, EPERM,
 from sentry.abi.fcntl import O_ACCMODE, O_NONBLOCK, O_RDONLY, O_RDWR, O_WRONLY
 from sentry.abi.poll import ANY, POLLERR, POLLHUP, READABLE, WRITABLE
 from sentry.abi.stat import S_IFIFO
+from sentry.fs.simple import apply_attrs
 from sentry.kernel.blocking import wait_on
 from sentry.kernel.task import current
 from sentry.platform import PAGE_SIZE
 from sentry.vfs.caller import Caller
 from sentry.vfs.dentry import Path
 from sentry.vfs.file import File
-from sentry.vfs.inode import FileSystem, Inode
+from sentry.vfs.inode import AttrChange, FileSystem, Inode
 from sentry.vfs.iov import Sink, Source
 from sentry.wait import WaitQueue
 
@@ -121,6 +122,9 @@ class PipeInode(Inode):
 
     async def open(self, path: Path, flags: int) -> File:
         return _join(self, path, flags)
+
+    async def setattr(self, change: AttrChange) -> None:
+        apply_attrs(self, change)
 
     def blksize(self) -> int:
         return PAGE_SIZE

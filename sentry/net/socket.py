@@ -13,10 +13,11 @@ from sentry.abi.fcntl import O_RDWR
 from sentry.abi.poll import POLLIN
 from sentry.abi.socket import FIONREAD, INT, SIOCOUTQ
 from sentry.abi.stat import S_IFSOCK
+from sentry.fs.simple import apply_attrs
 from sentry.net.message import PLAIN, Outgoing, Received
 from sentry.vfs.dentry import Path
 from sentry.vfs.file import File
-from sentry.vfs.inode import FileSystem, Inode
+from sentry.vfs.inode import AttrChange, FileSystem, Inode
 from sentry.vfs.iov import Sink, Source
 
 if TYPE_CHECKING:
@@ -44,6 +45,9 @@ class SockInode(Inode):
     async def open(self, path: Path, flags: int) -> File:
         """sock_no_open()."""
         raise ENXIO
+
+    async def setattr(self, change: AttrChange) -> None:
+        apply_attrs(self, change)
 
 
 class Socket(File):

@@ -95,11 +95,14 @@ class UnixNames:
         raise ENOSPC
 
     async def bind_path(self, t: Task, socket: UnixSocket, address: bytes) -> None:
-        """Make the file.  EADDRINUSE: there is one.  EINVAL: the socket is bound.  Those of mknod(2)."""
+        """Make the file, with the mode that the socket has, by fchmod(2) or as it was made, and the umask.
+
+        EADDRINUSE: there is one.  EINVAL: the socket is bound.  Those of mknod(2).
+        """
         name = path_of(address).decode("utf-8", "surrogateescape")
         where = t.where(AT_FDCWD)
         try:
-            path = await make_node(where, name, st.S_IFSOCK | 0o777, 0)
+            path = await make_node(where, name, socket.inode.mode, 0)
         except EEXIST:
             raise EADDRINUSE from None
         if socket.address:

@@ -45,6 +45,7 @@ class UnixStream(UnixSocket):
             raise EPIPE
         done = 0
         chunk = min(CHUNK, (self.sndbuf >> 1) - 64)
+        creds = self.stamp(peer, out)
         while left := src.remaining:
             if self.charged >= self.sndbuf:
                 if done:
@@ -57,7 +58,7 @@ class UnixStream(UnixSocket):
                 if done:
                     break
                 raise
-            message = Message(data, self, self.stamp(peer, out), out.take_parcel())
+            message = Message(data, self, creds, out.take_parcel())
             self.charged += message.cost
             peer.messages.append(message)
             done += len(data)

@@ -20,6 +20,7 @@ from sentry.abi.fcntl import (
     FALLOC_FL_PUNCH_HOLE,
     FALLOC_FL_ZERO_RANGE,
 )
+from sentry.fs.anon import anon_path
 from sentry.syscalls.args import I32, I64, U32, Addr, AtFlags, DirFd, Fd, Mode, Offset, PathAddr
 from sentry.syscalls.paths import check_flags, read_name, read_optional, walk_at
 from sentry.syscalls.read_write import check_size
@@ -50,10 +51,8 @@ MAX_SIZE: Final = (1 << 63) - 1
 
 
 def path_of(file: File) -> Path:
-    """Where an open file lies; EBADF for one without a place (pipes, sockets): their attributes do not change."""
-    if file.path is None:
-        raise EBADF("no path")
-    return file.path
+    """Where an open file lies, or a place made for one that has none: a pipe, a socket."""
+    return file.path if file.path is not None else anon_path(file.inode)
 
 
 # ---- Modes.

@@ -123,6 +123,14 @@ class TestMaking:
             with pytest.raises(EBADF):
                 sockets(name, 99, *args)
 
+    def test_its_mode_is_that_of_its_file(self, sockets):
+        fd = sockets.socket()
+        sockets("fchmod", fd, 0o607)
+        sockets("fchown", fd, 5, 6)
+        assert sockets.fstat(fd)[3:6] == (S_IFSOCK | 0o607, 5, 6)
+        sockets.bind(fd, path_address("/s"))
+        assert sockets.stat("/s").mode == S_IFSOCK | 0o605
+
     def test_stat(self, sockets):
         fd = sockets.socket()
         assert sockets.fstat(fd).mode == S_IFSOCK | 0o777
