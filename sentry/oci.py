@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from sentry.abi.errno import LinuxError
 from sentry.kernel.container import ProcessSpec, StartError
 from sentry.kernel.creds import CAP_NAMES, Creds
-from sentry.kernel.rlimits import Rlimits
+from sentry.kernel.rlimits import NR_OPEN, Rlimits
 from sentry.vfs.dentry import (
     MS_NOATIME,
     MS_NODEV,
@@ -80,19 +81,18 @@ def _cap_mask(names: list[str]) -> int:
 
 
 def credentials(process: dict[str, Any]) -> Creds:
-    """process.user and process.capabilities."""
+    """process.user and process.capabilities, as they are just before the execve: its rules decide what stays."""
     user = process.get("user") or {}
     uid, gid = int(user.get("uid", 0)), int(user.get("gid", 0))
     caps = process.get("capabilities") or {}
     sets = {key: _cap_mask(caps.get(key) or []) for key in ("bounding", "effective", "inheritable", "permitted")}
     ambient = _cap_mask(caps.get("ambient") or []) & sets["permitted"] & sets["inheritable"]
-    effective = sets["effective"] & sets["permitted"]
     return Creds(
         *(uid, uid, uid, uid),
         *(gid, gid, gid, gid),
-        groups=tuple(user.get("additionalGids") or ()),
+        groups=tuple(sorted(user.get("additionalGids") or ())),
         permitted=sets["permitted"],
-        effective=effective if uid == 0 else ambient,
+        effective=sets["effective"] & sets["permitted"],
         inheritable=sets["inheritable"],
         bounding=sets["bounding"],
         ambient=ambient,
@@ -101,22 +101,41 @@ def credentials(process: dict[str, Any]) -> Creds:
 
 def process_spec(process: dict[str, Any]) -> ProcessSpec:
     """The OCI process object.  StartError if it can't be one."""
-    args = process.get("args") or []
-    if not args or not all(isinstance(a, str) for a in args):
+    args, env = process.get("args") or [], process.get("env") or []
+    for name, strings in (("args", args), ("env", env)):
+        if not isinstance(strings, list) or not all(isinstance(s, str) and "\0" not in s for s in strings):
+            raise StartError(3, f"process.{name}: not a list of strings")
+    if not args:
         raise StartError(3, "process.args: at least one string is needed")
+    try:
+        return _process_spec(process, args, env)
+    except (AttributeError, KeyError, TypeError, ValueError) as e:
+        raise StartError(3, f"process: malformed: {e}") from None
+
+
+def _process_spec(process: dict[str, Any], args: list[str], env: list[str]) -> ProcessSpec:
     user = process.get("user") or {}
-    rlimits = Rlimits()
-    rlimits.apply((e["type"], int(e["soft"]), int(e["hard"])) for e in process.get("rlimits") or [])
-    creds = credentials(process)
-    if creds.uid and not creds.ambient:
-        creds = creds.changed(permitted=0, effective=0)
     return ProcessSpec(
-        args=list(args),
-        env=list(process.get("env") or []),
+        args=args,
+        env=env,
         cwd=process.get("cwd") or "/",
-        creds=creds,
+        creds=credentials(process),
         umask=int(user.get("umask", 0o022)),
         no_new_privs=bool(process.get("noNewPrivileges", False)),
-        rlimits=rlimits,
+        rlimits=_rlimits(process.get("rlimits") or []),
         oom_score_adj=int(process.get("oomScoreAdj") or 0),
     )
+
+
+def _rlimits(entries: list[dict[str, Any]]) -> Rlimits:
+    """process.rlimits.  More descriptors than this kernel's tables hold are as good as all of them."""
+    limits = Rlimits()
+    for entry in entries:
+        name, soft, hard = entry["type"], int(entry["soft"]), int(entry["hard"])
+        if name == "RLIMIT_NOFILE":
+            soft, hard = min(soft, NR_OPEN), min(hard, NR_OPEN)
+        try:
+            limits.apply([(name, soft, hard)])
+        except LinuxError as e:
+            raise StartError(3, f"process.rlimits: {name}: {e.why}") from None
+    return limits

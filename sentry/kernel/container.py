@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from sentry.abi import signal as sig
 from sentry.abi.errno import EACCES, ENOENT, ENOTDIR, LinuxError
+from sentry.abi.poll import ANY
 from sentry.kernel import exec as execve
 from sentry.kernel import run
 from sentry.kernel.creds import Creds
@@ -22,12 +23,12 @@ from sentry.kernel.threadgroup import ThreadGroup
 from sentry.kernel.timers import watch_inherited_limit
 from sentry.kernel.utsname import UtsNamespace
 from sentry.mm.mm import Mm
-from sentry.platform import Context, Template
+from sentry.platform import Context, SpaceGone, Template
 from sentry.vfs.dentry import MountNamespace, Path
 from sentry.vfs.fdtable import FdTable
 from sentry.vfs.file import File
 from sentry.vfs.walk import Where, walk
-from sentry.wait import Event
+from sentry.wait import Event, Waiter, park
 
 if TYPE_CHECKING:
     from sentry.fs.tty import Tty
@@ -207,6 +208,12 @@ class Container:
             self._undo_start(t)
             code = 7 if isinstance(e, EACCES) else 5 if isinstance(e, ENOENT) else 3
             raise StartError(code, f'exec: "{spec.args[0]}": {describe(e)}') from None
+        except SpaceGone:
+            self._undo_start(t)
+            raise StartError(10, f'exec: "{spec.args[0]}": killed while it was started') from None
+        if not is_init and self.pidns.init is None:
+            self._undo_start(t)
+            raise StartError(9, f"container {self.id!r} is not running")
         if is_init:
             self.pidns.init = tg
             tg.unkillable = True
@@ -230,13 +237,6 @@ class Container:
             loaded = await execve.load(t, program)
         finally:
             program.file.drop()
-        loaded.creds = (
-            spec.creds
-            if spec.creds.euid
-            else loaded.creds.changed(
-                permitted=spec.creds.permitted, effective=spec.creds.effective, ambient=spec.creds.ambient
-            )
-        )
         execve.switch_to(t, loaded, execve.comm_of(program))
 
     def _undo_start(self, t: Task) -> None:
@@ -268,7 +268,18 @@ class Container:
         for process in list(self.processes.values()):
             if process.tg is not None:
                 await process.ended.wait()
+        for tg in self.pidns.thread_groups():
+            await self._wait_for_end(tg)
         for mount in list(self.mounts.mounts):
             mount.fs.release()
         self.template.close()
         self.kernel.containers.pop(self.id, None)
+
+    async def _wait_for_end(self, tg: ThreadGroup) -> None:
+        loop = self.kernel.loop
+        job = loop.current_job()
+        waiter = Waiter(ANY, lambda _events: loop.wake(job))
+        tg.end_queue.add(waiter)
+        while not tg.dead:
+            await park()
+        tg.end_queue.remove(waiter)
