@@ -68,11 +68,15 @@ class Host:
         done = self.pysc("state", name)
         return str(json.loads(done.stdout)["status"]) if done.returncode == 0 else ""
 
+    def is_mine(self, cgroup: str) -> bool:
+        return os.path.basename(cgroup).removeprefix("pysc-") in self.names
+
     def left_behind(self) -> list[str]:
         left = [f"process {pid}" for pid in processes_in(self.cgroup)]
         left += [str(path) for path in self.state.glob("*")]
         left += [line for line in Path("/proc/mounts").read_text().splitlines() if str(self.folder) in line]
-        left += [str(path) for name in self.names for path in CGROUPS.glob(f"**/{name}/")]
+        # os.walk, unlike glob, bears with cgroups of others that go while it looks.
+        left += [folder for folder, _, _ in os.walk(CGROUPS) if self.is_mine(folder)]
         return left
 
 
