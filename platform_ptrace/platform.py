@@ -31,6 +31,7 @@ SYS_MUNMAP: Final = 11
 SYS_MREMAP: Final = 25
 SYS_MSYNC: Final = 26
 SYS_MADVISE: Final = 28
+MREMAP_FIXED: Final = 2
 
 CLONE_VM: Final = 0x100
 CLONE_FS: Final = 0x200
@@ -252,7 +253,7 @@ class PtraceSpace:
 
     def remap(self, addr: int, old_length: int, new_length: int, flags: int, new_addr: int) -> int:
         self._check_range(addr, old_length)
-        self._check_range(new_addr, new_length)
+        self._check_range(new_addr if flags & MREMAP_FIXED else 0, new_length)
         return self._inject(SYS_MREMAP, addr, old_length, new_length, flags, new_addr)
 
     def advise(self, addr: int, length: int, advice: int) -> None:

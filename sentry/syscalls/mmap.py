@@ -215,8 +215,8 @@ def mremap(t: Task, old: Addr, old_size: Size, new_size: Size, flags: Flags, new
             raise EINVAL
         if new < MMAP_MIN_ADDR:
             raise EPERM
-    elif flags & MREMAP_DONTUNMAP:
-        new = 0
+    else:
+        new = 0  # not an argument then: the register may hold anything
     if new_size > old_size:
         _check_as_limit(t, new_size - old_size)
     return t.mem.remap(old, old_size, new_size, flags, new)

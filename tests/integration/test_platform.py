@@ -558,7 +558,7 @@ def test_remap_moves_the_contents(bare: Bare) -> None:
     space = bare.empty().space
     addr = space.map(0, 4 * PAGE_SIZE, READ_WRITE, ANONYMOUS, -1, 0)
     space.write(addr, b"kept")
-    moved = space.remap(addr, PAGE_SIZE, 8 * PAGE_SIZE, 1, 0)  # MREMAP_MAYMOVE
+    moved = space.remap(addr, PAGE_SIZE, 8 * PAGE_SIZE, 1, MASK64)  # MREMAP_MAYMOVE: the last argument is none
     assert space.read(moved, 4) == b"kept" and moved != addr
     assert space.remap(moved, 8 * PAGE_SIZE, PAGE_SIZE, 0, 0) == moved
     with pytest.raises(EFAULT):
