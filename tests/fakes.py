@@ -192,7 +192,13 @@ class ScriptedSpace:
             self.areas[number] = self.areas[number]._replace(prot=prot)
 
     def remap(self, addr: int, old_length: int, new_length: int, flags: int, new_addr: int) -> int:
-        raise NotImplementedError
+        data = self.read_some(addr, min(old_length, new_length))
+        area = self.areas[addr // self.PAGE]
+        to = new_addr if flags & 2 else addr if new_length <= old_length else 0
+        self.unmap(addr, old_length)
+        to = self.map(to, new_length, area.prot, MAP_FIXED if to else 0, -1, 0)
+        self.write(to, data)
+        return to
 
     def advise(self, addr: int, length: int, advice: int) -> None:
         self._range(addr, length)

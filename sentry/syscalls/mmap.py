@@ -49,6 +49,7 @@ PROT_KNOWN: Final = 0x0F | 0x01000000 | 0x02000000
 PROT_GROWSDOWN: Final = 0x01000000
 PROT_GROWSUP: Final = 0x02000000
 MMAP_MIN_ADDR: Final = 65536
+MINCORE_STEP: Final = 1 << 16  # pages whose answer is written at once: a mapping may have very many
 
 MREMAP_MAYMOVE: Final = 1
 MREMAP_FIXED: Final = 2
@@ -331,5 +332,6 @@ def mincore(t: Task, addr: Addr, length: Size, vec: Addr) -> int:
     _check_range(t, addr, size)
     if size:
         _check_mapped(t, addr, size)
-        t.mem.write(vec, b"\1" * (size // PAGE_SIZE))
+        for page in range(0, size // PAGE_SIZE, MINCORE_STEP):
+            t.mem.write(vec + page, b"\1" * min(size // PAGE_SIZE - page, MINCORE_STEP))
     return 0

@@ -8,6 +8,7 @@ assert context(init).results == [2, 2]
 
 from __future__ import annotations
 
+import os
 from collections.abc import Coroutine
 from typing import Any, Final, TypeVar
 
@@ -66,7 +67,8 @@ class World:
 
     def __init__(self) -> None:
         self.platform = ScriptedPlatform()
-        self.kernel = Kernel(self.platform, build_table(), HostFacts(), -1)
+        self.proc_fd = os.open("/proc", os.O_PATH | os.O_CLOEXEC)
+        self.kernel = Kernel(self.platform, build_table(), HostFacts(), self.proc_fd)
         self.loop = self.kernel.loop
         self.loop.now_ns = self.platform.now_ns
         self.platform.on_idle = self.loop.stop
@@ -128,6 +130,7 @@ class World:
         """End the coroutines of those who still wait."""
         for t in list(self.kernel.root_pidns.tasks.values()):
             t.coro.close()
+        os.close(self.proc_fd)
 
     def file(self, name: str, data: bytes, mode: int = 0o755, uid: int = 0, gid: int = 0) -> Path:
         """A file in the root directory."""
