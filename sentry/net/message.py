@@ -73,10 +73,11 @@ class Received:
     creds    the sender's; meaningful once stamped
     files    descriptors that came along: of a parcel that landed, or that stays in the queue (MSG_PEEK)
     ended    a boundary was reached: nothing more belongs to this call
+    nothing  there was no message at all, so there is nothing to tell about one
     time_ns  when a datagram came, if the socket keeps that
     """
 
-    __slots__ = ("_owned", "count", "creds", "ended", "files", "flags", "name", "stamped", "time_ns")
+    __slots__ = ("_owned", "count", "creds", "ended", "files", "flags", "name", "nothing", "stamped", "time_ns")
 
     def __init__(self) -> None:
         self.count = 0
@@ -86,6 +87,7 @@ class Received:
         self.stamped = False
         self.files: Sequence[File] = ()
         self.ended = False
+        self.nothing = False
         self.time_ns = 0
         self._owned: Parcel | None = None
 

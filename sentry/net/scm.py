@@ -133,6 +133,8 @@ def deliver(t: Task, socket: Socket, got: Received, room: int, cloexec: bool) ->
     """scm_recv(): (control data, MSG_CTRUNC or 0, the descriptors that it names).  Installs descriptors in t."""
     writer = ControlWriter(room)
     installed: list[int] = []
+    if got.nothing:
+        return b"", 0, installed
     if got.time_ns:
         writer.put(socket.timestamp, _timestamp(socket.timestamp, got.time_ns))
     if socket.passcred:

@@ -148,8 +148,8 @@ class Socket(File):
 
     # -- messages --
 
-    async def resolve(self, t: Task, address: bytes) -> Any:
-        """Outgoing.target for an address given to sendto(2)."""
+    async def resolve(self, t: Task, address: bytes, size: int, nonblock: bool) -> Any:
+        """Outgoing.target for an address given to sendto(2) with a message of that size."""
         raise EOPNOTSUPP
 
     def attach(self, t: Task, out: Outgoing, control: bytes) -> None:

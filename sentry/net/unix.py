@@ -25,6 +25,7 @@ from sentry.abi.errno import (
     EISCONN,
     ENOTCONN,
 )
+from sentry.abi.fcntl import O_NONBLOCK
 from sentry.abi.poll import (
     POLLERR,
     POLLHUP,
@@ -175,6 +176,7 @@ class UnixSocket(Socket):
         other = type(self)(t, self.type, 0)
         other.accepted = False
         other.address = listener.address
+        other.passcred, other.passpidfd = listener.passcred, listener.passpidfd
         other.peer_identity = identity.peer(t)
         self.peer_identity = listener.peer_identity
         self.pair(other)
@@ -187,16 +189,15 @@ class UnixSocket(Socket):
         self.state = other.state = ESTABLISHED
 
     def accept(self, t: Task, flags: int) -> UnixSocket:
-        """EINVAL: not listening, or shut down.  EAGAIN."""
+        """EINVAL: not listening, or shut down, unless it must not wait.  EAGAIN."""
         if self.state != LISTEN or self.dead:
             raise EINVAL("not listening")
         if not self.arrivals:
-            raise EINVAL if self.shut & RCV_SHUTDOWN else EAGAIN
+            raise EINVAL if self.shut & RCV_SHUTDOWN and not self.flags & O_NONBLOCK else EAGAIN
         other = self.arrivals.popleft()
         self.room_again()
         other.accepted = True
         other.flags |= flags
-        other.passcred, other.passpidfd = self.passcred, self.passpidfd
         other.inode.uid, other.inode.gid = t.creds.fsuid, t.creds.fsgid
         return other
 
@@ -222,13 +223,17 @@ class UnixSocket(Socket):
         peer = self.peer
         if peer is not None and self.CONNECTED:
             peer.shut = SHUTDOWN_MASK
-            if self.messages or not self.accepted:
+            if self._has_unread() or not self.accepted:
                 peer.error = ECONNRESET
             peer.queue.wake(ENDED)
         self.queue.wake(ENDED)
         self.room_again()
         self.discard_messages()
         self.names.flights.socket_closed()
+
+    def _has_unread(self) -> bool:
+        """One empty message is not missed."""
+        return bool(self.messages) and (len(self.messages) > 1 or bool(self.messages[0].data))
 
     def discard_messages(self) -> None:
         """Empty the queue, and refuse the connections that nobody accepted."""

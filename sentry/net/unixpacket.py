@@ -21,7 +21,7 @@ from sentry.abi.errno import (
     EPIPE,
 )
 from sentry.abi.fcntl import O_NONBLOCK
-from sentry.abi.poll import POLLERR, POLLWRBAND, READABLE, WRITABLE
+from sentry.abi.poll import POLLERR, POLLOUT, POLLWRBAND, READABLE, WRITABLE
 from sentry.abi.socket import (
     AF_UNSPEC,
     MSG_DONTWAIT,
@@ -32,6 +32,7 @@ from sentry.abi.socket import (
     SEND_SHUTDOWN,
     family_of,
 )
+from sentry.kernel.blocking import block_on
 from sentry.net.message import Message, Outgoing, Received
 from sentry.net.unix import CLOSE, ESTABLISHED, UnixSocket
 from sentry.net.unixnames import check_address
@@ -82,41 +83,51 @@ class UnixDatagram(UnixSocket):
         self.queue.wake(WRITABLE)
 
     def _disconnected(self, old: UnixSocket) -> None:
-        """unix_dgram_disconnected(): what came before belongs to the old connection."""
-        if self.messages:
-            self.discard_messages()
-            self.room_again()
+        """unix_dgram_disconnected(): what came before is lost, which the other end is told."""
+        if not self.messages:
+            return
+        self.discard_messages()
+        self.room_again()
         if not old.dead and old.peer is self:
             old.error = ECONNRESET
             old.queue.wake(POLLERR)
 
     # -- sending --
 
-    async def resolve(self, t: Task, address: bytes) -> UnixSocket | None:
-        """Those of check_address() and find()."""
+    async def resolve(self, t: Task, address: bytes, size: int, nonblock: bool) -> UnixSocket | None:
+        """Waits for room, and only then looks for the receiver.
+
+        Errors: EINVAL, what is wrong with this end, then those of find()
+        """
         check_address(address)
+        self.name_if_asked()
+        await block_on(t, self, POLLOUT, lambda: self._check_own_end(size), nonblock=nonblock)
         return await self.names.find(t, address, self.type)
 
-    def send(self, src: Source, out: Outgoing, flags: int) -> int:
-        """The whole message.
-
-        Errors: EOPNOTSUPP, ENOTCONN, EMSGSIZE, the pending one, EPIPE, EAGAIN, EPERM, ECONNREFUSED it was closed
-        """
-        if flags & MSG_OOB:
-            raise EOPNOTSUPP("out-of-band data")
-        target: UnixSocket | None = out.target or self.peer
-        if target is None:
-            raise ENOTCONN
-        size = src.remaining
+    def _check_own_end(self, size: int) -> None:
+        """EMSGSIZE, the pending error, EPIPE; EAGAIN: too much of its own lies unread."""
         if size > self.sndbuf - 32:
             raise EMSGSIZE
-        self.name_if_asked()
         if self.error is not None:
             raise self.take_error() or EAGAIN
         if self.shut & SEND_SHUTDOWN:
             raise EPIPE
         if self.charged >= self.sndbuf:
             raise EAGAIN
+
+    def send(self, src: Source, out: Outgoing, flags: int) -> int:
+        """The whole message.
+
+        Errors: EOPNOTSUPP, EMSGSIZE, the pending one, EPIPE, EAGAIN, ENOTCONN, EPERM, ECONNREFUSED it was closed
+        """
+        if flags & MSG_OOB:
+            raise EOPNOTSUPP("out-of-band data")
+        self.name_if_asked()
+        size = src.remaining
+        self._check_own_end(size)
+        target: UnixSocket | None = out.target or self.peer
+        if target is None:
+            raise ENOTCONN
         self._check_target(target)
         if target is not self and target.peer is not self and len(target.messages) > target.backlog:
             target.remember_blocked(self)
@@ -157,6 +168,7 @@ class UnixDatagram(UnixSocket):
         if not self.messages:
             if not self.shut & RCV_SHUTDOWN or self._fails_at_end(flags):
                 raise EAGAIN
+            got.nothing = True
             return
         message = self.messages[0]
         peek = bool(flags & MSG_PEEK)
@@ -214,7 +226,7 @@ class UnixSeqPacket(UnixDatagram):
     connect = UnixSocket.connect
     incoming_bytes = UnixSocket.incoming_bytes
 
-    async def resolve(self, t: Task, address: bytes) -> None:
+    async def resolve(self, t: Task, address: bytes, size: int, nonblock: bool) -> None:
         """An address given is not looked at."""
 
     def send(self, src: Source, out: Outgoing, flags: int) -> int:

@@ -30,7 +30,7 @@ class UnixStream(UnixSocket):
     writes_all: ClassVar[bool] = True
     CONNECTED: ClassVar[bool] = True
 
-    async def resolve(self, t: Task, address: bytes) -> None:
+    async def resolve(self, t: Task, address: bytes, size: int, nonblock: bool) -> None:
         """EISCONN, EOPNOTSUPP: there is only the peer to send to."""
         raise EISCONN if self.state == ESTABLISHED else EOPNOTSUPP
 

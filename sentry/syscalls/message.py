@@ -90,7 +90,7 @@ def do_send(t: Task, sock: Socket, src: Source, name: bytes, control: bytes, fla
 
 async def _send_to(t: Task, sock: Socket, src: Source, name: bytes, out: Outgoing, flags: int) -> int:
     try:
-        out.target = await sock.resolve(t, name)
+        out.target = await sock.resolve(t, name, src.remaining, bool(flags & MSG_DONTWAIT))
     except BaseException:
         out.close()
         raise

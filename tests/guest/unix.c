@@ -436,6 +436,9 @@ TEST(closing_with_unread_data)
         CHECK_EQ(read(pair[0], &c, 1), 0);
         CHECK_EQ(option(pair[0], SO_ERROR), 0);
     }
+    MUST(socketpair(AF_UNIX, SOCK_SEQPACKET, 0, pair));
+    close(pair[1]);
+    CHECK_EQ(read(pair[0], &c, 1), 0); /* nothing was unread */
     MUST(socketpair(AF_UNIX, SOCK_STREAM, 0, pair));
     CHECK_EQ(write(pair[0], "unread", 6), 6);
     close(pair[1]);
@@ -860,6 +863,7 @@ TEST(connected_datagrams)
     CHECK_EQ(sendto(b, "to a", 4, 0, (struct sockaddr *)&address, length), 4);
     MUST(connect_to(a, "c")); /* what b sent is gone */
     CHECK_ERR(recv(a, &address, 1, MSG_DONTWAIT), EAGAIN);
+    CHECK_ERR(recv(b, &address, 1, MSG_DONTWAIT), EAGAIN); /* b, not connected to a, does not hear of that */
     struct sockaddr none = {.sa_family = AF_UNSPEC};
     MUST(connect(a, &none, sizeof none));
     CHECK_ERR(write(a, "x", 1), ENOTCONN);

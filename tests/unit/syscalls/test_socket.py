@@ -365,7 +365,7 @@ class TestConnections:
         with pytest.raises(EINTR):
             waiting.value()
 
-    def test_shutting_a_listener_down_ends_accept(self, guest, sockets, other):
+    def test_shutting_a_listener_down_ends_accept(self, guest, sockets, other, t):
         fd = sockets.listener(abstract_address("s"))
         waiting = other.start("accept", fd, 0, 0)
         guest.settle()
@@ -375,6 +375,17 @@ class TestConnections:
             waiting.value()
         with pytest.raises(ECONNREFUSED):
             sockets.connected(abstract_address("s"))
+        t.files.get(fd).flags |= O_NONBLOCK
+        with pytest.raises(EAGAIN):
+            sockets.accept(fd)
+
+    def test_what_was_set_when_the_connection_came_is_inherited(self, sockets):
+        fd = sockets.listener(abstract_address("s"))
+        sockets.set_option(fd, SO_PASSCRED, 1)
+        sockets.connected(abstract_address("s"))
+        sockets.set_option(fd, SO_PASSCRED, 0)
+        sockets.connected(abstract_address("s"))
+        assert [sockets.option(sockets.accept(fd), SO_PASSCRED) for _ in range(2)] == [1, 0]
 
     def test_a_full_backlog(self, guest, sockets, other):
         fd = sockets.listener(abstract_address("s"), backlog=1)

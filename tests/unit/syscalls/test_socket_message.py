@@ -14,6 +14,7 @@ from sentry.abi.errno import (
     EISCONN,
     EMSGSIZE,
     ENOBUFS,
+    ENOENT,
     ENOTCONN,
     ENOTTY,
     EOPNOTSUPP,
@@ -296,6 +297,44 @@ class TestPackets:
             sockets.recv(a, flags=MSG_DONTWAIT)
         with pytest.raises(ECONNRESET):
             sockets.recv(b)
+
+    def test_an_empty_queue_is_no_loss_to_tell_of(self, sockets):
+        a, b = sockets.pair(SOCK_DGRAM)
+        sockets.bound(abstract_address("c"), SOCK_DGRAM)
+        sockets.connect(a, abstract_address("c"))
+        with pytest.raises(EAGAIN):
+            sockets.recv(b, flags=MSG_DONTWAIT)
+
+    def test_an_empty_message_is_not_missed(self, sockets, t):
+        a, b = sockets.pair(SOCK_SEQPACKET)
+        sockets.send(a, b"")
+        t.files.close(b)
+        assert sockets.recv(a) == b""
+
+    def test_what_is_wrong_here_comes_before_who_is_there(self, sockets, t):
+        fd = sockets.socket(SOCK_DGRAM)
+        with pytest.raises(EMSGSIZE):
+            sockets.send(fd, bytes(300_000), to=path_address("/nobody"))
+        with pytest.raises(ENOENT):
+            sockets.send(fd, b"x", to=path_address("/nobody"))
+        sockets("shutdown", fd, SHUT_WR)
+        for to in (None, path_address("/nobody")):
+            with pytest.raises(EPIPE):
+                sockets.send(fd, b"x", to=to)
+
+    def test_the_end_has_no_sender(self, sockets, t):
+        a, b = sockets.pair(SOCK_SEQPACKET)
+        sockets.set_option(b, SO_PASSCRED, 1)
+        t.files.close(a)
+        message = sockets.recvmsg(b)
+        assert (message.data, message.control, message.flags) == (b"", b"", 0)
+
+    def test_who_wants_credentials_gets_a_name(self, sockets):
+        fd = sockets.socket(SOCK_DGRAM)
+        sockets.set_option(fd, SO_PASSCRED, 1)
+        with pytest.raises(ENOENT):
+            sockets.send(fd, b"x", to=path_address("/nobody"))
+        assert len(sockets.name_of(fd)) == 8
 
     def test_a_long_queue_makes_senders_wait(self, guest, sockets, other):
         receiver = sockets.bound(abstract_address("r"), SOCK_DGRAM)
