@@ -220,7 +220,7 @@ class UnixSocket(Socket):
         self.shut = SHUTDOWN_MASK
         self.names.sockets.discard(self)
         self.names.unbind(self)
-        peer = self.peer
+        peer, self.peer = self.peer, None
         if peer is not None and self.CONNECTED:
             peer.shut = SHUTDOWN_MASK
             if self._has_unread() or not self.accepted:

@@ -1,6 +1,8 @@
 """Descriptors in flight: what becomes of them when nobody receives them."""
 
+import gc
 import struct
+import weakref
 
 import pytest
 
@@ -194,3 +196,18 @@ def test_the_limit_for_users(guest, t, flights):
     assert flights.count_of(1000) == 21
     root = SocketCalls(guest, t)
     assert root.sendmsg(root.pair()[0], control=rights(*[root.socket()] * 30)) == 1
+
+
+def test_closed_sockets_are_gone_without_the_garbage_collector(calls, t):
+    kept = []
+    gc.disable()
+    try:
+        for kind in (SOCK_STREAM, SOCK_DGRAM):
+            a, b = calls.pair(kind)
+            calls.sendmsg(a, control=rights(b))
+            kept += [weakref.ref(t.files.get(fd)) for fd in (a, b)]
+            close(t, b, a)
+        make_kernel_look(calls, t)
+        assert [reference() for reference in kept] == [None] * 4
+    finally:
+        gc.enable()
