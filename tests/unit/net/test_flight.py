@@ -7,7 +7,7 @@ import weakref
 import pytest
 
 from sentry.abi.errno import ETOOMANYREFS
-from sentry.abi.socket import SOCK_DGRAM
+from sentry.abi.socket import SOCK_DGRAM, SOCK_STREAM
 from sentry.kernel.creds import Creds
 from sentry.kernel.rlimits import RLIMIT_NOFILE
 from sentry.net.flight import COLLECT_FROM
