@@ -352,7 +352,7 @@ class ScriptedContext:
     def _make(self, trap: Trap) -> Trap:
         if isinstance(trap, SyscallTrap):
             self.regs.rip += 2
-            self.regs.rax = trap.number
+            self.regs.rax = trap.number & (1 << 64) - 1
             self._at = At(trap, self.regs.rip)
         return trap
 

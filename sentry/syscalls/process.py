@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final
 
 from sentry.abi.errno import EACCES, EFAULT, EINVAL, EPERM, ESRCH
+from sentry.abi.fcntl import MAX_RW_COUNT, UIO_MAXIOV
 from sentry.arch.x86_64 import TASK_SIZE_MAX
 from sentry.kernel import creds as cr
 from sentry.kernel.ids import ProcessGroup, Session
@@ -386,7 +387,7 @@ def kcmp(t: Task, pid1: Pid, pid2: Pid, kind: I32, index1: U64, index2: U64) -> 
     one, two = t.pidns.find(pid1), t.pidns.find(pid2)
     if one is None or two is None:
         raise ESRCH
-    if one.tg is not t.tg and not t.creds.has(cr.CAP_SYS_PTRACE):
+    if not (_may_access(t, one) and _may_access(t, two)):
         raise EPERM
     pairs: dict[int, Callable[[], tuple[object, object]]] = {
         0: lambda: (one.files.get_any(index1), two.files.get_any(index2)),
@@ -414,10 +415,14 @@ def process_vm_writev(t: Task, pid: Pid, local: Addr, n_local: U64, remote: Addr
 
 
 def _read_iov(t: Task, addr: int, count: int) -> list[tuple[int, int]]:
-    if count > 1024:
+    """iovec_from_user().  EINVAL: too many, or a length that is negative.  EFAULT."""
+    if count > UIO_MAXIOV:
         raise EINVAL
     raw = t.mem.read(addr, count * 16)
-    return [(a, n) for a, n in struct.iter_unpack("<QQ", raw)]
+    vector = [(a, n) for a, n in struct.iter_unpack("<QQ", raw)]
+    if any(n >> 63 for _, n in vector):
+        raise EINVAL
+    return vector
 
 
 def _vm_copy(t: Task, pid: int, local: int, n_local: int, remote: int, n_remote: int, flags: int, write: bool) -> int:
@@ -446,24 +451,24 @@ def _vm_copy(t: Task, pid: int, local: int, n_local: int, remote: int, n_remote:
 
 
 def _may_access(t: Task, target: Task) -> bool:
-    """__ptrace_may_access()."""
+    """__ptrace_may_access(): the same user in every respect, without more capabilities."""
     if target.tg is t.tg or t.creds.has(cr.CAP_SYS_PTRACE):
         return True
     a, b = t.creds, target.creds
     same = (a.uid, a.uid, a.uid, a.gid, a.gid, a.gid) == (b.euid, b.suid, b.uid, b.egid, b.sgid, b.gid)
-    return same and target.tg.dumpable == 1
+    return same and target.tg.dumpable == 1 and not b.permitted & ~a.permitted
 
 
-def _pair(ours: list[tuple[int, int]], theirs: list[tuple[int, int]]) -> list[tuple[int, int, int]]:
+def _pair(ours: list[tuple[int, int]], theirs: list[tuple[int, int]]) -> Iterator[tuple[int, int, int]]:
     """Pieces (our address, their address, size) of at most 64 KiB that walk both vectors in step."""
-    pieces: list[tuple[int, int, int]] = []
     i = j = 0
     a, b = list(ours), list(theirs)
-    while i < len(a) and j < len(b):
-        size = min(a[i][1], b[j][1], 65536)
+    left = MAX_RW_COUNT
+    while i < len(a) and j < len(b) and left:
+        size = min(a[i][1], b[j][1], 65536, left)
         if size:
-            pieces.append((a[i][0], b[j][0], size))
+            yield a[i][0], b[j][0], size
+        left -= size
         a[i], b[j] = (a[i][0] + size, a[i][1] - size), (b[j][0] + size, b[j][1] - size)
         i += not a[i][1]
         j += not b[j][1]
-    return pieces

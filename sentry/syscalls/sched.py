@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING, Final
 
-from sentry.abi.errno import E2BIG, EACCES, EINVAL, EPERM, ESRCH
+from sentry.abi.errno import E2BIG, EACCES, EINVAL, EPERM, ESRCH, LinuxError
 from sentry.kernel.creds import CAP_SYS_NICE
 from sentry.syscalls.args import I32, Addr, Flags, Pid, Size
 from sentry.syscalls.registry import syscall
@@ -224,8 +224,14 @@ def setpriority(t: Task, which: I32, who: I32, nice: I32) -> int:
     targets = _priority_targets(t, which, who)
     if not targets:
         raise ESRCH
+    error: LinuxError | None = None
     for target in targets:
-        _set_nice(t, target, nice)
+        try:
+            _set_nice(t, target, nice)
+        except LinuxError as e:  # the others are changed all the same
+            error = e
+    if error is not None:
+        raise error
     return 0
 
 
