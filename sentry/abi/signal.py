@@ -47,13 +47,19 @@ SIG_IGN: Final = 1
 SA_NOCLDSTOP: Final = 1
 SA_NOCLDWAIT: Final = 2
 SA_SIGINFO: Final = 4
-SA_UNSUPPORTED: Final = 0x400
 SA_EXPOSE_TAGBITS: Final = 0x800
 SA_RESTORER: Final = 0x04000000
 SA_ONSTACK: Final = 0x08000000
 SA_RESTART: Final = 0x10000000
 SA_NODEFER: Final = 0x40000000
 SA_RESETHAND: Final = 0x80000000
+# What sigaction(2) keeps of sa_flags: by the bits that are lost a program sees what the kernel does not know.
+SA_MASK: Final = sum(
+    (
+        *(SA_NOCLDSTOP, SA_NOCLDWAIT, SA_SIGINFO, SA_EXPOSE_TAGBITS, SA_RESTORER, SA_ONSTACK),
+        *(SA_RESTART, SA_NODEFER, SA_RESETHAND),
+    )
+)
 
 SS_ONSTACK: Final = 1
 SS_DISABLE: Final = 2

@@ -9,7 +9,7 @@ from sentry.abi.fcntl import O_NONBLOCK
 from sentry.fs.pidfd import PidFd
 from sentry.syscalls.args import Addr, Fd, Flags, Pid, Signo
 from sentry.syscalls.registry import syscall
-from sentry.syscalls.signal import check_permission, check_signo, own_info, read_info
+from sentry.syscalls.signal import check_permission, own_info, read_info
 
 if TYPE_CHECKING:
     from sentry.kernel.task import Task
@@ -51,7 +51,6 @@ def pidfd_send_signal(t: Task, pidfd: Fd, signo: Signo, info_addr: Addr, flags: 
     file = t.files.get(pidfd)
     if not isinstance(file, PidFd):
         raise EBADF
-    check_signo(signo)
     tg = file.tg
     if info_addr:
         info = read_info(t, info_addr, tg.pid, signo)

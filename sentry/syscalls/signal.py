@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from sentry.abi import signal as sig
@@ -48,7 +49,7 @@ def rt_sigaction(t: Task, signo: Signo, new_addr: Addr, old_addr: Addr, size: Si
     old = handlers.get(signo)
     if new is not None:
         handler, flags, restorer, mask = new
-        handlers.set(signo, Action(handler, flags & ~sig.SA_UNSUPPORTED, restorer, mask & ~sig.UNBLOCKABLE))
+        handlers.set(signo, Action(handler, flags & sig.SA_MASK, restorer, mask & ~sig.UNBLOCKABLE))
         if handlers.is_ignored(signo):
             t.tg.discard(sig.bit(signo))
     if old_addr:
@@ -139,11 +140,13 @@ async def _take_signal(t: Task, wanted: int, deadline: int | None) -> SigInfo:
     t.sigmask, t.sigwait_set = saved & ~wanted, wanted
     try:
         while info is None:
-            await wait_any(t, (), deadline, ERESTARTNOHAND)
+            await wait_any(t, (), deadline)
             info = dequeue(t, wanted)
         return info
     except ETIMEDOUT:
         raise EAGAIN from None
+    except Interrupted:
+        raise EINTR from None  # even if no handler runs: signal(7)
     finally:
         t.sigmask, t.sigwait_set = saved, 0
         t.attention = True
@@ -186,13 +189,10 @@ def sigaltstack(t: Task, new_addr: Addr, old_addr: Addr) -> int:
 # -- sending --
 
 
-def check_signo(signo: int) -> None:
+def check_permission(t: Task, tg: ThreadGroup, signo: int) -> None:
+    """check_kill_permission().  EINVAL: no such signal, which is looked at only now.  EPERM."""
     if not 0 <= signo <= sig.NSIG:
         raise EINVAL
-
-
-def check_permission(t: Task, tg: ThreadGroup, signo: int) -> None:
-    """check_kill_permission().  EPERM."""
     if tg is t.tg or may_signal(t.creds, tg.leader.creds, CAP_KILL):
         return
     if signo == sig.SIGCONT and tg.session is t.tg.session:
@@ -224,16 +224,26 @@ def _kill_group(t: Task, members: list[ThreadGroup], signo: int) -> int:
     raise EPERM if refused else ESRCH
 
 
+def _kill_everyone(t: Task, signo: int) -> int:
+    """All but pid 1 and the caller.  Those who may not be signalled don't count as a failure."""
+    everyone = [tg for tg in t.pidns.thread_groups() if tg is not t.tg and tg.pid != 1]
+    if not everyone:
+        raise ESRCH
+    for tg in everyone:
+        with suppress(EPERM):
+            _kill_process(t, tg, signo)
+    return 0
+
+
 @syscall
 def kill(t: Task, pid: Pid, signo: Signo) -> int:
     """kill(2): send a signal to a process, a group, or everyone.
 
     Errors:
-      EINVAL  no such signal
       ESRCH   nobody has that id
+      EINVAL  no such signal
       EPERM   none of them may be signalled
     """
-    check_signo(signo)
     ns = t.pidns
     if pid > 0:
         target = ns.find(pid)
@@ -242,8 +252,7 @@ def kill(t: Task, pid: Pid, signo: Signo) -> int:
         _kill_process(t, target.tg, signo)
         return 0
     if pid == -1:
-        everyone = [tg for tg in ns.thread_groups() if tg is not t.tg and tg.pid != 1 and not tg.dead]
-        return _kill_group(t, everyone, signo)
+        return _kill_everyone(t, signo)
     pgrp = t.tg.pgrp if pid == 0 else ns.find_pgrp(-pid)
     if pgrp is None:
         raise ESRCH
@@ -265,7 +274,6 @@ def tgkill(t: Task, tgid: Pid, tid: Pid, signo: Signo) -> int:
     """tgkill(2): send a signal to one thread of a process.  EINVAL, ESRCH, EPERM."""
     if tgid <= 0 or tid <= 0:
         raise EINVAL
-    check_signo(signo)
     return _send_to_thread(t, tgid, tid, signo, own_info(t, signo, sig.SI_TKILL))
 
 
@@ -274,15 +282,14 @@ def tkill(t: Task, tid: Pid, signo: Signo) -> int:
     """tkill(2): send a signal to one thread.  EINVAL, ESRCH, EPERM."""
     if tid <= 0:
         raise EINVAL
-    check_signo(signo)
     return _send_to_thread(t, None, tid, signo, own_info(t, signo, sig.SI_TKILL))
 
 
-def read_info(t: Task, addr: int, pid: int, signo: int) -> SigInfo:
+def read_info(t: Task, addr: int, number: int, signo: int) -> SigInfo:
     """A siginfo_t that a program made.  EPERM: it pretends to come from the kernel or from kill()."""
     raw = bytearray(t.mem.read(addr, sig.SIGINFO_SIZE))
     _, errno, code = struct.unpack_from("<iii", raw)
-    if (code >= 0 or code == sig.SI_TKILL) and pid != t.tg.pid:
+    if (code >= 0 or code == sig.SI_TKILL) and number != t.tid:
         raise EPERM
     struct.pack_into("<i", raw, 0, signo)
     sender, uid, value = struct.unpack_from("<iIQ", raw, 16)
@@ -293,7 +300,6 @@ def read_info(t: Task, addr: int, pid: int, signo: int) -> SigInfo:
 def rt_sigqueueinfo(t: Task, pid: Pid, signo: Signo, info_addr: Addr) -> int:
     """rt_sigqueueinfo(2): sigqueue(3)'s call.  EINVAL, ESRCH, EPERM, EAGAIN (RLIMIT_SIGPENDING), EFAULT."""
     info = read_info(t, info_addr, pid, signo)
-    check_signo(signo)
     target = t.pidns.find(pid) if pid > 0 else None
     if target is None:
         raise ESRCH
@@ -308,8 +314,7 @@ def rt_tgsigqueueinfo(t: Task, tgid: Pid, tid: Pid, signo: Signo, info_addr: Add
     """rt_tgsigqueueinfo(2).  EINVAL, ESRCH, EPERM, EAGAIN, EFAULT."""
     if tgid <= 0 or tid <= 0:
         raise EINVAL
-    info = read_info(t, info_addr, tgid, signo)
-    check_signo(signo)
+    info = read_info(t, info_addr, tid, signo)
     return _send_to_thread(t, tgid, tid, signo, info)
 
 
