@@ -52,6 +52,7 @@ SCRATCH_SIZE: Final = 1 << 18
 MAX_XSTATE: Final = 16384
 XSTATE_SIZE: Final[int] = lib.pt_xstate_size()
 CPUCLOCK_SCHED: Final = 2
+GONE: Final[int] = lib.PT_GONE
 XSAVE_HEADER: Final = 512  # where the header lies: first the bitmap of components in use
 STUB_START: Final[int] = lib.pt_stub_start()
 STUB_END: Final[int] = lib.pt_stub_end()
@@ -88,7 +89,7 @@ class PtraceContext:
     @property
     def gone(self) -> bool:
         """Its end was collected: its numbers may be another process's by now."""
-        return bool(self.c.flags & lib.PT_GONE)
+        return bool(self.c.flags & GONE)
 
     def _tid(self) -> int:
         if self.gone:
@@ -115,7 +116,7 @@ class PtraceContext:
 
     @types.coroutine
     def switch(self) -> Generator[Any, Any, Trap]:
-        if self.gone:
+        if self.c.flags & GONE:
             return ExitTrap(9)
         if self.stop_wanted:
             self.stop_wanted = False
@@ -266,7 +267,11 @@ class PtraceSpace:
 
     def _tid(self) -> int:
         """A host thread in whose memory to look; 0, which is nobody's, if the space is gone."""
-        return next((cast(int, context.c.tid) for context in self.contexts if not context.gone), 0)
+        for context in self.contexts:
+            c = context.c
+            if not c.flags & GONE:
+                return cast(int, c.tid)
+        return 0
 
     def read(self, addr: int, length: int) -> bytes:
         data = self.read_some(addr, length)
