@@ -48,6 +48,7 @@ OTHER_PROCESS: Final = CLONE_PARENT | SIGCHLD
 SHARED_SPACE: Final = OTHER_PROCESS | CLONE_VM | CLONE_FS | CLONE_FILES
 
 MAX_EVENTS: Final = 64
+START_ATTEMPTS: Final = 3
 SCRATCH_SIZE: Final = 1 << 18
 MAX_XSTATE: Final = 16384
 XSTATE_SIZE: Final[int] = lib.pt_xstate_size()
@@ -373,7 +374,12 @@ class PtraceTemplate:
         self.platform = platform
         self.vdso = 0
         c = ffi.new("struct pt_ctx *")
-        _check(lib.pt_template(list(cgroup_fds), len(cgroup_fds), c), "starting a stub")
+        result = -errno.ESRCH
+        for _ in range(START_ATTEMPTS):
+            # It dies if execve puts the stack where the stub belongs, which is as random as it is rare.
+            if result == -errno.ESRCH:
+                result = lib.pt_template(list(cgroup_fds), len(cgroup_fds), c)
+        _check(result, "starting a stub")
         self._space = PtraceSpace(platform, self)
         self._context = PtraceContext(self._space, c)
         self._empty()

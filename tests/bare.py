@@ -30,6 +30,7 @@ REGISTERS: Final = (
 )
 ARGUMENTS: Final = ("rdi", "rsi", "rdx", "r10", "r8", "r9")
 SYSCALL: Final = b"\x0f\x05"
+SYSENTER: Final = b"\x0f\x34"
 INT80: Final = b"\xcd\x80"
 LOOP: Final = b"\xeb\xfe"  # jmp to itself
 NOP: Final = b"\x90"

@@ -60,6 +60,7 @@ from tests.bare import (
     STACK,
     STORE,
     SYSCALL,
+    SYSENTER,
     UNDEFINED,
     XMM_TO_RAX,
     Bare,
@@ -204,6 +205,16 @@ def test_a_call_from_32_bit_code_is_not_native(bare: Bare) -> None:
     trap = bare.run(bare.load(COMPAT + b"\xb8\x14\0\0\0" + INT80))  # mov $20, %eax
     assert isinstance(trap, SyscallTrap)
     assert (trap.number, trap.native) == (20, False)
+
+
+def test_sysenter_reaches_no_system_call(bare: Bare) -> None:
+    """A processor's other way into the kernel leads to the i386 table, or faults."""
+    context = bare.load(mov("rax", 20) + mov("rbp", STACK - 0x100) + SYSENTER + LOOP)
+    trap = bare.run(context)
+    assert isinstance(trap, FaultTrap) or (isinstance(trap, SyscallTrap) and not trap.native)
+    assert context.space.map(0, PAGE_SIZE, READ_WRITE, ANONYMOUS, -1, 0)
+    context.set_result(-38)
+    assert isinstance(bare.run(context), FaultTrap)
 
 
 def test_memory_can_be_changed_while_the_application_is_in_32_bit_code(bare: Bare) -> None:
