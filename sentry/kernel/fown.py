@@ -23,6 +23,7 @@ F_OWNER_PGRP: Final = 2
 
 # si_code of a poll(2) event, sigaction(2).  The first that applies is reported.
 _CODES: Final = ((POLLIN, 1), (POLLOUT, 2), (POLLERR, 4), (POLLPRI, 5), (POLLHUP, 6))
+_WITH_CODES: Final = sig.SYNCHRONOUS | sig.bit(sig.SIGCHLD)
 _WATCHED: Final = POLLIN | POLLOUT | POLLERR | POLLPRI | POLLHUP
 
 
@@ -75,6 +76,8 @@ class FileOwner:
             return
         info = SigInfo(sig.SIGIO, sig.SI_KERNEL)
         if self.signo:
+            # Those that have codes of their own are not given these.
+            code = sig.SI_SIGIO if sig.bit(self.signo) & _WITH_CODES else code
             info = SigInfo(self.signo, code, band=events, fd=self.fd)
         if self.task is not None:
             if may_signal(self.creds, self.task.creds, CAP_KILL):

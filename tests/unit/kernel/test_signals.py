@@ -10,8 +10,11 @@ from hypothesis import strategies as st
 
 from sentry.abi import signal as sig
 from sentry.abi.errno import EAGAIN
+from sentry.abi.poll import POLLIN
 from sentry.kernel.creds import CAP_KILL, Creds
+from sentry.kernel.fown import owner_of
 from sentry.kernel.signals import Action, Pending, SigInfo, SignalHandlers, may_signal
+from tests.unit.kernel.world import DATA, World, call
 
 EVERY = (1 << sig.NSIG) - 1
 RT = sig.SIGRTMIN + 3
@@ -173,6 +176,23 @@ def test_siginfo_of_a_fault_has_its_address() -> None:
 def test_siginfo_of_a_ready_file_has_band_and_descriptor(signo: int) -> None:
     """Whatever signal F_SETSIG chose; real-time ones once lost both."""
     assert fields(SigInfo(signo, 1, band=0x41, fd=5), "<qi") == (0x41, 5)
+
+
+@pytest.mark.parametrize("signo", [sig.SIGCHLD, sig.SIGSEGV])
+def test_a_ready_file_by_a_signal_that_has_codes_of_its_own(signo: int) -> None:
+    assert fields(SigInfo(signo, sig.SI_SIGIO, band=0x41, fd=5), "<qi") == (0x41, 5)
+
+
+def test_f_setsig_sends_such_a_signal_with_another_code(world: World) -> None:
+    t = world.process(call("pipe2", DATA, 0))
+    t.sigmask = (1 << 64) - 1
+    world.run()
+    owner = owner_of(t.files.get(0))
+    for signo, code in ((sig.SIGCHLD, sig.SI_SIGIO), (RT, 1), (sig.SIGIO, 1)):
+        owner.tg, owner.creds, owner.signo = t.tg, t.creds, signo
+        owner.notify(POLLIN)
+        info = t.tg.pending.take(EVERY)
+        assert info is not None and (info.signo, info.code, info.band) == (signo, code, POLLIN)
 
 
 def test_siginfo_of_the_kernel_itself_is_empty() -> None:
