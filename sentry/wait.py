@@ -17,7 +17,7 @@ import select
 import time
 import types
 from collections import deque
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator, Sequence
 from typing import Any, Final
 
 from sentry.platform import Context, ExitTrap, Platform, Trap
@@ -99,6 +99,12 @@ class Job:
 def park() -> Generator[Any, Any, Any]:
     """Give up the thread until Loop.wake(job, value); returns value."""
     return (yield None)
+
+
+async def breathe(loop: Loop) -> None:
+    """Let everybody else run once, whoever trapped meanwhile included: for long work that is done in slices."""
+    loop.resting.append(loop.current_job())
+    await park()
 
 
 class Event:
@@ -186,6 +192,7 @@ class Loop:
         self._epoll = select.epoll()
         self._handlers: dict[int, Callable[[int], None]] = {}
         self._stopping = False
+        self.resting: list[Job] = []  # woken after the next look for traps: breathe()
         self.on_turn: list[Callable[[], None]] = []  # called after every wait: signals seen by Python, for one
         platform.watch(self._epoll.fileno())
 
@@ -287,9 +294,14 @@ class Loop:
             timeout_ns = self._run_timers() if self._timers else NEVER
             if ready or self._stopping:
                 continue
+            resting: Sequence[Job] = ()
+            if self.resting:
+                resting, self.resting, timeout_ns = self.resting, [], 0
             traps = platform.wait(timeout_ns)
             for context, trap in traps:
                 self._trapped(context, trap)
+            for job in resting:
+                self.wake(job)
             turns += 1
             if not traps or turns % self.IO_EVERY == 0:
                 self._poll_fds()

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import fcntl
 import os
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
-from sentry.abi.errno import EACCES, EINVAL, ENOMEM, EOPNOTSUPP, EOVERFLOW, EPERM
+from sentry.abi.errno import EACCES, EINTR, EINVAL, ENOMEM, EOPNOTSUPP, EOVERFLOW, EPERM, LinuxError
 from sentry.abi.fcntl import O_ACCMODE, O_RDONLY, O_RDWR
 from sentry.kernel.rlimits import RLIM_INFINITY, RLIMIT_AS, RLIMIT_DATA, RLIMIT_MEMLOCK
 from sentry.mm.mm import MAP_ANONYMOUS, MAP_FIXED, MAP_FIXED_NOREPLACE, MAP_PRIVATE, MAP_SHARED, page_up
@@ -14,6 +15,7 @@ from sentry.platform import PAGE_SIZE
 from sentry.syscalls.args import I32, U64, Addr, Fd, Flags, MapFlags, Prot, Size
 from sentry.syscalls.registry import syscall
 from sentry.vfs.dentry import MS_NOEXEC
+from sentry.wait import breathe
 
 if TYPE_CHECKING:
     from sentry.kernel.task import Task
@@ -49,6 +51,7 @@ PROT_KNOWN: Final = 0x0F | 0x01000000 | 0x02000000
 PROT_GROWSDOWN: Final = 0x01000000
 PROT_GROWSUP: Final = 0x02000000
 MMAP_MIN_ADDR: Final = 65536
+SLICE: Final = 16 << 20  # memory that the host is asked to find at once
 MINCORE_STEP: Final = 1 << 16  # pages whose answer is written at once: a mapping may have very many
 
 MREMAP_MAYMOVE: Final = 1
@@ -58,8 +61,11 @@ MS_ASYNC: Final = 1
 MS_INVALIDATE: Final = 2
 MS_SYNC: Final = 4
 MADV_DONTNEED: Final = 4
+MADV_FREE: Final = 8
+MADV_POPULATE_READ: Final = 22
+MADV_POPULATE_WRITE: Final = 23
 # Advice that changes what the application sees; the host carries it out.
-REAL_ADVICE: Final = frozenset({4, 8, 10, 11, 18, 19, 22, 23, 24})
+REAL_ADVICE: Final = frozenset({MADV_DONTNEED, MADV_FREE, 10, 11, 18, 19, MADV_POPULATE_READ, MADV_POPULATE_WRITE, 24})
 # Advice about performance, or about things that the sandbox does not do (core dumps, poison): checked only.
 HINTS: Final = frozenset({0, 1, 2, 3, 12, 13, 14, 15, 16, 17, 20, 21, 25})
 
@@ -115,9 +121,25 @@ async def mmap(t: Task, addr: Addr, length: Size, prot: Prot, flags: MapFlags, f
         addr = 0
     _check_as_limit(t, size)
     host_flags = flags & HOST_FLAGS & ~MAP_TYPE | kind
+    if size > SLICE:
+        host_flags &= ~MAP_POPULATE
     if file is None:
-        return t.mem.map(addr, size, prot & 7, host_flags, -1, 0)
-    return await _map_file(t, file, addr, size, prot, host_flags, kind, offset)
+        result = t.mem.map(addr, size, prot & 7, host_flags, -1, 0)
+    else:
+        result = await _map_file(t, file, addr, size, prot, host_flags, kind, offset)
+    if flags & MAP_POPULATE and size > SLICE:
+        with suppress(LinuxError):  # it is no failure of mmap's
+            await _populate(t, result, size, MADV_POPULATE_WRITE if prot & PROT_WRITE else MADV_POPULATE_READ)
+    return result
+
+
+async def _populate(t: Task, addr: int, size: int, advice: int) -> None:
+    """In slices: while the host finds memory, nobody else in the sandbox is served.  EINTR: the task is to end."""
+    for at in range(addr, addr + size, SLICE):
+        t.mem.advise(at, min(addr + size - at, SLICE), advice)
+        await breathe(t.kernel.loop)
+        if t.exiting:
+            raise EINTR
 
 
 def _mapping_type(flags: int, file: File | None) -> int:
@@ -238,7 +260,7 @@ def msync(t: Task, addr: Addr, length: Size, flags: Flags) -> int:
 
 
 @syscall(gaps="hints are checked and not passed on")
-def madvise(t: Task, addr: Addr, length: Size, advice: I32) -> int:
+async def madvise(t: Task, addr: Addr, length: Size, advice: I32) -> int:
     """madvise(2).  EINVAL: unknown advice, misaligned.  ENOMEM: part of the range is not mapped."""
     if advice not in REAL_ADVICE and advice not in HINTS:
         raise EINVAL
@@ -247,7 +269,9 @@ def madvise(t: Task, addr: Addr, length: Size, advice: I32) -> int:
     size = page_up(length)
     if size < length or size > t.mem.end or addr > t.mem.end - size:
         raise EINVAL
-    if size and advice in REAL_ADVICE:
+    if size > SLICE and advice in (MADV_POPULATE_READ, MADV_POPULATE_WRITE):
+        await _populate(t, addr, size, advice)
+    elif size and advice in REAL_ADVICE:
         t.mem.advise(addr, size, advice)
     return 0
 

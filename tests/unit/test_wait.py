@@ -9,7 +9,7 @@ import pytest
 
 from sentry.abi.poll import POLLHUP, POLLIN, POLLOUT
 from sentry.platform import InterruptTrap, SyscallTrap
-from sentry.wait import Event, Job, Loop, Waiter, WaitQueue, park
+from sentry.wait import Event, Job, Loop, Waiter, WaitQueue, breathe, park
 from tests.fakes import ScriptedPlatform
 
 
@@ -203,6 +203,28 @@ def test_who_is_woken_otherwise_goes_on_waiting_for_the_event(loop: Loop) -> Non
     event.set()
     run(loop)
     assert job.done
+
+
+def test_long_work_lets_others_trap_between_its_slices(loop: Loop, platform: ScriptedPlatform) -> None:
+    order: list[str] = []
+
+    async def work() -> None:
+        for n in range(3):
+            order.append(f"slice {n}")
+            await breathe(loop)
+
+    async def task() -> None:
+        while True:
+            trap = await context.switch()
+            order.append(f"trap {getattr(trap, 'number', '')}")
+
+    platform.script(*[SyscallTrap(n, (0, 0, 0, 0, 0, 0)) for n in range(2)])
+    context = platform.new_template(()).new_space()
+    context.owner = loop.spawn(task(), "task")
+    worker = loop.spawn(work(), "work")
+    run(loop)
+    assert order == ["slice 0", "trap 0", "slice 1", "trap 1", "slice 2"]
+    assert worker.done and loop.resting == []
 
 
 # -- timers --

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import pytest
 
 from sentry.abi.errno import (
@@ -24,6 +26,7 @@ from sentry.kernel.task import Task
 from sentry.platform import SyscallTrap
 from sentry.syscalls import mmap as m
 from sentry.vfs.dentry import MS_NOEXEC
+from tests.fakes import ScriptedSpace
 from tests.unit.kernel.world import DATA, MASK64, ROOT, STACK, World, call, context, drive
 
 PAGE, END = 4096, 0x7FFF_0000_0000
@@ -230,6 +233,54 @@ def test_empty_ranges_are_no_errors(world: World, t: Task) -> None:
 
 def test_advice_is_checked_though_it_is_not_passed_on(world: World, t: Task) -> None:
     assert [result(world, t, call("madvise", DATA, PAGE, advice)) for advice in sorted(m.HINTS)] == [0] * len(m.HINTS)
+
+
+class Counting(ScriptedSpace):
+    """Notes what the host was asked to find."""
+
+    asked: ClassVar[list[int]] = []
+
+    def advise(self, addr: int, length: int, advice: int) -> None:
+        self.asked.append(length)
+
+
+@pytest.mark.parametrize("how", ["mmap", "madvise"])
+def test_much_memory_is_found_in_slices_between_which_others_run(
+    world: World, t: Task, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """JVMs touch their whole heap at the start; the sandbox once stood still meanwhile."""
+    monkeypatch.setattr(m, "SLICE", 4 * PAGE)
+    monkeypatch.setattr(Counting, "asked", [])
+    assert isinstance(t.mem, ScriptedSpace)
+    t.mem.__class__ = Counting
+    others: list[int] = []
+
+    def look(_: object) -> SyscallTrap:
+        others.append(len(Counting.asked))
+        return call("getpid")
+
+    other = world.process(*[look] * 6)
+    trap = (
+        mmap(length=10 * PAGE, flags=PRIVATE | ANON | 0x8000) if how == "mmap" else call("madvise", DATA, 10 * PAGE, 23)
+    )
+    assert result(world, t, trap) >= 0
+    assert Counting.asked == [4 * PAGE, 4 * PAGE, 2 * PAGE]
+    assert set(others) >= {1, 2} and not other.exiting
+
+
+def test_a_killed_task_stops_looking_for_memory(world: World, t: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(m, "SLICE", PAGE)
+    monkeypatch.setattr(Counting, "asked", [])
+    t.mem.__class__ = Counting
+
+    def kill(_: object) -> SyscallTrap:
+        t.tg.send_kernel_signal(9)
+        return call("getpid")
+
+    world.process(call("getpid"), kill)
+    context(t).steps.append(call("madvise", DATA, 10 * PAGE, 23))
+    world.run()
+    assert t.tg.dead and 0 < len(Counting.asked) < 10
 
 
 def test_mincore_tells_one_byte_for_each_page(world: World, t: Task) -> None:
