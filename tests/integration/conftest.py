@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.bare import Bare
 from tests.integration.daemon import Daemon, until
 from tests.integration.events import Events
+from tests.integration.platforms import SUBJECTS, Subject, signals_restored
 
 
 @pytest.fixture(scope="session")
@@ -45,3 +48,25 @@ def events(daemon: Daemon, tmp_path: Path) -> Iterator[Events]:
         yield stream
     finally:
         stream.close()
+
+
+@pytest.fixture(params=SUBJECTS, ids=lambda subject: str(subject.name))
+def subject(request: pytest.FixtureRequest) -> Iterator[Subject]:
+    """A platform that works here."""
+    chosen: Subject = request.param
+    with signals_restored():
+        reason = chosen.probe()
+        if reason:
+            pytest.skip(f"{chosen.name}: {reason}")
+        yield chosen
+
+
+@pytest.fixture
+def bare(subject: Subject) -> Iterator[Bare]:
+    proc = os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    bare = Bare(subject.make(proc))
+    try:
+        yield bare
+    finally:
+        bare.close()
+        os.close(proc)

@@ -328,7 +328,7 @@ def test_a_user_without_the_right_to(world: World) -> None:
     assert context(t).results == [-EACCES.code]
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=150)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=60)
 @given(st.lists(st.tuples(st.integers(0, 300), st.sampled_from([0, 1, 2, 3, 7, 0x7F, 0x80, 0xFF])), max_size=5))
 def test_a_damaged_file_is_an_errno_or_runs(world: World, changes: list[tuple[int, int]]) -> None:
     data = bytearray(elf(TEXT, DATA_LOAD))

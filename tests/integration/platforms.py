@@ -1,0 +1,68 @@
+"""The platforms under test, and what their tests share."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import platform_ptrace.platform as ptrace
+from sentry.mm.mm import MAP_ANONYMOUS, MAP_PRIVATE, PROT_EXEC, PROT_READ
+from sentry.platform import PAGE_SIZE, Context, Platform
+from tests.bare import CODE, READ_WRITE
+
+ANONYMOUS: Final = MAP_PRIVATE | MAP_ANONYMOUS
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A platform under test.  host_pid: the host process that a context's space would die with."""
+
+    name: str
+    probe: Callable[[], str]
+    make: Callable[[int], Platform]
+    host_pid: Callable[[Any], int]
+
+
+SUBJECTS: Final = (Subject("ptrace", ptrace.probe, ptrace.PtracePlatform, lambda context: int(context.c.pid)),)
+
+
+@contextmanager
+def signals_restored() -> Iterator[None]:
+    """This thread's signal state is put back afterwards: platforms set up SIGCHLD for themselves."""
+    handler, mask = signal.getsignal(signal.SIGCHLD), signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def word(context: Context, addr: int) -> int:
+    return int.from_bytes(context.space.read(addr, 8), "little")
+
+
+def place(context: Context, addr: int, code: bytes) -> None:
+    """Put code into the page of the program."""
+    context.space.protect(CODE, PAGE_SIZE, READ_WRITE)
+    context.space.write(addr, code)
+    context.space.protect(CODE, PAGE_SIZE, PROT_READ | PROT_EXEC)
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 10) -> None:
+    """For states of host processes, which nothing announces."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "not in time"
+        time.sleep(0.001)
+
+
+def host_state(pid: int) -> str:
+    """The letter in /proc/PID/stat; "gone" if there is no such process."""
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    return "gone"

@@ -1,0 +1,251 @@
+"""What sentry/platform.py promises of clones and ends, of every platform."""
+
+from __future__ import annotations
+
+import os
+import signal
+import tempfile
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from sentry.abi.errno import EFAULT
+from sentry.mm.mm import MAP_PRIVATE, PROT_READ
+from sentry.platform import PAGE_SIZE, ExitTrap, InterruptTrap, SpaceGone, Trap
+from tests.bare import AWAIT, CODE, COUNT, DATA, FIXED, LOOP, READ_WRITE, STACK, Bare, call
+from tests.integration.platforms import ANONYMOUS, Subject, host_state, place, wait_until, word
+
+# -- clones --
+
+
+def test_a_fork_copies_memory_and_registers(bare: Bare) -> None:
+    parent = bare.load(call(1) + b"\x48\x89\xc7" + call(2) + LOOP, rbx=5, r15=6)
+    bare.syscall(parent)
+    parent.space.write(DATA, b"before")
+    child = parent.clone(share_space=False, same_process=False)
+    assert child.space is not parent.space
+    child.space.write(DATA, b"child ")
+    assert (parent.space.read(DATA, 6), child.space.read(DATA, 6)) == (b"before", b"child ")
+    parent.set_result(100)
+    child.set_result(0)
+    assert (bare.syscall(parent).args[0], bare.syscall(child).args[0]) == (100, 0)
+    for context in (parent, child):
+        assert (context.regs.rbx, context.regs.r15, context.regs.rsp) == (5, 6, STACK - 64)
+
+
+@pytest.mark.parametrize("same_process", [False, True])
+def test_a_clone_that_shares_the_space_sees_every_change(bare: Bare, same_process: bool) -> None:
+    parent = bare.load(call(1) + call(2))
+    bare.syscall(parent)
+    child = parent.clone(share_space=True, same_process=same_process)
+    assert child.space is parent.space
+    child.regs.rip = CODE
+    child.regs.rsp -= 1024
+    bare.syscall(child)
+    child.space.write(DATA, b"child")
+    assert parent.space.read(DATA, 5) == b"child"
+    child.release()
+    parent.space.write(DATA, b"alone")
+    assert bare.syscall(parent).number == 2
+
+
+def test_threads_run_at_the_same_time_and_memory_can_be_changed_meanwhile(bare: Bare) -> None:
+    parent = bare.load(call(1) + call(2))
+    bare.syscall(parent)
+    child = parent.clone(share_space=True, same_process=True)
+    child.space.write(DATA, b"\0" * 8)
+    child.regs.rip, child.regs.rdi = CODE + 0x200, DATA
+    place(child, CODE + 0x200, COUNT)
+    bare.start(child)
+    bare.turn()
+    wait_until(lambda: word(parent, DATA) > 0)
+    extra = parent.space.map(0, PAGE_SIZE, READ_WRITE, ANONYMOUS, -1, 0)
+    parent.space.write(extra, b"x")
+    assert bare.syscall(parent).number == 2
+    child.interrupt()
+    assert bare.collect(child) == [InterruptTrap()]
+
+
+def test_a_running_thread_can_be_released(bare: Bare) -> None:
+    parent = bare.load(call(1) + call(2) + call(3))
+    bare.syscall(parent)
+    child = parent.clone(share_space=True, same_process=True)
+    child.regs.rip = CODE + 0x200
+    place(child, CODE + 0x200, LOOP)
+    bare.start(child)
+    bare.turn()
+    child.release()
+    assert bare.syscall(parent).number == 2
+    bare.turn(0.01)
+    assert bare.syscall(parent).number == 3
+
+
+def test_a_thread_with_a_late_interrupt_can_be_released(bare: Bare, subject: Subject) -> None:
+    parent = bare.load(call(1) + AWAIT + call(2) + call(3), rdi=DATA)
+    bare.syscall(parent)
+    pid = subject.host_pid(parent)
+    tasks = set(os.listdir(f"/proc/{pid}/task"))
+    child = parent.clone(share_space=True, same_process=True)
+    (tid,) = set(os.listdir(f"/proc/{pid}/task")) - tasks
+    bare.start(child)
+    bare.turn()
+    child.space.write(DATA, b"\1")
+    wait_until(lambda: host_state(int(tid)) == "t")
+    child.interrupt()
+    bare.collect(child)
+    child.release()
+    wait_until(lambda: bare.turn(0.001) == [] and set(os.listdir(f"/proc/{pid}/task")) == tasks)
+    assert bare.syscall(parent).number == 2
+
+
+def test_the_first_thread_can_go_before_the_others(bare: Bare) -> None:
+    first = bare.load(call(1) + call(2) + call(3))
+    bare.syscall(first)
+    second = first.clone(share_space=True, same_process=True)
+    first.release()
+    assert bare.syscall(second).number == 2
+    space = second.space
+    space.map(DATA + PAGE_SIZE, PAGE_SIZE, READ_WRITE, FIXED, -1, 0)
+    space.write(DATA, b"alive")
+    assert space.read(DATA, 5) == b"alive"
+    assert DATA in [m.start for m in space.mappings()]
+    assert space.resident_pages()[0] > 0
+    assert bare.syscall(second).number == 3
+    third = second.clone(share_space=False, same_process=False)
+    assert third.space.read(DATA, 5) == b"alive"
+
+
+# -- ends --
+
+
+def test_a_space_killed_while_it_runs_is_an_exit(bare: Bare, subject: Subject) -> None:
+    context = bare.load(LOOP)
+    bare.start(context)
+    bare.turn()
+    os.kill(subject.host_pid(context), signal.SIGKILL)
+    assert bare.collect(context) == [ExitTrap(signal.SIGKILL)]
+
+
+def test_a_space_killed_while_it_is_stopped_is_gone(bare: Bare, subject: Subject) -> None:
+    context = bare.load(call(1) + LOOP)
+    bare.syscall(context)
+    with tempfile.TemporaryFile() as file:
+        file.truncate(PAGE_SIZE)
+        os.kill(subject.host_pid(context), signal.SIGKILL)
+        wait_until(lambda: host_state(subject.host_pid(context)) in "ZX")
+        operations: list[Callable[[], object]] = [
+            lambda: context.space.map(0, PAGE_SIZE, PROT_READ, ANONYMOUS, -1, 0),
+            lambda: context.space.map(0, PAGE_SIZE, PROT_READ, MAP_PRIVATE, file.fileno(), 0),
+            lambda: context.space.read(DATA, 1),
+            lambda: context.space.write(DATA, b"x"),
+            lambda: context.space.cmpxchg32(DATA, 0, 1),
+            lambda: context.clone(share_space=False, same_process=False),
+            context.read_xstate,
+        ]
+        for operation in operations:
+            with pytest.raises((SpaceGone, EFAULT)):
+                operation()
+    assert context.cpu_ns() >= 0
+    assert bare.run(context) == ExitTrap(signal.SIGKILL)
+    context.release()
+
+
+def test_a_space_killed_while_it_changes_is_gone(bare: Bare, subject: Subject) -> None:
+    """As the OOM killer does it: while the host finds memory for an mmap(2) with MAP_POPULATE."""
+    context = bare.load(call(1))
+    bare.syscall(context)
+    killer = threading.Timer(0.005, os.kill, (subject.host_pid(context), signal.SIGKILL))
+    killer.start()
+    with pytest.raises(SpaceGone):
+        for _ in range(1000):
+            addr = context.space.map(0, 64 << 20, READ_WRITE, ANONYMOUS | 0x8000, -1, 0)
+            context.space.unmap(addr, 64 << 20)
+    killer.join()
+    with pytest.raises(SpaceGone):
+        context.space.unmap(DATA, PAGE_SIZE)
+    assert (context.space.mappings(), context.space.resident_pages()) == ([], (0, 0, 0))
+    with pytest.raises(EFAULT):
+        context.space.read(DATA, 1)
+    assert bare.run(context) == ExitTrap(signal.SIGKILL)
+    context.release()
+
+
+def test_every_thread_of_a_killed_space_ends(bare: Bare, subject: Subject) -> None:
+    first = bare.load(call(1) + LOOP)
+    bare.syscall(first)
+    threads = [first, *(first.clone(share_space=True, same_process=True) for _ in range(3))]
+    for thread in threads:
+        bare.start(thread)
+    bare.turn()
+    os.kill(subject.host_pid(first), signal.SIGKILL)
+    traps: list[Trap] = bare.collect(*threads)
+    assert traps == [ExitTrap(signal.SIGKILL)] * 4
+    for thread in threads:
+        thread.release()
+
+
+def test_what_was_released_is_gone_after_the_next_waits(bare: Bare, subject: Subject) -> None:
+    context = bare.load(call(1))
+    bare.syscall(context)
+    child = context.clone(share_space=True, same_process=False)
+    pids = {subject.host_pid(context), subject.host_pid(child)}
+    child.release()
+    context.release()
+    wait_until(lambda: bare.turn(0.001) == [] and all(host_state(pid) == "gone" for pid in pids))
+
+
+def test_spaces_come_and_go_without_a_trace(bare: Bare) -> None:
+    def cycle() -> None:
+        context = bare.load(call(1) + call(2))
+        bare.syscall(context)
+        child = context.clone(share_space=False, same_process=False)
+        thread = child.clone(share_space=True, same_process=True)
+        child.space.mappings()
+        for each in (thread, child, context):
+            each.release()
+        bare.turn()
+
+    cycle()
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(20):
+        cycle()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def children_of(pid: int) -> set[str]:
+    return set(Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+
+
+def test_close_leaves_no_process_and_no_descriptor(subject: Subject) -> None:
+    before = set(os.listdir("/proc/self/fd")), children_of(os.getpid())
+    proc = os.open("/proc", os.O_PATH | os.O_CLOEXEC)
+    bare = Bare(subject.make(proc))
+    running = bare.load(call(1) + LOOP)
+    bare.syscall(running)
+    stopped = running.clone(share_space=False, same_process=False)
+    thread = running.clone(share_space=True, same_process=True)
+    released = running.clone(share_space=True, same_process=False)
+    bare.start(running)
+    bare.start(thread)
+    bare.turn()
+    released.release()
+    assert stopped.space.read(CODE, 1)
+    bare.close()
+    os.close(proc)
+    assert (set(os.listdir("/proc/self/fd")), children_of(os.getpid())) == before
+
+
+def test_processor_time_and_size_are_counted(bare: Bare) -> None:
+    context = bare.load(COUNT, rdi=DATA)
+    bare.start(context)
+    bare.turn()
+    wait_until(lambda: word(context, DATA) > 10_000_000)
+    context.interrupt()
+    bare.collect(context)
+    used = context.cpu_ns()
+    assert used > 100_000
+    assert context.cpu_ns() >= used
+    size, resident, shared = context.space.resident_pages()
+    assert size >= 18 and 2 <= resident <= size and shared <= resident
