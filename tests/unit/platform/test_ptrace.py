@@ -15,6 +15,7 @@ from platform_ptrace.platform import STUB_START, PtraceContext, PtracePlatform, 
 from sentry.abi.nr_x86_64 import NAMES
 from sentry.platform import PlatformError, SpaceGone
 from tests.bare import CODE, DATA, FIXED, INT80, LOOP, NOP, READ_WRITE, Bare, call
+from tests.integration.platforms import signals_restored
 
 # A platform waits for any child and for SIGCHLD: the process is to have no other children and no other threads.
 pytestmark = pytest.mark.own_process
@@ -30,20 +31,17 @@ UNFILTERED = {"uprobe", "uretprobe"}
 
 @pytest.fixture
 def platform() -> Iterator[PtracePlatform]:
-    """With this thread's signal state put back afterwards."""
     reason = probe()
     if reason:
         pytest.skip(reason)
-    handler, mask = signal.getsignal(signal.SIGCHLD), signal.pthread_sigmask(signal.SIG_BLOCK, ())
     proc = os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    platform = PtracePlatform(proc)
-    try:
-        yield platform
-    finally:
-        platform.close()
-        os.close(proc)
-        signal.signal(signal.SIGCHLD, handler)
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    with signals_restored():
+        platform = PtracePlatform(proc)
+        try:
+            yield platform
+        finally:
+            platform.close()
+            os.close(proc)
 
 
 @pytest.fixture
