@@ -19,14 +19,18 @@ from proto.ttrpc.connection import ServerConnection
 from proto.ttrpc.message import Request
 from sentry.abi.errno import LinuxError
 from sentry.abi.fcntl import O_NOCTTY, O_RDWR
+from sentry.fs import proc_status
 from sentry.fs.console import Console, new_console
 from sentry.fs.devpts import DevPts
 from sentry.fs.goferclient import GoferClient
 from sentry.fs.goferfs import GoferFs
 from sentry.fs.hostfd import HostFile, HostFs
-from sentry.kernel.container import Container, Process, StartError
+from sentry.fs.proc_view import TaskView
+from sentry.fs.tty import Tty
+from sentry.kernel.container import Container, Process, ProcessSpec, StartError
 from sentry.kernel.kernel import Kernel
 from sentry.kernel.signals import SigInfo
+from sentry.kernel.task import Task
 from sentry.kernel.threadgroup import ThreadGroup
 from sentry.mounts import MountBuilder
 from sentry.oci import process_spec
@@ -69,6 +73,30 @@ class _Fds:
         for _, fd in self._left:
             os.close(fd)
         self._left.clear()
+
+
+class _Streams:
+    """Descriptors 0, 1 and 2 of a process to be started, and the console behind them, held until it has them."""
+
+    def __init__(self, files: list[File | None], console: Console | None = None) -> None:
+        self.files = [file.hold() if file is not None else None for file in files]
+        self.console = console
+
+    @property
+    def tty(self) -> Tty | None:
+        return self.console.tty if self.console is not None else None
+
+    def let_go(self) -> None:
+        for file in self.files:
+            if file is not None:
+                file.drop()
+        self.files = []
+
+    def abandon(self) -> None:
+        """Nobody will use them."""
+        self.let_go()
+        if self.console is not None:
+            self.console.close()
 
 
 class _Connection:
@@ -168,7 +196,7 @@ class ControlServer:
         self._listener = listener
         self._exit_with_init = bool(config.get("exit_with_init"))
         self._hostname = config.get("hostname") or ""
-        self._pending: dict[str, tuple[Process, Any, list[File | None], Console | None]] = {}
+        self._pending: dict[str, tuple[ProcessSpec, _Streams]] = {}  # created and not yet started
         self._host_fs = HostFs()
         listener.setblocking(False)
         kernel.loop.watch_fd(listener.fileno(), select.EPOLLIN, self._accept)
@@ -223,7 +251,7 @@ class ControlServer:
             raise StartError(c.Code.NOT_FOUND, f"process {exec_id!r} does not exist in container {container_id!r}")
         return container, process
 
-    async def _stdio(self, container: Container, fds: _Fds, terminal: bool) -> tuple[list[File | None], Console | None]:
+    async def _streams(self, container: Container, fds: _Fds, terminal: bool) -> _Streams:
         """The files for descriptors 0, 1, 2."""
         if terminal:
             return await self._terminal(container, fds)
@@ -231,9 +259,9 @@ class ControlServer:
         for role in ("stdin", "stdout", "stderr"):
             fd = fds.take(role)
             files.append(HostFile(self.kernel.loop, self._host_fs, fd) if fd is not None else None)
-        return files, None
+        return _Streams(files)
 
-    async def _terminal(self, container: Container, fds: _Fds) -> tuple[list[File | None], Console | None]:
+    async def _terminal(self, container: Container, fds: _Fds) -> _Streams:
         """A terminal in the container's /dev/pts, pumped to the donated console."""
         fd = fds.take("console")
         if fd is None:
@@ -248,7 +276,7 @@ class ControlServer:
         console.resize(rows, columns)
         path = Path(mount, await lookup_child(Path(mount, mount.root), str(console.slave.number)))
         file = await console.slave.open(path, O_RDWR | O_NOCTTY)
-        return [file, file, file], console
+        return _Streams([file, file, file], console)
 
     # -- methods, in the contract's order --
 
@@ -267,7 +295,6 @@ class ControlServer:
                     os.close(fd)
             hostname = m.spec.get("hostname") or self._hostname
             container = Container(self.kernel, m.id, template, hostname, m.spec.get("domainname") or "")
-            container.spec = m.spec
 
             def goferfs(mount: c.Mount) -> GoferFs:
                 fd = fds.take(c.gofer_role(mount.gofer or 0))
@@ -277,11 +304,10 @@ class ControlServer:
                 clients.append(client)
                 return GoferFs(client, shared=mount.destination != "/")
 
-            await MountBuilder(self.kernel, container, goferfs, m.terminal).build(m.mounts, m.spec)
+            await MountBuilder(container, goferfs, m.terminal).build(m.mounts, m.spec)
             spec = process_spec(m.spec.get("process") or {})
             await container.find_executable(spec)
-            container.init_spec = spec
-            stdio, console = await self._stdio(container, fds, m.terminal)
+            streams = await self._streams(container, fds, m.terminal)
         except BaseException:
             if container is not None:
                 container.template.close()
@@ -290,10 +316,9 @@ class ControlServer:
             raise
         finally:
             fds.close()
-        init = Process("", Event(self.kernel.loop))
-        container.processes[""] = init
+        container.processes[""] = Process("", Event(self.kernel.loop))
         self.kernel.containers[m.id] = container
-        self._pending[m.id] = (init, spec, stdio, console)
+        self._pending[m.id] = (spec, streams)
         return c.Empty()
 
     def _gofer_lost(self) -> None:
@@ -308,38 +333,27 @@ class ControlServer:
         pending = self._pending.pop(m.id, None)
         if pending is None:
             raise StartError(c.Code.FAILED_PRECONDITION, f"container {m.id!r} was started already")
-        process, spec, stdio, console = pending
+        process = container.processes[""]
         try:
-            await container.start_process(process, spec, self._opened(stdio), console.tty if console else None)
+            await self._start(container, process, *pending)
         except StartError:
-            self._drop(stdio)
-            container.status = "stopped"
-            process.status, process.exited_at_ns = 128, time.time_ns()
-            process.ended.set()
+            container.end(process, 128)
             raise
-        finally:
-            self._drop_held(stdio)
-        if console is not None:
-            self.kernel.loop.spawn(self._end_console(process, console), "console")
         if self._exit_with_init and len(self.kernel.containers) == 1:
             self.kernel.loop.spawn(self._end_with(process), "exit with init")
         return c.Empty()
 
-    def _opened(self, stdio: list[File | None]) -> list[File | None]:
-        for file in stdio:
-            if file is not None:
-                file.hold()
-        return stdio
-
-    def _drop_held(self, stdio: list[File | None]) -> None:
-        for file in stdio:
-            if file is not None:
-                file.drop()
-
-    def _drop(self, stdio: list[File | None]) -> None:
-        for file in stdio:
-            if file is not None and file.refs == 0:
-                file.release()
+    async def _start(self, container: Container, process: Process, spec: ProcessSpec, streams: _Streams) -> Task:
+        """Start an init or an exec with its streams, which are let go in any case.  StartError."""
+        try:
+            t = await container.start_process(process, spec, streams.files, streams.tty)
+        except BaseException:
+            streams.abandon()
+            raise
+        streams.let_go()
+        if streams.console is not None:
+            self.kernel.loop.spawn(self._end_console(process, streams.console), "console")
+        return t
 
     async def _end_console(self, process: Process, console: Console) -> None:
         """The terminal goes when its process has ended: what is left to show is shown first."""
@@ -363,16 +377,10 @@ class ControlServer:
             spec = process_spec(m.process)
             process = Process(m.exec_id, Event(self.kernel.loop))
             await container.find_executable(spec)
-            stdio, console = await self._stdio(container, fds, m.terminal)
+            streams = await self._streams(container, fds, m.terminal)
         finally:
             fds.close()
-        self._opened(stdio)
-        try:
-            t = await container.start_process(process, spec, stdio, console.tty if console else None)
-        finally:
-            self._drop_held(stdio)
-        if console is not None:
-            self.kernel.loop.spawn(self._end_console(process, console), "console")
+        t = await self._start(container, process, spec, streams)
         return c.ExecResponse(t.tid)
 
     async def wait(self, m: c.Wait, fds: list[int]) -> c.Message:
@@ -398,21 +406,21 @@ class ControlServer:
         """A container that was created and not started ends with the signal that would end its waiting init."""
         if signo not in (9, 15):
             return
-        pending = self._pending.pop(container.id, None)
-        if pending is not None:
-            self._drop(pending[2])
-        container.status = "stopped"
-        process.status, process.exited_at_ns = 128 + signo, time.time_ns()
-        process.ended.set()
+        self._abandon_pending(container.id)
+        container.end(process, 128 + signo)
         if self._exit_with_init:
             self.kernel.loop.spawn(self._end_with(process), "exit with init")
+
+    def _abandon_pending(self, container_id: str) -> None:
+        pending = self._pending.pop(container_id, None)
+        if pending is not None:
+            pending[1].abandon()
 
     async def resize(self, m: c.Resize, fds: list[int]) -> c.Message:
         _, process = self._process(m.id, m.exec_id)
         tty = process.tty
         if tty is None and not m.exec_id and m.id in self._pending:
-            console = self._pending[m.id][3]
-            tty = console.tty if console is not None else None
+            tty = self._pending[m.id][1].tty
         if tty is not None:
             tty.set_window(m.rows, m.cols)
         return c.Empty()
@@ -436,7 +444,7 @@ class ControlServer:
             ppid=tg.parent.pid_in(ns) if tg.parent is not None else 0,
             tid_count=len(tg.tasks),
             uid=t.creds.uid,
-            state="Z" if tg.dead else "T" if tg.stopped else "S" if t.interruptible else "R",
+            state=proc_status.state(TaskView(t, ns, whole=True)),
             tty=tg.session.tty.name if tg.session.tty is not None else "?",
             start_time_ns=time.time_ns() - age_ns,
             cpu_ns=sum(tg.cpu_ns()),
@@ -451,11 +459,9 @@ class ControlServer:
 
     async def destroy_container(self, m: c.DestroyContainer, fds: list[int]) -> c.Message:
         container = self._container(m.id)
-        pending = self._pending.pop(m.id, None)
-        if pending is not None:
-            self._drop(pending[2])
-            pending[0].ended.set()
-        self.stopping = len(self.kernel.containers) == 1 and self.stopping
+        self._abandon_pending(m.id)
+        if (init := container.processes[""]).tg is None:
+            init.ended.set()
         await container.destroy()
         return c.Empty()
 

@@ -15,7 +15,7 @@ from sentry.fs.simple import StaticDir, TextNode
 from sentry.fs.table import FILESYSTEMS
 from sentry.fs.tmpfs import TmpFs
 from sentry.kernel.container import Container, StartError
-from sentry.kernel.kernel import Kernel, new_root_creds
+from sentry.kernel.kernel import new_root_creds
 from sentry.oci import mount_options
 from sentry.vfs.dentry import CACHE, MS_RDONLY, Dentry, Path
 from sentry.vfs.inode import FileSystem, Inode
@@ -31,10 +31,7 @@ _MASK = "/dev/null"
 class MountBuilder:
     """Builds one container's mounts in the order of its spec."""
 
-    def __init__(
-        self, kernel: Kernel, container: Container, goferfs: Callable[[MountSpec], GoferFs], terminal: bool = False
-    ) -> None:
-        self._kernel = kernel
+    def __init__(self, container: Container, goferfs: Callable[[MountSpec], GoferFs], terminal: bool = False) -> None:
         self._terminal = terminal
         self._container = container
         self._goferfs = goferfs

@@ -112,9 +112,6 @@ class Regs(Protocol):
     fs_base: int
     gs_base: int
 
-    def copy_from(self, other: Regs) -> None: ...
-    def clear(self) -> None: ...
-
 
 class Context(Protocol):
     """One thread of application execution."""

@@ -691,18 +691,13 @@ int pt_wait(struct pt_ctx **run, int n_run, int epoll_fd, long timeout_ns, struc
 
 	for (int i = 0; i < n_run; i++)
 		resume(run[i]);
-	for (;;) {
-		n = collect(out, max_out);
-		if (n || timeout_ns == 0)
-			return n;
-		n = ppoll(&pfd, 1, timeout_ns < 0 ? NULL : &ts, &wait_mask);
-		if (n >= 0)
-			return collect(out, max_out);
-		if (errno != EINTR)
-			return -errno;
-		/* EINTR is a SIGCHLD, or a signal that Python has to see: return even with nothing. */
-		return collect(out, max_out);
-	}
+	n = collect(out, max_out);
+	if (n || timeout_ns == 0)
+		return n;
+	/* EINTR is a SIGCHLD, or a signal that Python has to see: return even with nothing. */
+	if (ppoll(&pfd, 1, timeout_ns < 0 ? NULL : &ts, &wait_mask) < 0 && errno != EINTR)
+		return -errno;
+	return collect(out, max_out);
 }
 
 /* ---- state and memory ---- */

@@ -65,21 +65,6 @@ async def wait_on(
     await wait_any(t, ((queue, events),), deadline_ns, kind)
 
 
-async def wait_killable(t: Task, queue: WaitQueue, events: int) -> None:
-    """Wait in a way only the task's death ends (TASK_KILLABLE).  Raises Interrupted then."""
-    loop = t.kernel.loop
-    waiter = Waiter(events, lambda _events: loop.wake(t, READY))
-    queue.add(waiter)
-    try:
-        if t.exiting:
-            raise Interrupted(ERESTARTSYS)
-        t.killable = True
-        await park()
-    finally:
-        t.killable = False
-        queue.remove(waiter)
-
-
 async def block_on(
     t: Task,
     file: File,

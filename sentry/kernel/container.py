@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import time
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from sentry.abi import signal as sig
 from sentry.abi.errno import EACCES, ENOENT, ENOTDIR, LinuxError
@@ -65,7 +65,6 @@ class Process:
     tty: Tty | None = None
     status: int = 0
     exited_at_ns: int = 0
-    stdio: list[File] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -93,9 +92,7 @@ class Container:
         self.mounts = MountNamespace()
         self.uts = UtsNamespace(hostname, domain)
         self.processes: dict[str, Process] = {}
-        self.init_spec: ProcessSpec | None = None
         self.status = "created"
-        self.spec: dict[str, Any] = {}
 
     # -- what tasks ask --
 
@@ -106,19 +103,17 @@ class Container:
         """A process of this container ended; tell whoever waits for it by name."""
         for process in self.processes.values():
             if process.tg is tg and not process.ended.is_set:
-                self._record_end(process, tg.exit_code)
+                killed_by = tg.exit_code & 0x7F
+                self.end(process, 128 + killed_by if killed_by else tg.exit_code >> 8)
 
-    def _record_end(self, process: Process, code: int) -> None:
-        killed_by = code & 0x7F
-        process.status = 128 + killed_by if killed_by else code >> 8
+    def end(self, process: Process, status: int) -> None:
+        """Record a process's end, once, also of one that never ran.  The container stops with its first process."""
+        process.status = status
         process.exited_at_ns = time.time_ns()
         if not process.name:
             self.status = "stopped"
-        for file in process.stdio:
-            file.drop()
-        process.stdio.clear()
         process.ended.set()
-        log.info("container %s: process %r ended with status %d", self.id, process.name, process.status)
+        log.info("container %s: process %r ended with status %d", self.id, process.name, status)
 
     # -- starting processes --
 

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from sentry.syscalls.registry import Syscall
 
 log = logging.getLogger(__name__)
-X32_BIT = 0x40000000
 
 
 async def run(t: Task) -> None:
