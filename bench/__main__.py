@@ -1,53 +1,78 @@
-"""Runs the benchmarks: every runtime in turn, round after round; prints the medians.
+"""Runs the benchmarks: every runtime in turn, round after round; prints the medians and what misses its limit.
 
 The defaults are for `make bench`; --only, --runtimes, --rows and --rounds narrow it down for work on one thing:
 
     python -m bench --only micro --runtimes native,pysc-ptrace,runsc-ptrace --rows getpid,stat --rounds 5
+
+The record (JSON) and the picture (SVG) go to .cache/bench/last; with --write also to bench/results and docs.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import signal
 import sys
+from contextlib import ExitStack, closing
+from functools import cache
+from pathlib import Path
 from types import FrameType
+from typing import Any
 
-from bench import runtimes
+from bench import machine, plan, report, runtimes
+from bench.containerd import Containerd
 from bench.ground import Ground
+from bench.memory import Memory
 from bench.micro import Micro
-from bench.runtimes import Runtime
+from bench.picture import picture
+from bench.plan import Scale, Step
+from bench.programs import Programs
+from bench.runtimes import PROJECT, Runtime
+from bench.startup import Startup
 from bench.stats import Results
-from bench.table import MICRO
+from bench.table import MEMORY, MICRO, OURS, PROGRAMS, SECTIONS, STARTUP, Section
 
 PROBE_SECONDS = 15
+LAST = PROJECT / ".cache" / "bench" / "last"
+RECORD = PROJECT / "bench" / "results" / "latest.json"
+DOCUMENT = PROJECT / "docs" / "performance.md"
+PICTURE = PROJECT / "docs" / "performance.svg"
 
 
 def main(argv: list[str]) -> int:
     args = parse_args(argv)
+    if args.render:
+        publish(json.loads(args.render.read_text()), args.write)
+        return 0
     if os.geteuid() != 0:
         print("bench: containers of all these runtimes need root", file=sys.stderr)
         return 1
     signal.signal(signal.SIGTERM, interrupted)
     try:
-        with Ground() as ground:
-            return bench(args, ground)
+        with ExitStack() as stack:
+            record = bench(args, stack)
     except KeyboardInterrupt:
         print("bench: interrupted", file=sys.stderr)
         return 130
+    publish(record, args.write)
+    return 0
 
 
 def parse_args(argv: list[str]) -> argparse.Namespace:
     def names(text: str) -> list[str]:
         return [name for name in text.split(",") if name]
 
-    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__.partition("\n")[0] if __doc__ else "")
-    parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds")
-    parser.add_argument("--only", type=names, default=[], metavar="SECTION,...", help="these sections")
+    parser = argparse.ArgumentParser(prog="python -m bench", description=(__doc__ or "").partition("\n")[0])
+    sections = ", ".join(section.name for section in SECTIONS)
+    parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds, few pods")
+    parser.add_argument("--only", type=names, default=[], metavar="SECTION,...", help=f"of {sections}")
     parser.add_argument("--runtimes", type=names, default=[], metavar="NAME,...", help="these runtimes")
-    parser.add_argument("--rows", type=names, default=[], metavar="ROW,...", help="these rows")
+    parser.add_argument("--rows", type=names, default=[], metavar="ROW,...", help="of micro and programs: these rows")
     parser.add_argument("--rounds", type=int, default=0, help="as many rounds of every section")
     parser.add_argument("--runsc", action="append", default=[], metavar="PROGRAM", help="a runsc besides PATH's")
+    parser.add_argument("--write", action="store_true", help=f"also into {RECORD.parent.name}/ and docs/")
+    parser.add_argument("--render", type=Path, metavar="JSON", help="measure nothing, show this record")
     return parser.parse_args(argv)
 
 
@@ -55,24 +80,19 @@ def interrupted(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def bench(args: argparse.Namespace, ground: Ground) -> int:
-    chosen = find_runtimes(args, ground)
-    rows = [row.name for row in MICRO.rows if not args.rows or row.name in args.rows]
-    micro = Micro(ground, rows, 40 if args.quick else 80)
+def bench(args: argparse.Namespace, stack: ExitStack) -> dict[str, Any]:
+    ground = stack.enter_context(Ground())
+    chosen, left_out = find_runtimes(args, ground)
+    where = machine.describe(chosen)
     results = Results()
-    for _ in range(args.rounds or 3):
-        for runtime in chosen:
-            results.add(MICRO.name, runtime.name, micro.measure(runtime))
-    for row in rows:
-        cells = [f"{results.summary('micro', row, r.name)!s:>12.12}" for r in chosen]
-        ratios = [f"{results.ratio('micro', row, r.name, 'native') or 0:7.2f}" for r in chosen]
-        print(f"{row:16}", *(part for pair in zip(cells, ratios) for part in pair))
-    return 0
+    plan.run(steps(args, chosen, ground, stack), results)
+    return {"machine": where, "left_out": left_out, "results": results.to_json()}
 
 
-def find_runtimes(args: argparse.Namespace, ground: Ground) -> list[Runtime]:
-    """Those that run `true`; the first of each name."""
+def find_runtimes(args: argparse.Namespace, ground: Ground) -> tuple[list[Runtime], dict[str, str]]:
+    """Those that run `true`, the first of each name; and why others do not."""
     found: dict[str, Runtime] = {}
+    left_out: dict[str, str] = {}
     for candidate in runtimes.candidates(args.runsc):
         if candidate.name in found or (args.runtimes and candidate.name not in args.runtimes):
             continue
@@ -80,8 +100,49 @@ def find_runtimes(args: argparse.Namespace, ground: Ground) -> list[Runtime]:
         if outcome.status == 0:
             found[candidate.name] = candidate
         else:
-            print(f"bench: without {candidate.name}: {outcome.reason()}", file=sys.stderr)
-    return list(found.values())
+            left_out[candidate.name] = outcome.reason()
+            plan.say(f"without {candidate.name}: {outcome.reason()}")
+    refused = {f"{OURS}{name}": reason for name, reason in runtimes.our_platforms().items() if reason}
+    return list(found.values()), {name: why for name, why in (left_out | refused).items() if name not in found}
+
+
+def steps(args: argparse.Namespace, chosen: list[Runtime], ground: Ground, stack: ExitStack) -> list[Step]:
+    """What the arguments ask for.  What a section needs, a daemon or a Debian root, is made when it is its turn."""
+    scale: Scale = plan.QUICK if args.quick else plan.FULL
+    containers = [runtime for runtime in chosen if not runtime.is_native]
+
+    def rows_of(section: Section) -> list[str]:
+        return [row.name for row in section.rows if not args.rows or row.name in args.rows]
+
+    @cache
+    def containerd() -> Containerd:
+        return stack.enter_context(closing(Containerd(ground.small, containers)))
+
+    def step(section: Section, prepare: Any, on: list[Runtime]) -> Step:
+        return Step(section, prepare, on, args.rounds or scale.rounds[section.name])
+
+    every = [
+        step(MICRO, lambda: Micro(ground, rows_of(MICRO), scale.row_ms), chosen),
+        step(STARTUP, lambda: Startup(ground, containerd(), scale.startup_times), containers),
+        step(PROGRAMS, lambda: Programs(ground, rows_of(PROGRAMS), scale.program_seconds), chosen),
+        step(MEMORY, lambda: Memory(containerd(), scale.few_pods, scale.many_pods), containers),
+    ]
+    return [each for each in every if not args.only or each.section.name in args.only]
+
+
+def publish(record: dict[str, Any], write: bool) -> None:
+    """Prints it and keeps it; with `write` in the repository too."""
+    print(report.printed(record))
+    save(record, LAST / "latest.json", LAST / "performance.svg")
+    if write:
+        save(record, RECORD, PICTURE)
+        DOCUMENT.write_text(report.insert(DOCUMENT.read_text(), report.markdown(record)))
+
+
+def save(record: dict[str, Any], json_path: Path, svg_path: Path) -> None:
+    json_path.parent.mkdir(parents=True, exist_ok=True)
+    json_path.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    svg_path.write_text(picture(record))
 
 
 if __name__ == "__main__":

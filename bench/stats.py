@@ -61,9 +61,7 @@ class Results:
         """The rounds, and for the reader each summary before them."""
         return {
             section: {
-                row: {
-                    runtime: {"median": summary(values), "rounds": values} for runtime, values in by_runtime.items()
-                }
+                row: {runtime: {"median": summary(values), "rounds": values} for runtime, values in by_runtime.items()}
                 for row, by_runtime in rows.items()
             }
             for section, rows in self.rounds.items()

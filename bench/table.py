@@ -21,6 +21,7 @@ class Row:
     title: str
     base: float | None = None
     rival: float | None = None
+    unit: str = ""  # where it is not the section's
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,4 +71,49 @@ MICRO = Section(
     ),
 )
 
-SECTIONS = (MICRO,)
+STARTUP = Section(
+    "startup",
+    "Start-up",
+    "ms",
+    "runc",
+    (
+        Row("ctr_run", "ctr run --rm … true", 2.2, LESS),
+        Row("oci_run", "RUNTIME run, true", None, LESS),
+        Row("oci_exec", "RUNTIME exec, true", None, LESS),
+    ),
+)
+
+MEMORY = Section(
+    "memory",
+    "Idle pods (PSS)",
+    "MB",
+    "runc",
+    (
+        Row("shim", "shim"),
+        Row("sandbox", "sandbox"),
+        Row("gofer", "gofer"),
+        Row("stubs", "stubs; runc, crun: the program"),
+        Row("pod", "the pod", None, LESS),
+        Row("pod_without_shim", "the pod without its shim", None, LESS),
+        Row("next_pod", "each further pod", None, LESS),
+        Row("many_memory", "many pods, each", None, LESS),
+        Row("many_start", "many pods, start of each", None, LESS, "ms"),
+    ),
+)
+
+PROGRAMS = Section(
+    "programs",
+    "Programs",
+    "ms",
+    NATIVE,
+    (
+        Row("bash", "bash, 200 × /bin/true", None, LESS),
+        Row("python", "5 × python3 -c pass", None, LESS),
+        Row("tar", "tar of Python's library", None, LESS),
+        Row("gcc", "gcc, 6 small files", None, LESS),
+        Row("sqlite", "sqlite3, 10,050 inserts", None, LESS),
+        Row("git", "5 × git status, 1,000 files", None, LESS),
+    ),
+)
+
+SECTIONS = (MICRO, STARTUP, MEMORY, PROGRAMS)

@@ -1,0 +1,79 @@
+"""How long `true` takes: in a container from containerd, in one by the OCI command, in one that runs already."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+import uuid
+from collections.abc import Callable
+from statistics import median
+
+from bench.containerd import Containerd
+from bench.ground import Ground, finish
+from bench.runtimes import Runtime
+from bench.stats import Value
+
+LIMIT_SECONDS = 30
+
+
+class Startup:
+    """Each row is the median of `times` in a round."""
+
+    def __init__(self, ground: Ground, containerd: Containerd, times: int) -> None:
+        self.ground = ground
+        self.containerd = containerd
+        self.times = times
+        self.rows: dict[str, Callable[[Runtime], Value]] = {
+            "ctr_run": self.ctr_run,
+            "oci_run": self.oci_run,
+            "oci_exec": self.oci_exec,
+        }
+
+    def measure(self, runtime: Runtime) -> dict[str, Value]:
+        return {row: row_of(runtime) for row, row_of in self.rows.items()}
+
+    def ctr_run(self, runtime: Runtime) -> Value:
+        def once() -> Value:
+            name = f"s{uuid.uuid4().hex[:8]}"
+            command = self.containerd.run_command(runtime, name, ["true"], "--rm")
+            outcome = finish(command, LIMIT_SECONDS)
+            if outcome.status != 0:
+                self.containerd.remove(name)
+                return outcome.reason()
+            return outcome.seconds * 1000
+
+        return self.median_of(once)
+
+    def oci_run(self, runtime: Runtime) -> Value:
+        def once() -> Value:
+            outcome = self.ground.run(runtime, self.ground.small, ["true"], LIMIT_SECONDS)
+            return outcome.seconds * 1000 if outcome.status == 0 else outcome.reason()
+
+        return self.median_of(once)
+
+    def oci_exec(self, runtime: Runtime) -> Value:
+        name, outcome = self.ground.start(runtime, self.ground.small, ["sleep", "1000"], LIMIT_SECONDS)
+        try:
+            if outcome.status != 0:
+                return outcome.reason()
+            command = runtime.call(self.ground.state(runtime), "exec", name, "true")
+
+            def once() -> Value:
+                start = time.monotonic()
+                done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=LIMIT_SECONDS)
+                seconds = time.monotonic() - start
+                return seconds * 1000 if done.returncode == 0 else f"exit status {done.returncode}"
+
+            return self.median_of(once)
+        finally:
+            self.ground.delete(name)
+
+    def median_of(self, once: Callable[[], Value]) -> Value:
+        """One failure is the result."""
+        values: list[float] = []
+        for _ in range(self.times):
+            value = once()
+            if isinstance(value, str):
+                return value
+            values.append(value)
+        return median(values)
