@@ -64,7 +64,7 @@ RESERVE: Final = 0x4032  # MAP_PRIVATE | MAP_FIXED | MAP_ANONYMOUS | MAP_NORESER
 VSYSCALLS: Final = {0xFFFFFFFFFF600000: 96, 0xFFFFFFFFFF600400: 201, 0xFFFFFFFFFF600800: 309}
 
 
-def _check(result: int, what: str) -> int:
+def check(result: int, what: str) -> int:
     """A core result: itself, or PlatformError/SpaceGone for a failure of the machinery."""
     if result >= 0:
         return result
@@ -102,7 +102,7 @@ class PtraceContext:
         c = self.c
         if not c.flags & lib.PT_REGS_VALID:
             self._tid()
-            _check(lib.pt_fetch_regs(c), "reading registers")
+            check(lib.pt_fetch_regs(c), "reading registers")
         c.flags |= lib.PT_REGS_DIRTY
         return cast(Regs, c.regs)
 
@@ -144,17 +144,17 @@ class PtraceContext:
                 raise SpaceGone("clone")
             raise from_code(-result)
         space = self.space if share_space else self.space.copied()
-        return PtraceContext(space, child)
+        return type(self)(space, child)
 
     def read_xstate(self) -> bytes:
         buffer = ffi.new("char[]", MAX_XSTATE)
-        size = _check(lib.pt_get_xstate(self._tid(), buffer, MAX_XSTATE), "reading the extended state")
+        size = check(lib.pt_get_xstate(self._tid(), buffer, MAX_XSTATE), "reading the extended state")
         return bytes(ffi.buffer(buffer, min(size, XSTATE_SIZE)))
 
     def write_xstate(self, data: bytes) -> None:
         # The host takes only the whole state: what data does not cover goes back to its initial value.
         buffer = ffi.new("char[]", MAX_XSTATE)
-        size = _check(lib.pt_get_xstate(self._tid(), buffer, MAX_XSTATE), "reading the extended state")
+        size = check(lib.pt_get_xstate(self._tid(), buffer, MAX_XSTATE), "reading the extended state")
         whole = bytearray(size)
         length = min(len(data), XSTATE_SIZE, size)
         whole[:length] = data[:length]
@@ -194,7 +194,11 @@ class PtraceContext:
         elif self.running:
             lib.pt_interrupt(self.c.tid)
         else:
-            lib.pt_exit_thread(self.c)
+            self.end_thread()
+
+    def end_thread(self) -> None:
+        """End this one thread, which is stopped."""
+        lib.pt_exit_thread(self.c)
 
 
 class PtraceSpace:
@@ -293,21 +297,16 @@ class PtraceSpace:
         return bytes(ffi.buffer(buffer, n))
 
     def read_cstr(self, addr: int, limit: int) -> bytes:
-        parts: list[bytes] = []
-        done = 0
-        while done < limit:
-            # Up to the page's end first: the string may end just before an unmapped page.
-            step = min(PAGE_SIZE - (addr + done) % PAGE_SIZE, limit - done)
-            chunk = self.read_some(addr + done, step)
-            end = chunk.find(0)
-            if end >= 0:
-                parts.append(chunk[:end])
-                return b"".join(parts)
-            if len(chunk) < step:
-                raise EFAULT
-            parts.append(chunk)
-            done += step
-        raise ENAMETOOLONG
+        if not 0 <= addr < self.end:
+            raise EFAULT
+        scratch = self.platform.scratch
+        room = self.end - addr
+        n = lib.pt_read_cstr(self._tid(), addr, scratch, min(limit, room, SCRATCH_SIZE))
+        if n == -errno.ENAMETOOLONG and limit <= room:
+            raise ENAMETOOLONG
+        if n < 0:
+            raise EFAULT
+        return cast(bytes, ffi.string(scratch, n))
 
     def write(self, addr: int, data: bytes | bytearray | memoryview) -> None:
         if self.write_some(addr, data) != len(data):
@@ -331,7 +330,7 @@ class PtraceSpace:
         result = int(lib.pt_cmpxchg(self._stopped(), addr, expected, value))
         if result == -errno.EFAULT:
             raise EFAULT
-        return _check(result, "exchanging a word")
+        return check(result, "exchanging a word")
 
     def mappings(self) -> list[Mapping]:
         return [m for m in map(_parse_mapping, self._proc("maps").splitlines()) if m.start < STUB_START]
@@ -370,6 +369,8 @@ class PtraceTemplate:
     of its container's cgroup; its copies inherit all three.
     """
 
+    context_type: type[PtraceContext] = PtraceContext
+
     def __init__(self, platform: PtracePlatform, cgroup_fds: tuple[int, ...]) -> None:
         self.platform = platform
         self.vdso = 0
@@ -378,12 +379,16 @@ class PtraceTemplate:
         for _ in range(START_ATTEMPTS):
             # It dies if execve puts the stack where the stub belongs, which is as random as it is rare.
             if result == -errno.ESRCH:
-                result = lib.pt_template(list(cgroup_fds), len(cgroup_fds), c)
-        _check(result, "starting a stub")
+                result = lib.pt_template(platform.systrap, list(cgroup_fds), len(cgroup_fds), c)
+        check(result, "starting a stub")
         self._space = PtraceSpace(platform, self)
-        self._context = PtraceContext(self._space, c)
+        self._context = self.context_type(self._space, c)
         self._empty()
-        self.listener = _check(lib.pt_confine(c), "confining a stub")
+        self.listener = check(lib.pt_confine(c, platform.systrap), "confining a stub")
+        self._watch()
+
+    def _watch(self) -> None:
+        """Make the platform's wait hear of this template's calls: stubs under ptrace tell by stops alone."""
 
     def _empty(self) -> None:
         """Unmap what execve left.  The vDSO stays where it is."""
@@ -394,7 +399,7 @@ class PtraceTemplate:
                 self._space.unmap(mapping.start, mapping.end - mapping.start)
         # Above the stub: the rest of that stack.  Reserved, so that the host never chooses an address there.
         args = STUB_END, HOST_END - STUB_END, 0, RESERVE, 0xFFFFFFFFFFFFFFFF, 0
-        _check(lib.pt_inject(self._context.c, SYS_MMAP, *args), "reserving what is above the stub")
+        check(lib.pt_inject(self._context.c, SYS_MMAP, *args), "reserving what is above the stub")
 
     def new_space(self) -> PtraceContext:
         """A fresh, empty address space with one context that has not run."""
@@ -409,17 +414,19 @@ class PtracePlatform:
     """Implements sentry.platform.Platform."""
 
     name = "ptrace"
+    template_type: type[PtraceTemplate] = PtraceTemplate
+    systrap = False
 
     def __init__(self, proc_fd: int) -> None:
         """proc_fd: an O_PATH descriptor of a /proc that shows this process's children."""
         self.proc_fd = proc_fd
-        self.contexts: dict[int, PtraceContext] = {}
-        self.resuming: list[PtraceContext] = []
+        self.contexts: dict[int, Any] = {}
+        self.resuming: list[Any] = []
         self.dying: dict[int, PtraceContext] = {}
         self.scratch = ffi.new("char[]", SCRATCH_SIZE)
         self._events = ffi.new("struct pt_event[]", MAX_EVENTS)
         self._epoll_fd = -1
-        _check(lib.pt_init(), "setting up signals")
+        check(lib.pt_init(), "setting up signals")
 
     def read_proc(self, tid: int, name: str) -> bytes:
         """/proc/TID/name of a stub; empty if that is gone."""
@@ -430,7 +437,7 @@ class PtracePlatform:
             return b""
 
     def new_template(self, cgroup_fds: tuple[int, ...]) -> PtraceTemplate:
-        return PtraceTemplate(self, cgroup_fds)
+        return self.template_type(self, cgroup_fds)
 
     def watch(self, epoll_fd: int) -> None:
         self._epoll_fd = epoll_fd
@@ -447,7 +454,7 @@ class PtracePlatform:
             stops = []
             n = lib.pt_wait(ffi.NULL, 0, self._epoll_fd, timeout_ns, self._events, MAX_EVENTS)
         if n < 0:
-            _check(n, "waiting for stubs")
+            check(n, "waiting for stubs")
         contexts = self.contexts
         for i in range(n):
             event = self._events[i]
@@ -500,6 +507,8 @@ class PtracePlatform:
         alive = [c for c in self.contexts.values() if not c.gone] + list(self.dying.values())
         for context in alive:
             lib.pt_kill(context.c.pid)
+        for context in alive:
+            lib.pt_forget(context.c)
         for context in sorted(alive, key=lambda context: bool(context.c.tid == context.c.pid)):
             with suppress(ChildProcessError):
                 while os.WIFSTOPPED(os.waitpid(context.c.tid, WALL)[1]):
@@ -510,7 +519,7 @@ class PtracePlatform:
 
 def probe() -> str:
     """ "" if the host lets this platform work, else the reason."""
-    result = lib.pt_probe()
+    result = lib.pt_probe(0)
     if result == 0:
         return ""
     return f"a traced stub process can't be set up: {os.strerror(-result)}"

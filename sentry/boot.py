@@ -1,7 +1,7 @@
 """The Sentry's composition root: one line per subsystem, in boot order.
 
-`main(config)` is called by the sandbox's stage, already confined; `preload()` before that,
-while modules can still be imported and the host's facts read.
+`main(config)` is called by the sandbox's stage, already confined; `preload()` before that, while modules can still
+be imported and the host's facts read.  `load()` alone is for a process that many sandboxes are forked from.
 `python -m sentry.boot --probe` prints what each platform says about this host.
 """
 
@@ -41,8 +41,21 @@ def _probe_ptrace() -> str:
     return probe()
 
 
+def _systrap(proc_fd: int) -> Platform:
+    from platform_systrap.platform import SystrapPlatform
+
+    return SystrapPlatform(proc_fd)
+
+
+def _probe_systrap() -> str:
+    from platform_systrap.platform import probe
+
+    return probe()
+
+
 # The only names by which platforms are known; "auto" takes the first that works.
 PLATFORMS: dict[str, tuple[Callable[[int], Platform], Callable[[], str]]] = {
+    "systrap": (_systrap, _probe_systrap),
     "ptrace": (_ptrace, _probe_ptrace),
 }
 
@@ -51,12 +64,19 @@ class BootError(Exception):
     """The sandbox can't start; the text is for the user."""
 
 
-def preload(config: dict[str, Any]) -> None:
-    """Import what runs later, and read what only the unconfined process can read."""
-    global _facts, _table
-    import platform_ptrace.platform  # noqa: F401
+def load() -> None:
+    """Import what runs later: what is the same for every sandbox, today and tomorrow."""
+    global _table
+    import platform_systrap.platform  # noqa: F401
 
     _table = build_table()
+
+
+def preload(config: dict[str, Any]) -> None:
+    """What load() does, and read what only the unconfined process can read."""
+    global _facts
+    if not _table:
+        load()
     _facts = HostFacts(
         cpuinfo=_read_text("/proc/cpuinfo"),
         ncpus=int(config.get("ncpus") or os.cpu_count() or 1),

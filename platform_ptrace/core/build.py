@@ -1,30 +1,26 @@
-"""Builds platform_ptrace.core._core from cdef.h and core.c (cffi, API mode)."""
+"""Builds platform_ptrace.core._core, the C core of the ptrace and systrap platforms (cffi, API mode)."""
 
+import re
 from pathlib import Path
 
 from cffi import FFI
 
 HERE = Path(__file__).resolve().parent
-CONSTANTS = """
-#define PT_REGS_VALID 1
-#define PT_REGS_DIRTY 2
-#define PT_REGS_RAX 4
-#define PT_GONE 8
-#define PT_EV_SYSCALL 1
-#define PT_EV_FAULT 2
-#define PT_EV_INTERRUPT 3
-#define PT_EV_EXIT 4
-"""
+ROOT = HERE.parent.parent
+CONSTANTS = "\n".join(re.findall(r"^#define .*", (HERE / "constants.h").read_text(), re.MULTILINE))
+SOURCES = sorted([*(ROOT / "platform_ptrace/core").glob("[!_]*.c"), *(ROOT / "platform_systrap/core").glob("[!_]*.c")])
+HEADERS = ["core.h", "cdef.h", "constants.h"]
 
 ffibuilder = FFI()
 ffibuilder.cdef((HERE / "cdef.h").read_text() + CONSTANTS)
 ffibuilder.set_source(
     "platform_ptrace.core._core",
-    CONSTANTS + (HERE / "core.c").read_text(),
+    '#include "constants.h"\n#include "cdef.h"',
+    sources=[str(source.relative_to(ROOT)) for source in SOURCES],
     include_dirs=[str(HERE)],
-    depends=[str(HERE / "cdef.h"), str(HERE / "core.c")],
+    depends=[str(HERE / header) for header in HEADERS],
     extra_compile_args=["-O2", "-Wall", "-Wextra", "-Wno-unused-parameter", "-Wno-sign-compare"],
 )
 
 if __name__ == "__main__":
-    ffibuilder.compile(tmpdir=str(HERE.parent.parent), verbose=True)
+    ffibuilder.compile(tmpdir=str(ROOT), verbose=True)

@@ -1,8 +1,8 @@
-/* The whole interface of the ptrace core; read by cffi and by the C compiler.
+/* The whole interface of the core; read by cffi and by the C compiler.
  *
  * Threads: every function must be called from the one thread that called pt_init, since
  * Linux accepts ptrace requests only from the thread that attached.  Signals: SIGCHLD is
- * blocked outside pt_wait.  Results: 0 or a count, or -errno.
+ * blocked outside the waits.  Results: 0 or a count, or -errno.
  */
 
 struct pt_regs_x86 {
@@ -15,27 +15,35 @@ struct pt_regs_x86 {
 struct pt_ctx {
 	int tid;
 	int pid;          /* host thread group */
-	int flags;        /* PT_REGS_*, PT_GONE: its end was collected, its numbers may be somebody else's */
+	int flags;        /* PT_REGS_*; PT_GONE: its end was collected, its numbers may be somebody else's;
+	                   * PT_ENTRY: stopped before a call that the host must not carry out;
+	                   * PT_CALLED: stopped behind a call that the Sentry has taken; PT_DYING: is to exit */
+	int state;        /* systrap: PT_STOPPED, PT_RUNNING, PT_NOTIFIED, PT_LATE */
+	int listener;     /* systrap: where its notifications arrive; 0 on ptrace */
+	int fd, number;   /* systrap: a descriptor (-1: none) to put under this number before a call goes on */
+	unsigned long id; /* systrap: of the notification to be answered */
 	long result;      /* for PT_REGS_RAX */
 	struct pt_regs_x86 regs;
 };
 
+/* The first five fields are read as one record by the Python side: keep them as they are. */
 struct pt_event {
-	int tid;
 	int kind;         /* PT_EV_* */
+	int tid;
+	long number;      /* PT_EV_SYSCALL */
+	long native;      /* 0: int 0x80 */
+	unsigned long args[6];
 	int signo;        /* PT_EV_FAULT, PT_EV_EXIT (0: exited) */
 	int code;
 	unsigned long addr;
-	long number;      /* PT_EV_SYSCALL */
-	int native;       /* 0: int 0x80 */
-	unsigned long args[6];
 };
 
 int pt_init(void);
-int pt_probe(void);
-int pt_template(const int *cgroup_fds, int n_cgroup_fds, struct pt_ctx *out);
-int pt_confine(struct pt_ctx *ctx);
+int pt_probe(int systrap);
+int pt_template(int systrap, const int *cgroup_fds, int n_cgroup_fds, struct pt_ctx *out);
+int pt_confine(struct pt_ctx *ctx, int systrap);
 int pt_wait(struct pt_ctx **run, int n_run, int epoll_fd, long timeout_ns, struct pt_event *out, int max_out);
+int pt_stop(struct pt_ctx *ctx);
 int pt_fetch_regs(struct pt_ctx *ctx);
 int pt_store_regs(struct pt_ctx *ctx);
 long pt_inject(struct pt_ctx *ctx, long number, unsigned long a0, unsigned long a1, unsigned long a2,
@@ -47,10 +55,20 @@ int pt_clone(struct pt_ctx *parent, unsigned long flags, struct pt_ctx *child);
 int pt_exit_thread(struct pt_ctx *ctx);
 int pt_kill(int pid);
 int pt_interrupt(int tid);
+void pt_forget(struct pt_ctx *ctx);
 int pt_xstate_size(void);
 int pt_get_xstate(int tid, char *buffer, int size);
 int pt_set_xstate(int tid, char *buffer, int size);
 long pt_read(int tid, unsigned long addr, char *buffer, unsigned long length);
+long pt_read_cstr(int tid, unsigned long addr, char *buffer, unsigned long limit);
 long pt_write(int tid, unsigned long addr, const char *buffer, unsigned long length);
+long pt_read_from_file(int tid, int fd, unsigned long offset, unsigned long addr, unsigned long length);
+long pt_write_to_file(int tid, int fd, unsigned long offset, unsigned long addr, unsigned long length);
 unsigned long pt_stub_start(void);
 unsigned long pt_stub_end(void);
+
+int turn_init(int epoll_fd, const int *traced, int n_traced);
+int turn_listen(int listener);
+void turn_unlisten(int listener);
+int turn_resume(struct pt_ctx *ctx, long result, int answer);
+int turn(struct pt_ctx *ctx, long result, int answer, long timeout_ns, struct pt_event *out, int max_out);

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import platform_ptrace.platform as ptrace
+import platform_systrap.platform as systrap
 from sentry.mm.mm import MAP_ANONYMOUS, MAP_PRIVATE, PROT_EXEC, PROT_READ
 from sentry.platform import PAGE_SIZE, Context, Platform
 from tests.bare import CODE, READ_WRITE
@@ -28,7 +29,10 @@ class Subject:
     host_pid: Callable[[Any], int]
 
 
-SUBJECTS: Final = (Subject("ptrace", ptrace.probe, ptrace.PtracePlatform, lambda context: int(context.c.pid)),)
+SUBJECTS: Final = (
+    Subject("ptrace", ptrace.probe, ptrace.PtracePlatform, lambda context: int(context.c.pid)),
+    Subject("systrap", systrap.probe, systrap.SystrapPlatform, lambda context: int(context.c.pid)),
+)
 
 
 @contextmanager

@@ -250,7 +250,7 @@ def test_an_interrupt_that_comes_too_late_disturbs_nothing(bare: Bare, subject: 
     bare.start(context)
     bare.turn()
     context.space.write(DATA, b"\1")
-    wait_until(lambda: host_state(subject.host_pid(context)) == "t")
+    wait_until(lambda: host_state(subject.host_pid(context)) in "tS")
     context.interrupt()
     trap = bare.collect(context)[0]
     if trap == InterruptTrap():

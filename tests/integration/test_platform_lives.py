@@ -92,7 +92,7 @@ def test_a_thread_with_a_late_interrupt_can_be_released(bare: Bare, subject: Sub
     bare.start(child)
     bare.turn()
     child.space.write(DATA, b"\1")
-    wait_until(lambda: host_state(int(tid)) == "t")
+    wait_until(lambda: host_state(int(tid)) in "tS")
     child.interrupt()
     bare.collect(child)
     child.release()

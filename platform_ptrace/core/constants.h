@@ -1,0 +1,27 @@
+/* Numbers that both cffi and the C compiler read. */
+
+/* struct pt_ctx, flags */
+#define PT_REGS_VALID 1
+#define PT_REGS_DIRTY 2
+#define PT_REGS_RAX 4
+#define PT_GONE 8
+#define PT_ENTRY 16
+#define PT_CALLED 32
+#define PT_DYING 64
+
+/* struct pt_ctx, state */
+#define PT_STOPPED 0
+#define PT_RUNNING 1
+#define PT_NOTIFIED 2
+#define PT_LATE 3
+
+/* struct pt_event, kind */
+#define PT_EV_SYSCALL 1
+#define PT_EV_FAULT 2
+#define PT_EV_INTERRUPT 3
+#define PT_EV_EXIT 4
+
+/* what a trapped call is answered with */
+#define PT_ANSWER_NONE 0
+#define PT_ANSWER_RESULT 1
+#define PT_ANSWER_CONTINUE 2

@@ -1,0 +1,94 @@
+/* What the parts of the core share; the interface to Python is cdef.h's. */
+#ifndef PYSC_CORE_H
+#define PYSC_CORE_H
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/ptrace.h>
+#include <sys/syscall.h>
+#include <sys/user.h>
+#include <sys/wait.h>
+#include <unistd.h>
+#include <linux/audit.h>
+#include <linux/filter.h>
+#include <linux/ptrace.h>
+#include <linux/seccomp.h>
+
+#include "constants.h"
+#include "cdef.h"
+
+#define STUB_START 0x7ffffffd0000ul
+#define STUB_CODE (STUB_START + 0x1000)
+#define STUB_END (STUB_START + 0x3000)
+#define NOTIFY_NR SYS_dup /* the call map_fd makes to be handed a descriptor */
+
+/* The stub's code; labels are measured from its start. */
+extern const char pt_stub_code[], pt_stub_gadget[], pt_stub_map_fd[], pt_stub_after_notify[];
+extern const char pt_stub_after_map[], pt_stub_after_close[], pt_stub_cmpxchg[], pt_stub_code_end[];
+#define CODE_AT(label) (STUB_CODE + (unsigned long)((label) - pt_stub_code))
+
+/* Pieces of a filter program. */
+#define LOAD(field) BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, field))
+#define LOAD_HIGH(field) BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, field) + 4)
+#define RETURN(action) BPF_STMT(BPF_RET | BPF_K, (action))
+#define IF_EQ(value, then, otherwise) BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (value), (then), (otherwise))
+#define MAX_FILTER 64
+
+/* sysemu.c */
+extern sigset_t pt_wait_mask;           /* the mask while sleeping: SIGCHLD open */
+extern volatile sig_atomic_t pt_sigchld; /* a SIGCHLD came since this was last cleared */
+
+/* stub.c */
+int pt_build_filter(struct sock_filter *filter);
+
+/* registry.c: which context a host thread is.  Only those with a listener are in it. */
+void registry_add(struct pt_ctx *ctx);
+void registry_remove(struct pt_ctx *ctx);
+struct pt_ctx *registry_find(int tid);
+
+/* notify.c */
+int notify_receive(int listener, struct seccomp_notif *notif);
+int notify_continue(int listener, uint64_t id);
+int notify_answer(int listener, uint64_t id, long result);
+int notify_put_fd(int listener, uint64_t id, int fd, int number);
+int notify_serve(struct pt_ctx *ctx, int listener, int calls, int fd);
+
+/* turn.c: a notification that came while another context's was waited for. */
+void turn_defer(const struct seccomp_notif *notif);
+int turn_is_traced(long number);
+int turn_build_filter(struct sock_filter *filter);
+
+/* inject.c */
+int pt_wait_int3(struct pt_ctx *ctx);
+
+/* stops.c */
+int stops_describe(int tid, int status, long go_on, struct pt_event *ev);
+
+static inline long pt(long request, int tid, unsigned long addr, unsigned long data)
+{
+	return syscall(SYS_ptrace, request, (long)tid, addr, data);
+}
+
+static inline int wait_stop(int tid, int *status)
+{
+	while (waitpid(tid, status, __WALL) < 0)
+		if (errno != EINTR)
+			return -errno;
+	return 0;
+}
+
+/* Its end was collected: its number may be another thread's from now on. */
+static inline void mark_gone(struct pt_ctx *ctx)
+{
+	ctx->flags = PT_GONE;
+	if (ctx->listener)
+		registry_remove(ctx);
+}
+
+#endif

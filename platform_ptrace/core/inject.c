@@ -1,0 +1,281 @@
+/* Registers of stopped stubs, and host calls injected into them. */
+#include "core.h"
+#include <sched.h>
+#include <time.h>
+
+_Static_assert(sizeof(struct pt_regs_x86) == sizeof(struct user_regs_struct), "register layout");
+_Static_assert(offsetof(struct pt_regs_x86, orig_rax) == offsetof(struct user_regs_struct, orig_rax), "orig_rax");
+_Static_assert(offsetof(struct pt_regs_x86, fs_base) == offsetof(struct user_regs_struct, fs_base), "fs_base");
+
+#define USER_CS 0x33
+#define USER_SS 0x2b
+
+/* Stops that were waited for here leave a SIGCHLD pending, which would end the next sleep.  It may stand for stops of
+ * others as well: they are looked for without it. */
+static void take_sigchld(void)
+{
+	const struct timespec now = { 0, 0 };
+	sigset_t sigchld;
+
+	sigemptyset(&sigchld);
+	sigaddset(&sigchld, SIGCHLD);
+	if (sigtimedwait(&sigchld, NULL, &now) == SIGCHLD)
+		pt_sigchld = 1;
+}
+
+/* Take a thread that sleeps in a notification out of it: its call stays the Sentry's to answer,
+ * now through its registers. */
+int pt_stop(struct pt_ctx *ctx)
+{
+	int status, err;
+
+	if (ctx->state != PT_NOTIFIED)
+		return 0;
+	if (pt(PTRACE_INTERRUPT, ctx->tid, 0, 0))
+		return -errno;
+	err = wait_stop(ctx->tid, &status);
+	if (err)
+		return err;
+	if (!WIFSTOPPED(status)) {
+		mark_gone(ctx);
+		return -ESRCH;
+	}
+	take_sigchld();
+	ctx->state = PT_STOPPED;
+	ctx->flags |= PT_CALLED;
+	return 0;
+}
+
+/* A call that the host would issue again once the thread runs, since the thread was stopped in it before the
+ * Sentry saw it, is made to lie before the thread, as if it had never been entered. */
+static void leave_call(struct pt_regs_x86 *regs)
+{
+	long result = regs->rax;
+
+	if ((long)regs->orig_rax < 0)
+		return;
+	if (result == -512 || result == -513 || result == -514 || result == -516) {
+		regs->rax = regs->orig_rax;
+		regs->rip -= 2;
+	}
+}
+
+int pt_fetch_regs(struct pt_ctx *ctx)
+{
+	int err = pt_stop(ctx);
+
+	if (err)
+		return err;
+	if (pt(PTRACE_GETREGS, ctx->tid, 0, (unsigned long)&ctx->regs))
+		return -errno;
+	ctx->flags |= PT_REGS_VALID;
+	if (ctx->listener && !(ctx->flags & (PT_CALLED | PT_ENTRY)))
+		leave_call(&ctx->regs);
+	if (ctx->flags & PT_REGS_RAX) {
+		/* A result that was set and not yet written. */
+		ctx->regs.rax = ctx->result;
+		ctx->flags = (ctx->flags & ~PT_REGS_RAX) | PT_REGS_DIRTY;
+	}
+	return 0;
+}
+
+int pt_store_regs(struct pt_ctx *ctx)
+{
+	/* -1: the host must not take what rax holds for an interrupted call of its own. */
+	ctx->regs.orig_rax = -1;
+	if (pt(PTRACE_SETREGS, ctx->tid, 0, (unsigned long)&ctx->regs))
+		return -errno;
+	ctx->flags &= ~PT_REGS_DIRTY;
+	return 0;
+}
+
+static int is_int3_stop(int status)
+{
+	return WIFSTOPPED(status) && status >> 8 == SIGTRAP;
+}
+
+static int is_fault(int tid, int status)
+{
+	siginfo_t info;
+
+	return status >> 16 == 0 && !pt(PTRACE_GETSIGINFO, tid, 0, (unsigned long)&info) && info.si_code > 0;
+}
+
+/* Wait for the int3 after an injected call, passing over stops that mean nothing here. */
+int pt_wait_int3(struct pt_ctx *ctx)
+{
+	int status, err;
+
+	for (;;) {
+		err = wait_stop(ctx->tid, &status);
+		if (err)
+			return err;
+		if (!WIFSTOPPED(status)) {
+			mark_gone(ctx);
+			return -ESRCH;
+		}
+		if (is_int3_stop(status))
+			return 0;
+		/* The gadget can't fault; should it, then for ever. */
+		if (is_fault(ctx->tid, status))
+			kill(ctx->pid, SIGKILL);
+		else if (pt(PTRACE_CONT, ctx->tid, 0, 0))
+			return -errno;
+	}
+}
+
+static int start_injection(struct pt_ctx *ctx, unsigned long rip, long number, const unsigned long *args)
+{
+	struct pt_regs_x86 regs = ctx->regs;
+
+	regs.rip = rip;
+	regs.rax = number;
+	regs.orig_rax = -1;
+	regs.rdi = args[0];
+	regs.rsi = args[1];
+	regs.rdx = args[2];
+	regs.r10 = args[3];
+	regs.r8 = args[4];
+	regs.r9 = args[5];
+	regs.eflags &= ~0x100ul; /* no single-stepping through the gadget */
+	/* The application may have been in 32-bit code, where the gadget could not run. */
+	regs.cs = USER_CS;
+	regs.ss = USER_SS;
+	ctx->flags = (ctx->flags & ~PT_ENTRY) | PT_REGS_DIRTY;
+	if (pt(PTRACE_SETREGS, ctx->tid, 0, (unsigned long)&regs))
+		return -errno;
+	return pt(PTRACE_CONT, ctx->tid, 0, 0) ? -errno : 0;
+}
+
+static long injection_result(struct pt_ctx *ctx)
+{
+	long value;
+	int err = pt_wait_int3(ctx);
+
+	take_sigchld();
+	if (err)
+		return err;
+	errno = 0;
+	/* The raw call stores the word through its data argument. */
+	if (pt(PTRACE_PEEKUSER, ctx->tid, offsetof(struct user_regs_struct, rax), (unsigned long)&value))
+		return -errno;
+	return value;
+}
+
+static int ensure_regs(struct pt_ctx *ctx)
+{
+	return ctx->flags & PT_REGS_VALID ? 0 : pt_fetch_regs(ctx);
+}
+
+long pt_inject(struct pt_ctx *ctx, long number, unsigned long a0, unsigned long a1, unsigned long a2,
+	       unsigned long a3, unsigned long a4, unsigned long a5)
+{
+	const unsigned long args[6] = { a0, a1, a2, a3, a4, a5 };
+	int err = ensure_regs(ctx);
+
+	if (!err)
+		err = start_injection(ctx, CODE_AT(pt_stub_gadget), number, args);
+	if (!err && ctx->listener && !turn_is_traced(number))
+		err = notify_serve(ctx, ctx->listener, 1, -1);
+	return err ? err : injection_result(ctx);
+}
+
+long pt_map_fd(struct pt_ctx *ctx, int listener, int fd, unsigned long addr, unsigned long length,
+	       int prot, int flags, unsigned long offset)
+{
+	const unsigned long args[6] = { addr, length, prot, flags, -1ul, offset };
+	int err = ensure_regs(ctx);
+
+	if (!err)
+		err = start_injection(ctx, CODE_AT(pt_stub_map_fd), NOTIFY_NR, args);
+	if (!err)
+		/* On systrap the mmap and the close behind it ask, too. */
+		err = notify_serve(ctx, listener, ctx->listener ? 3 : 1, fd);
+	return err ? err : injection_result(ctx);
+}
+
+/* What the word held before, or -errno: -EFAULT if it can't be written. */
+long pt_cmpxchg(struct pt_ctx *ctx, unsigned long addr, unsigned int expected, unsigned int value)
+{
+	const unsigned long args[6] = { addr, value };
+	struct user_regs_struct regs;
+	int status, err = ensure_regs(ctx);
+
+	if (!err)
+		err = start_injection(ctx, CODE_AT(pt_stub_cmpxchg), expected, args);
+	if (err)
+		return err;
+	for (;;) {
+		err = wait_stop(ctx->tid, &status);
+		if (err)
+			return err;
+		if (!WIFSTOPPED(status)) {
+			mark_gone(ctx);
+			return -ESRCH;
+		}
+		if (is_int3_stop(status))
+			break;
+		/* The exchange itself faulted: the signal is not delivered, the word stays as it was. */
+		if (status >> 16 == 0 && (WSTOPSIG(status) == SIGSEGV || WSTOPSIG(status) == SIGBUS))
+			return -EFAULT;
+		if (pt(PTRACE_CONT, ctx->tid, 0, 0))
+			return -errno;
+	}
+	if (pt(PTRACE_GETREGS, ctx->tid, 0, (unsigned long)&regs))
+		return -errno;
+	return (unsigned int)regs.rax;
+}
+
+static int wait_child_stop(int tid)
+{
+	int status, err = wait_stop(tid, &status);
+
+	return err ? err : WIFSTOPPED(status) ? 0 : -ESRCH;
+}
+
+int pt_clone(struct pt_ctx *parent, unsigned long flags, struct pt_ctx *child)
+{
+	/* CLONE_PTRACE: traced from birth, without the stop of the parent that PTRACE_O_TRACECLONE costs. */
+	const unsigned long args[6] = { flags | CLONE_PTRACE, 0, 0, 0, 0, 0 };
+	long result;
+	int err = ensure_regs(parent);
+
+	if (!err)
+		err = start_injection(parent, CODE_AT(pt_stub_gadget), SYS_clone, args);
+	if (err)
+		return err;
+	result = injection_result(parent);
+	if (result < 0)
+		return result;
+	child->tid = result;
+	child->pid = flags & CLONE_THREAD ? parent->pid : result;
+	child->regs = parent->regs;
+	child->flags = PT_REGS_VALID | PT_REGS_DIRTY;
+	child->state = PT_STOPPED;
+	child->listener = parent->listener;
+	child->fd = -1;
+	if (child->listener)
+		registry_add(child);
+	return wait_child_stop(child->tid);
+}
+
+int pt_exit_thread(struct pt_ctx *ctx)
+{
+	const unsigned long args[6] = { 0 };
+	int err = ensure_regs(ctx);
+
+	ctx->flags |= PT_DYING;
+	ctx->state = PT_RUNNING;
+	return err ? err : start_injection(ctx, CODE_AT(pt_stub_gadget), SYS_exit, args);
+}
+
+int pt_kill(int pid) { return kill(pid, SIGKILL) ? -errno : 0; }
+
+int pt_interrupt(int tid) { return pt(PTRACE_INTERRUPT, tid, 0, 0) ? -errno : 0; }
+
+/* Its memory is about to be freed. */
+void pt_forget(struct pt_ctx *ctx)
+{
+	if (ctx->listener)
+		registry_remove(ctx);
+}

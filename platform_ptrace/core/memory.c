@@ -1,0 +1,117 @@
+/* A stub's memory and extended state. */
+#include "core.h"
+#include <cpuid.h>
+#include <elf.h>
+#include <sys/uio.h>
+
+/* The size of the extended state without features that need permission (AMX): what a signal frame holds. */
+int pt_xstate_size(void)
+{
+	unsigned int a, b, c, d, low, high, size = 576;
+
+	if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & bit_OSXSAVE))
+		return 512;
+	asm volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+	for (int i = 2; i < 32; i++) {
+		if (i == 17 || i == 18 || !(low & 1u << i))
+			continue;
+		__cpuid_count(0xd, i, a, b, c, d);
+		if (a + b > size)
+			size = a + b;
+	}
+	return size;
+}
+
+int pt_get_xstate(int tid, char *buffer, int size)
+{
+	struct iovec iov = { buffer, size };
+
+	return pt(PTRACE_GETREGSET, tid, NT_X86_XSTATE, (unsigned long)&iov) ? -errno : (int)iov.iov_len;
+}
+
+int pt_set_xstate(int tid, char *buffer, int size)
+{
+	struct iovec iov = { buffer, size };
+
+	return pt(PTRACE_SETREGSET, tid, NT_X86_XSTATE, (unsigned long)&iov) ? -errno : 0;
+}
+
+long pt_read(int tid, unsigned long addr, char *buffer, unsigned long length)
+{
+	struct iovec local = { buffer, length }, remote = { (void *)addr, length };
+	long n = syscall(SYS_process_vm_readv, (long)tid, &local, 1ul, &remote, 1ul, 0ul);
+
+	return n < 0 ? -errno : n;
+}
+
+long pt_write(int tid, unsigned long addr, const char *buffer, unsigned long length)
+{
+	struct iovec local = { (char *)buffer, length }, remote = { (void *)addr, length };
+	long n = syscall(SYS_process_vm_writev, (long)tid, &local, 1ul, &remote, 1ul, 0ul);
+
+	return n < 0 ? -errno : n;
+}
+
+/* Up to and with the first NUL, in one go if the string does not cross a page: the bytes read, or -errno. */
+long pt_read_cstr(int tid, unsigned long addr, char *buffer, unsigned long limit)
+{
+	unsigned long done = 0;
+
+	while (done < limit) {
+		/* Not past the end of a page: the string may end before an unmapped one. */
+		unsigned long step = 4096 - (addr + done) % 4096;
+		long n = pt_read(tid, addr + done, buffer + done, step < limit - done ? step : limit - done);
+
+		if (n <= 0)
+			return n ? n : -EFAULT;
+		if (memchr(buffer + done, 0, n))
+			return done + n;
+		done += n;
+	}
+	return -ENAMETOOLONG;
+}
+
+#define BOUNCE_SIZE (1ul << 17)
+static char bounce[BOUNCE_SIZE];
+
+/* pread(2) into a stub's memory: the count, or -errno if nothing was read. */
+long pt_read_from_file(int tid, int fd, unsigned long offset, unsigned long addr, unsigned long length)
+{
+	unsigned long done = 0;
+
+	while (done < length) {
+		unsigned long step = length - done < BOUNCE_SIZE ? length - done : BOUNCE_SIZE;
+		long got = pread(fd, bounce, step, offset + done), put;
+
+		if (got <= 0)
+			return done ? (long)done : got < 0 ? -errno : 0;
+		put = pt_write(tid, addr + done, bounce, got);
+		if (put < 0)
+			return done ? (long)done : put;
+		done += put;
+		if (put < got || (unsigned long)got < step)
+			break;
+	}
+	return done;
+}
+
+/* pwrite(2) from a stub's memory: the count, or -errno if nothing was written. */
+long pt_write_to_file(int tid, int fd, unsigned long offset, unsigned long addr, unsigned long length)
+{
+	unsigned long done = 0;
+
+	while (done < length) {
+		unsigned long step = length - done < BOUNCE_SIZE ? length - done : BOUNCE_SIZE;
+		long got = pt_read(tid, addr + done, bounce, step), put;
+
+		if (got < 0)
+			return done ? (long)done : got;
+		put = pwrite(fd, bounce, got, offset + done);
+		if (put < 0)
+			return done ? (long)done : -errno;
+		done += put;
+		if (put < got || (unsigned long)got < step)
+			break;
+	}
+	return done;
+}

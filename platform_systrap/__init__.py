@@ -1,0 +1,19 @@
+"""The systrap platform: application code runs in stub processes whose every system call asks the Sentry.
+
+A stub's seccomp filter turns each call into a notification (SECCOMP_RET_USER_NOTIF): the thread sleeps in the host
+kernel, the Sentry receives number and arguments, and answers with a result.  No registers are read or written and
+no ptrace stop happens.  One C call, turn() of core/turn.c, answers the last call, sleeps, and receives the next.
+
+Some calls change registers or memory in ways that only the host can carry out:
+
+- mmap, munmap and their kin, once validated, are let through as they are (SECCOMP_USER_NOTIF_FLAG_CONTINUE): all
+  their arguments are numbers in registers, which nobody else can change.  A file's descriptor is first put into the
+  stub, under the number that the application used (SECCOMP_ADDFD_FLAG_SETFD).
+- The few calls of TRACED stop under ptrace instead (SECCOMP_RET_TRACE).
+- A thread that sleeps in a notification when its registers are needed after all, for a signal's frame or a host call
+  of the Sentry's own, is taken out of it with PTRACE_INTERRUPT.
+
+Stubs, register access and injected host calls are platform_ptrace's; only the trap path differs.
+
+Read platform.py, then core/turn.c.
+"""

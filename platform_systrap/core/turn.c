@@ -1,0 +1,315 @@
+/* The systrap platform's turn: answer a trapped call, sleep, receive the next, in one C call.
+ *
+ * A context's thread is in one of these states:
+ *   STOPPED   under ptrace, its registers are ours;
+ *   RUNNING   application code, or on its way into a notification or a stop;
+ *   NOTIFIED  it sleeps in a notification that we hold: answered by id, without its registers;
+ *   LATE      as RUNNING: its notification was answered when it had just been interrupted out of it, so the
+ *             answer is put into its registers once its stop is collected.
+ */
+#include "core.h"
+#include <stdlib.h>
+#include <time.h>
+
+#define MAX_LISTENERS 256
+#define MAX_TRACED 32
+
+static struct pollfd polled[1 + MAX_LISTENERS]; /* the Sentry's epoll descriptor, then the listeners */
+static int n_polled = 1;
+static int traced_calls[MAX_TRACED], n_traced_calls;
+static struct seccomp_notif *deferred;
+static int n_deferred, max_deferred;
+
+int turn_init(int epoll_fd, const int *traced, int n_traced)
+{
+	if (n_traced > MAX_TRACED)
+		return -EINVAL;
+	memcpy(traced_calls, traced, n_traced * sizeof(*traced));
+	n_traced_calls = n_traced;
+	polled[0] = (struct pollfd){ .fd = epoll_fd, .events = POLLIN };
+	n_polled = 1;
+	n_deferred = 0;
+	return 0;
+}
+
+int turn_listen(int listener)
+{
+	if (n_polled > MAX_LISTENERS)
+		return -ENOSPC;
+	polled[n_polled++] = (struct pollfd){ .fd = listener, .events = POLLIN };
+	return 0;
+}
+
+void turn_unlisten(int listener)
+{
+	for (int i = 1; i < n_polled; i++)
+		if (polled[i].fd == listener) {
+			polled[i] = polled[--n_polled];
+			return;
+		}
+}
+
+int turn_is_traced(long number)
+{
+	for (int i = 0; i < n_traced_calls; i++)
+		if (traced_calls[i] == number)
+			return 1;
+	return 0;
+}
+
+/* Every call asks: by a stop where the Sentry needs registers, or must change the call, else by a notification.
+ * The vsyscall page is emulated by the host, which could not restart its calls: a stop, too. */
+int turn_build_filter(struct sock_filter *filter)
+{
+	const struct sock_filter head[] = {
+		LOAD(arch),
+		IF_EQ(AUDIT_ARCH_X86_64, 1, 0),
+		RETURN(SECCOMP_RET_USER_NOTIF),
+		LOAD_HIGH(instruction_pointer),
+		IF_EQ(0xffffffff, 0, 1),
+		RETURN(SECCOMP_RET_TRACE),
+		LOAD(nr),
+	};
+	int n = sizeof(head) / sizeof(head[0]);
+
+	_Static_assert(sizeof(head) / sizeof(head[0]) + MAX_TRACED + 2 <= MAX_FILTER, "filter size");
+	memcpy(filter, head, sizeof(head));
+	for (int i = 0; i < n_traced_calls; i++)
+		filter[n++] = (struct sock_filter)IF_EQ(traced_calls[i], n_traced_calls - i, 0);
+	filter[n++] = (struct sock_filter)RETURN(SECCOMP_RET_USER_NOTIF);
+	filter[n++] = (struct sock_filter)RETURN(SECCOMP_RET_TRACE);
+	return n;
+}
+
+void turn_defer(const struct seccomp_notif *notif)
+{
+	if (n_deferred == max_deferred) {
+		int larger = max_deferred ? 2 * max_deferred : 16;
+		struct seccomp_notif *memory = realloc(deferred, larger * sizeof(*deferred));
+
+		if (!memory)
+			return; /* its thread sleeps on; killing the container ends it */
+		deferred = memory;
+		max_deferred = larger;
+	}
+	deferred[n_deferred++] = *notif;
+}
+
+/* ---- answering and resuming ---- */
+
+static int answer_notification(struct pt_ctx *ctx, long result, int answer)
+{
+	int err = 0;
+
+	if (answer == PT_ANSWER_CONTINUE && ctx->fd >= 0) {
+		err = notify_put_fd(ctx->listener, ctx->id, ctx->fd, ctx->number);
+		ctx->fd = -1;
+		if (err && err != -ENOENT)
+			err = notify_answer(ctx->listener, ctx->id, err);
+		else if (!err)
+			err = notify_continue(ctx->listener, ctx->id);
+	} else if (answer == PT_ANSWER_CONTINUE) {
+		err = notify_continue(ctx->listener, ctx->id);
+	} else {
+		err = notify_answer(ctx->listener, ctx->id, result);
+	}
+	ctx->state = PT_RUNNING;
+	if (err != -ENOENT)
+		return err;
+	/* Interrupted, or killed: what follows is a stop or its end.  A call to be carried out comes again. */
+	if (answer == PT_ANSWER_RESULT) {
+		ctx->state = PT_LATE;
+		ctx->result = result;
+	}
+	return 0;
+}
+
+/* The call at which it stopped must not be carried out: whatever fails here ends the process instead. */
+static int write_back(struct pt_ctx *ctx)
+{
+	if (ctx->flags & PT_REGS_DIRTY)
+		return pt_store_regs(ctx);
+	if (ctx->flags & PT_ENTRY && pt(PTRACE_POKEUSER, ctx->tid, offsetof(struct user_regs_struct, orig_rax), -1ul))
+		return -errno;
+	if (ctx->flags & PT_REGS_RAX &&
+	    pt(PTRACE_POKEUSER, ctx->tid, offsetof(struct user_regs_struct, rax), ctx->result))
+		return -errno;
+	return 0;
+}
+
+static int run_on(struct pt_ctx *ctx)
+{
+	int err = write_back(ctx);
+
+	ctx->flags = 0;
+	ctx->state = PT_RUNNING;
+	if (!err && pt(PTRACE_CONT, ctx->tid, 0, 0))
+		err = -errno;
+	if (err && err != -ESRCH)
+		kill(ctx->pid, SIGKILL);
+	return 0; /* its end is collected in time */
+}
+
+/* Let the application run on, its call answered. */
+int turn_resume(struct pt_ctx *ctx, long result, int answer)
+{
+	if (ctx->state == PT_NOTIFIED)
+		return answer_notification(ctx, result, answer);
+	if (answer == PT_ANSWER_RESULT && ctx->flags & PT_REGS_VALID) {
+		ctx->regs.rax = result;
+		ctx->flags |= PT_REGS_DIRTY;
+	} else if (answer == PT_ANSWER_RESULT) {
+		ctx->result = result;
+		ctx->flags |= PT_REGS_RAX;
+	}
+	/* To be carried out, but meanwhile interrupted out of its notification: it issues the call again by itself. */
+	return run_on(ctx);
+}
+
+/* ---- receiving ---- */
+
+/* 1: *ev tells of a call. */
+static int take_notification(const struct seccomp_notif *notif, struct pt_event *ev)
+{
+	struct pt_ctx *ctx = registry_find(notif->pid);
+
+	if (!ctx)
+		return 0;
+	if (ctx->flags & PT_DYING) {
+		/* Its own exit, injected.  Anything else is a last call of the application's, withdrawn at once. */
+		if (notif->data.nr == SYS_exit && notif->data.instruction_pointer == CODE_AT(pt_stub_gadget + 2))
+			notify_continue(ctx->listener, notif->id);
+		return 0;
+	}
+	ctx->state = PT_NOTIFIED;
+	ctx->flags = 0;
+	ctx->id = notif->id;
+	ev->kind = PT_EV_SYSCALL;
+	ev->tid = notif->pid;
+	ev->number = notif->data.nr;
+	ev->native = notif->data.arch == AUDIT_ARCH_X86_64;
+	memcpy(ev->args, notif->data.args, sizeof(ev->args));
+	return 1;
+}
+
+static int take_deferred(struct pt_event *out, int max_out)
+{
+	int n = 0, taken = 0;
+
+	while (n < max_out && taken < n_deferred)
+		n += take_notification(&deferred[taken++], &out[n]);
+	n_deferred -= taken;
+	memmove(deferred, deferred + taken, n_deferred * sizeof(*deferred));
+	return n;
+}
+
+/* A stop of a thread whose call the Sentry holds: from now on it is answered through its registers. */
+static int take_held_stop(struct pt_ctx *ctx, int status, struct pt_event *ev)
+{
+	int late = ctx->state == PT_LATE;
+
+	ctx->state = PT_STOPPED;
+	ctx->flags = PT_CALLED;
+	if (!late)
+		return 0;
+	ctx->flags |= PT_REGS_RAX;
+	if (status >> 16 != PTRACE_EVENT_STOP)
+		return run_on(ctx);
+	ev->kind = PT_EV_INTERRUPT;
+	ev->tid = ctx->tid;
+	return 1;
+}
+
+static int take_stop(int tid, int status, struct pt_event *ev)
+{
+	struct pt_ctx *ctx = registry_find(tid);
+	int reported;
+
+	if (ctx && !WIFSTOPPED(status))
+		mark_gone(ctx);
+	else if (ctx && !(ctx->flags & PT_DYING) && (ctx->state == PT_NOTIFIED || ctx->state == PT_LATE))
+		return take_held_stop(ctx, status, ev);
+	reported = stops_describe(tid, status, PTRACE_CONT, ev) > 0;
+	if (reported && ctx && WIFSTOPPED(status)) {
+		ctx->state = PT_STOPPED;
+		ctx->flags = (ctx->flags & PT_DYING) | (status >> 16 == PTRACE_EVENT_SECCOMP ? PT_ENTRY : 0);
+	}
+	return reported;
+}
+
+static int take_stops(struct pt_event *out, int max_out)
+{
+	int n = 0, status;
+
+	pt_sigchld = 0;
+	while (n < max_out) {
+		int tid = waitpid(-1, &status, WNOHANG | __WALL);
+
+		if (tid <= 0)
+			return n;
+		n += take_stop(tid, status, &out[n]);
+	}
+	pt_sigchld = 1; /* there may be more */
+	return n;
+}
+
+/* What poll found readable: events from the listeners.  1 in *other: the Sentry's own descriptors. */
+static int take_ready(struct pt_event *out, int max_out, int *other)
+{
+	struct seccomp_notif notif;
+	int n = 0;
+
+	*other = polled[0].revents != 0;
+	for (int i = 1; i < n_polled && n < max_out; i++)
+		if (polled[i].revents & POLLIN && !notify_receive(polled[i].fd, &notif))
+			n += take_notification(&notif, &out[n]);
+	return n;
+}
+
+static long now_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return ts.tv_sec * 1000000000l + ts.tv_nsec;
+}
+
+/* Sleep until something happens; 0 only if that concerns Python alone (its descriptors, a signal, the time). */
+static int sleep_and_take(long timeout_ns, struct pt_event *out, int max_out)
+{
+	long deadline = timeout_ns > 0 ? now_ns() + timeout_ns : 0;
+
+	for (;;) {
+		struct timespec ts = { timeout_ns / 1000000000, timeout_ns % 1000000000 };
+		int other = 0, n = ppoll(polled, n_polled, timeout_ns < 0 ? NULL : &ts, &pt_wait_mask);
+
+		if (n < 0 && errno != EINTR)
+			return -errno;
+		if (n > 0)
+			n = take_ready(out, max_out, &other);
+		else
+			other = 1; /* the time, or a signal, which Python has to see unless it was SIGCHLD */
+		if (n < 0)
+			n = 0;
+		if (pt_sigchld && n < max_out)
+			n += take_stops(out + n, max_out - n);
+		if (n || other)
+			return n;
+		/* A notification that was withdrawn. */
+		if (timeout_ns > 0 && (timeout_ns = deadline - now_ns()) <= 0)
+			return 0;
+	}
+}
+
+/* Resume ctx (NULL: nobody), then wait for events: their number, or -errno. */
+int turn(struct pt_ctx *ctx, long result, int answer, long timeout_ns, struct pt_event *out, int max_out)
+{
+	int n, err = ctx ? turn_resume(ctx, result, answer) : 0;
+
+	if (err)
+		return err;
+	n = take_deferred(out, max_out);
+	if (n < max_out && pt_sigchld)
+		n += take_stops(out + n, max_out - n);
+	return n ? n : sleep_and_take(timeout_ns, out, max_out);
+}
