@@ -11,9 +11,7 @@ cases goes instead.
 from __future__ import annotations
 
 import argparse
-import cProfile
 import os
-import pstats
 import struct
 import tempfile
 import time
@@ -21,6 +19,8 @@ from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path as HostPath
 from typing import Any, Final
 
+from cli.debug import report
+from proto.control import ProfileResponse
 from sentry.abi import signal as sig
 from sentry.abi.errno import LinuxError
 from sentry.abi.fcntl import O_CREAT, O_DIRECTORY, O_RDWR
@@ -38,6 +38,7 @@ from sentry.kernel.signals import SignalHandlers
 from sentry.kernel.task import Task
 from sentry.kernel.threadgroup import ThreadGroup
 from sentry.mm.mm import MAP_ANONYMOUS, MAP_FIXED, MAP_PRIVATE, PROT_READ, PROT_WRITE, Mm
+from sentry.profiler import Profiler
 from sentry.syscalls.registry import build_table
 from sentry.vfs.fdtable import FdTable
 from tests.gofertree import GoferTree
@@ -238,12 +239,11 @@ def make_folder(folder: HostPath) -> None:
 
 
 def show_profile(r: Replay, name: str, rounds: tuple[Round, ...], seconds: float) -> None:
-    profile = cProfile.Profile(builtins=True)
-    profile.enable()
+    profiler = Profiler({})  # no stopwatches in the rows: there is only one case
+    profiler.start()
     r.measure(rounds, seconds)
-    profile.disable()
-    print(name)
-    pstats.Stats(profile).sort_stats("tottime").print_stats(25)
+    profiler.stop()
+    print(f"{name}\n{report(ProfileResponse(profiler.samples, profiler.folded()))}", flush=True)
 
 
 def main() -> None:

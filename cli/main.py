@@ -70,6 +70,12 @@ def _syscalls() -> tuple[Command, ...]:
     return commands
 
 
+def _debug() -> tuple[Command, ...]:
+    from cli.debug import COMMANDS as commands
+
+    return commands
+
+
 def _doctor() -> tuple[Command, ...]:
     from cli.doctor import COMMANDS as commands
 
@@ -95,6 +101,7 @@ COMMANDS: dict[str, Callable[[], tuple[Command, ...]]] = {
     "ps": _query,
     "spec": _spec,
     "syscalls": _syscalls,
+    "debug": _debug,
     "doctor": _doctor,
     "version": _version,
 }

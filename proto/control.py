@@ -268,6 +268,31 @@ class DestroyContainer(Message):
 
 
 @dataclass(slots=True)
+class Profile(Message):
+    """Measure where the whole Sentry's time goes, for a while.  Fails with 9 while another such request runs."""
+
+    id: str
+    duration_ms: int
+
+
+@dataclass(slots=True)
+class CallCost(Message):
+    """One system call: how often it was made, and the time spent in its handler."""
+
+    name: str
+    count: int
+    ns: int
+
+
+@dataclass(slots=True)
+class ProfileResponse(Message):
+    samples: int
+    stacks: list[str] = field(default_factory=list)
+    """Folded: outermost;...;innermost, a blank, and how often it was seen; the rarest may be missing."""
+    calls: list[CallCost] = field(default_factory=list)
+
+
+@dataclass(slots=True)
 class Shutdown(Message):
     """The Sentry answers, then exits."""
 
@@ -282,6 +307,7 @@ METHODS: dict[str, tuple[type[Message], type[Message]]] = {
     "Processes": (Processes, ProcessesResponse),
     "State": (State, StateResponse),
     "DestroyContainer": (DestroyContainer, Empty),
+    "Profile": (Profile, ProfileResponse),
     "Shutdown": (Shutdown, Empty),
 }
 

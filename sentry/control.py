@@ -34,6 +34,7 @@ from sentry.kernel.task import Task
 from sentry.kernel.threadgroup import ThreadGroup
 from sentry.mounts import MountBuilder
 from sentry.oci import process_spec
+from sentry.profiler import Profiler
 from sentry.vfs.dentry import Dentry, Path
 from sentry.vfs.file import File
 from sentry.vfs.walk import lookup_child
@@ -42,6 +43,7 @@ from sentry.wait import Event
 log = logging.getLogger(__name__)
 
 MAX_FDS: Final = 253
+MAX_PROFILE_MS: Final = 600_000
 RECEIVE_SIZE: Final = 65536
 M = TypeVar("M", bound=c.Message)
 
@@ -198,6 +200,7 @@ class ControlServer:
         self._hostname = config.get("hostname") or ""
         self._pending: dict[str, tuple[ProcessSpec, _Streams]] = {}  # created and not yet started
         self._host_fs = HostFs()
+        self._profiling = False
         listener.setblocking(False)
         kernel.loop.watch_fd(listener.fileno(), select.EPOLLIN, self._accept)
         self._methods: dict[str, Callable[[Any, list[int]], Awaitable[c.Message]]] = {
@@ -210,6 +213,7 @@ class ControlServer:
             "Processes": self.processes,
             "State": self.state,
             "DestroyContainer": self.destroy_container,
+            "Profile": self.profile,
             "Shutdown": self.shutdown,
         }
 
@@ -464,6 +468,26 @@ class ControlServer:
             init.ended.set()
         await container.destroy()
         return c.Empty()
+
+    async def profile(self, m: c.Profile, fds: list[int]) -> c.Message:
+        self._container(m.id)
+        if not 0 < m.duration_ms <= MAX_PROFILE_MS:
+            raise StartError(c.Code.INVALID_ARGUMENT, f"a profile takes 1 to {MAX_PROFILE_MS} ms")
+        if self._profiling:
+            raise StartError(c.Code.FAILED_PRECONDITION, "the sandbox is being profiled already")
+        loop = self.kernel.loop
+        over = Event(loop)
+        loop.call_at(loop.now_ns() + m.duration_ms * 1_000_000, over.set)
+        profiler = Profiler(self.kernel.table)
+        self._profiling = True
+        profiler.start()
+        try:
+            await over.wait()
+        finally:
+            profiler.stop()
+            self._profiling = False
+        calls = [c.CallCost(name, cost.count, cost.ns) for name, cost in profiler.calls.items() if cost.count]
+        return c.ProfileResponse(profiler.samples, profiler.folded(), calls)
 
     async def shutdown(self, m: c.Shutdown, fds: list[int]) -> c.Message:
         self.stopping = True
