@@ -6,7 +6,7 @@ import errno
 import os
 import time
 import types
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import suppress
 from typing import Any, Final, cast
 
@@ -122,9 +122,15 @@ class PtraceContext:
         if self.stop_wanted:
             self.stop_wanted = False
             return InterruptTrap()
+        self.resume()
+        return cast(Trap, (yield self))
+
+    def resume(self) -> None:
         self.running = True
         self.space.platform.resuming.append(self)
-        return cast(Trap, (yield self))
+
+    def let_through(self, name: str, args: tuple[int, ...]) -> bool:
+        return False
 
     def interrupt(self) -> None:
         if not self.running:
@@ -324,6 +330,20 @@ class PtraceSpace:
             raise EFAULT
         return n
 
+    def read_from_file(self, fd: int, offset: int, addr: int, length: int) -> int:
+        return self._moved(lib.pt_read_from_file, fd, offset, addr, length)
+
+    def write_to_file(self, fd: int, offset: int, addr: int, length: int) -> int:
+        return self._moved(lib.pt_write_to_file, fd, offset, addr, length)
+
+    def _moved(self, move: Any, fd: int, offset: int, addr: int, length: int) -> int:
+        if not 0 <= addr < self.end:
+            raise EFAULT
+        n = int(move(self._tid(), fd, offset, addr, min(length, self.end - addr)))
+        if n < 0:
+            raise from_code(-n)
+        return n
+
     def cmpxchg32(self, addr: int, expected: int, value: int) -> int:
         if addr & 3 or not 0 <= addr < self.end:
             raise EFAULT
@@ -442,7 +462,7 @@ class PtracePlatform:
     def watch(self, epoll_fd: int) -> None:
         self._epoll_fd = epoll_fd
 
-    def wait(self, timeout_ns: int) -> list[tuple[PtraceContext, Trap]]:
+    def wait(self, timeout_ns: int) -> Sequence[tuple[PtraceContext, Trap]]:
         resuming = self.resuming
         traps: list[tuple[PtraceContext, Trap]] = []
         if resuming:

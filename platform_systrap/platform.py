@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
+from collections.abc import Sequence
 from typing import Any, Final
 
 from platform_ptrace.core._core import ffi, lib
@@ -21,7 +22,14 @@ from sentry.platform import Regs, SyscallTrap, Trap
 # The calls that need the thread's registers, or that the Sentry carries out changed.
 TRACED: Final = ("clone", "clone3", "fork", "vfork", "execve", "execveat", "rt_sigreturn", "arch_prctl", "brk")
 
-EVENT: Final = struct.Struct("<iiqq6Q")  # struct pt_event, up to its arguments
+# The calls that the host may carry out: none of their arguments points anywhere.
+LET_THROUGH: Final = {
+    number: name for number, name in NAMES.items() if name in ("mmap", "munmap", "mprotect", "mremap", "madvise")
+}
+
+EVENT: Final = struct.Struct("<iiq?7x6Q")  # struct pt_event, up to its arguments
+unpack_event: Final = EVENT.unpack_from
+turn: Final = lib.turn
 EVENT_SIZE: Final[int] = ffi.sizeof("struct pt_event")
 EV_SYSCALL: Final[int] = lib.PT_EV_SYSCALL
 NONE: Final[int] = lib.PT_ANSWER_NONE
@@ -61,28 +69,20 @@ class SystrapContext(PtraceContext):
 
     def _carry_out(self) -> int:
         """Make the host call that was to be let through."""
-        c, trap = self.c, self.trap
-        if c.fd < 0:
-            return int(lib.pt_inject(c, trap.number, *trap.args))
-        fd, c.fd = c.fd, -1
-        addr, length, prot, flags, _, offset = trap.args
-        return int(lib.pt_map_fd(c, c.listener, fd, addr, length, prot, flags, offset))
+        return int(lib.pt_inject(self.c, self.trap.number, *self.trap.args))
 
     def set_result(self, value: int) -> None:
         self.result = value
         self.answer = RESULT
 
-    def let_through(self, number: int, args: tuple[int, ...], fd: int = -1) -> bool:
+    def let_through(self, name: str, args: tuple[int, ...]) -> bool:
         trap, c = self.trap, self.c
-        if trap.number != number or trap.args[: len(args)] != args or c.state != NOTIFIED or not trap.native:
+        if LET_THROUGH.get(trap.number) != name or trap.args[: len(args)] != args or not trap.native:
             return False
-        if fd >= 0 and not self._donate(fd, trap.args[4]):
+        if c.state != NOTIFIED:
             return False
         self.answer = CONTINUE
         return True
-
-    def _donate(self, fd: int, number: int) -> bool:
-        return False
 
     def read_xstate(self) -> bytes:
         _ = self.regs
@@ -109,7 +109,6 @@ class SystrapTemplate(PtraceTemplate):
 
     def _watch(self) -> None:
         check(lib.turn_listen(self.listener), "watching a listener")
-        self._context.c.fd = -1
 
     def close(self) -> None:
         lib.turn_unlisten(self.listener)
@@ -129,60 +128,60 @@ class SystrapPlatform(PtracePlatform):
         self._traced = [numbers[name] for name in TRACED]
         self._buffer = bytearray(EVENT_SIZE * MAX_EVENTS)
         self._events = ffi.from_buffer("struct pt_event[]", self._buffer)
-        check(lib.turn_init(-1, self._traced, len(self._traced)), "setting up the turn")
+        self.watch(-1)
 
     def watch(self, epoll_fd: int) -> None:
-        check(lib.turn_init(epoll_fd, self._traced, len(self._traced)), "setting up the turn")
+        traced = self._traced
+        check(lib.turn_init(epoll_fd, traced, len(traced), self._events, MAX_EVENTS), "setting up the turn")
 
-    def wait(self, timeout_ns: int) -> list[tuple[Any, Trap]]:
+    def wait(self, timeout_ns: int) -> Sequence[tuple[Any, Trap]]:
         resuming = self.resuming
-        stops = None
-        if resuming:
-            context = resuming.pop()
-            if resuming:
-                for other in resuming:
-                    self._resume(other)
-                stops = [other for other in resuming if other.stop_wanted]
-                resuming.clear()
-            if context.stop_wanted or stops:
-                self._resume(context)
-                stops = [*(stops or ()), context]
-                n = lib.turn(ffi.NULL, 0, NONE, 0, self._events, MAX_EVENTS)
-            else:
-                answer, context.answer = context.answer, NONE
-                n = lib.turn(context.c, context.result, answer, timeout_ns, self._events, MAX_EVENTS)
-        else:
-            n = lib.turn(ffi.NULL, 0, NONE, timeout_ns, self._events, MAX_EVENTS)
-        if n < 0:
-            check(n, "waiting for stubs")
-        traps = [trap for i in range(n) if (trap := self._taken(i)) is not None]
-        for context in stops or ():
-            if context.stop_wanted:
-                context.stop_wanted = False
-                context.interrupt()
+        if len(resuming) != 1 or resuming[0].stop_wanted:
+            return self._wait_for_many(timeout_ns)
+        context = resuming.pop()
+        n = turn(context.c, context.result, context.answer, timeout_ns)
+        context.answer = NONE
+        if n == 1:
+            event = unpack_event(self._buffer)
+            if event[0] == EV_SYSCALL and event[1] in self.contexts:
+                context = self.contexts[event[1]]
+                context.running = False
+                trap = context.trap
+                trap.number, trap.native, trap.args = event[2], event[3], event[4:]
+                return ((context, trap),)
+        return self._taken(n)
+
+    def _wait_for_many(self, timeout_ns: int) -> list[tuple[Any, Trap]]:
+        """Any number to resume, some of them perhaps to be interrupted at once."""
+        resuming, self.resuming = self.resuming, []
+        for context in resuming:
+            check(lib.turn_resume(context.c, context.result, context.answer), "resuming a stub")
+            context.answer = NONE
+        stops = [context for context in resuming if context.stop_wanted]
+        traps = self._taken(turn(ffi.NULL, 0, NONE, 0 if stops else timeout_ns))
+        for context in stops:
+            context.stop_wanted = False
+            context.interrupt()
         return traps
 
-    def _resume(self, context: SystrapContext) -> None:
-        answer, context.answer = context.answer, NONE
-        check(lib.turn_resume(context.c, context.result, answer), "resuming a stub")
-
-    def _taken(self, index: int) -> tuple[Any, Trap] | None:
-        """The context and trap of an event; None if nobody waits for it."""
-        event = EVENT.unpack_from(self._buffer, index * EVENT_SIZE)
-        context = self.contexts.get(event[1])
-        if context is None:
-            self._bury(self._events[index])
-            return None
-        if event[0] == EV_SYSCALL:
-            context.running = False
-            trap = context.trap
-            trap.number = event[2]
-            trap.args = event[4:]
-            trap.native = event[3] == 1
-            return context, trap
-        result = context, self._trap(context, self._events[index])
-        context.running = False
-        return result
+    def _taken(self, n: int) -> list[tuple[Any, Trap]]:
+        """The contexts and traps of the n events in the buffer; of those somebody waits for."""
+        if n < 0:
+            check(n, "waiting for stubs")
+        traps: list[tuple[Any, Trap]] = []
+        for index in range(n):
+            event = EVENT.unpack_from(self._buffer, index * EVENT_SIZE)
+            context = self.contexts.get(event[1])
+            if context is None:
+                self._bury(self._events[index])
+            elif event[0] == EV_SYSCALL:
+                traps.append((context, SyscallTrap(event[2], event[4:], event[3])))
+                context.trap = traps[-1][1]
+                context.running = False
+            else:
+                traps.append((context, self._trap(context, self._events[index])))
+                context.running = False
+        return traps
 
 
 def probe() -> str:

@@ -128,6 +128,16 @@ class Context(Protocol):
     def switch(self) -> Awaitable[Trap]:
         """Run application code until the next trap."""
 
+    def resume(self) -> None:
+        """What switch() begins with, for an owner that takes the next trap by Job.trapped: never without that."""
+
+    def let_through(self, name: str, args: tuple[int, ...]) -> bool:
+        """Let the host carry out the trapped call itself, with its result, when this context runs on.
+
+        Only if it is the call of this name, and these are its first arguments to the bit, all of them plain numbers
+        that the kernel has approved.  False: it is another, or the platform can't; nothing has happened then.
+        """
+
     def interrupt(self) -> None:
         """Make a running switch() return InterruptTrap soon; nothing if it is not running."""
 
@@ -188,6 +198,12 @@ class AddressSpace(Protocol):
 
     def write_some(self, addr: int, data: bytes | bytearray | memoryview) -> int:
         """As much as is writable from addr on; returns the count.  Raises EFAULT if nothing is."""
+
+    def read_from_file(self, fd: int, offset: int, addr: int, length: int) -> int:
+        """pread(2) of our descriptor into this memory, short if that ends.  Raises EFAULT and what the host says."""
+
+    def write_to_file(self, fd: int, offset: int, addr: int, length: int) -> int:
+        """pwrite(2) to our descriptor from this memory, likewise."""
 
     def cmpxchg32(self, addr: int, expected: int, value: int) -> int:
         """Atomic compare and exchange of an aligned word; returns what it held.  Raises EFAULT."""

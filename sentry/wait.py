@@ -25,6 +25,7 @@ from sentry.platform import Context, ExitTrap, Platform, Trap
 log = logging.getLogger(__name__)
 
 NEVER: Final = -1
+RUNNING: Final = object()  # Job.trapped: the trap was answered, the context runs on
 
 
 class Waiter:
@@ -90,6 +91,10 @@ class Job:
         self.parked = False
         self.queued = False
         self.done = False
+
+    def trapped(self, trap: Trap) -> Any:
+        """Its context trapped: what the coroutine is to be resumed with, or RUNNING if it need not know."""
+        return trap
 
     def context_lost(self) -> None:
         """The context that this job runs application code in died while the job did something else."""
@@ -314,5 +319,10 @@ class Loop:
             return
         if type(trap) is ExitTrap and not trap.running:
             job.context_lost()
+            return
+        self.current = job
+        value = job.trapped(trap)
+        if value is RUNNING:
+            self.current = None
         else:
-            self._step(job, trap)
+            self._step(job, value)

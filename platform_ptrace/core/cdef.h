@@ -20,7 +20,6 @@ struct pt_ctx {
 	                   * PT_CALLED: stopped behind a call that the Sentry has taken; PT_DYING: is to exit */
 	int state;        /* systrap: PT_STOPPED, PT_RUNNING, PT_NOTIFIED, PT_LATE */
 	int listener;     /* systrap: where its notifications arrive; 0 on ptrace */
-	int fd, number;   /* systrap: a descriptor (-1: none) to put under this number before a call goes on */
 	unsigned long id; /* systrap: of the notification to be answered */
 	long result;      /* for PT_REGS_RAX */
 	struct pt_regs_x86 regs;
@@ -67,8 +66,8 @@ long pt_write_to_file(int tid, int fd, unsigned long offset, unsigned long addr,
 unsigned long pt_stub_start(void);
 unsigned long pt_stub_end(void);
 
-int turn_init(int epoll_fd, const int *traced, int n_traced);
+int turn_init(int epoll_fd, const int *traced, int n_traced, struct pt_event *events, int max_events);
 int turn_listen(int listener);
 void turn_unlisten(int listener);
 int turn_resume(struct pt_ctx *ctx, long result, int answer);
-int turn(struct pt_ctx *ctx, long result, int answer, long timeout_ns, struct pt_event *out, int max_out);
+int turn(struct pt_ctx *ctx, long result, int answer, long timeout_ns);

@@ -56,7 +56,6 @@ struct pt_ctx *registry_find(int tid);
 int notify_receive(int listener, struct seccomp_notif *notif);
 int notify_continue(int listener, uint64_t id);
 int notify_answer(int listener, uint64_t id, long result);
-int notify_put_fd(int listener, uint64_t id, int fd, int number);
 int notify_serve(struct pt_ctx *ctx, int listener, int calls, int fd);
 
 /* turn.c: a notification that came while another context's was waited for. */

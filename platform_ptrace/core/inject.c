@@ -253,7 +253,6 @@ int pt_clone(struct pt_ctx *parent, unsigned long flags, struct pt_ctx *child)
 	child->flags = PT_REGS_VALID | PT_REGS_DIRTY;
 	child->state = PT_STOPPED;
 	child->listener = parent->listener;
-	child->fd = -1;
 	if (child->listener)
 		registry_add(child);
 	return wait_child_stop(child->tid);

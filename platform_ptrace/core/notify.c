@@ -1,6 +1,7 @@
 /* Seccomp notifications: the four answers, and serving the calls of one thread that was made to issue them. */
 #include "core.h"
 #include <fcntl.h>
+#include <time.h>
 #include <sys/ioctl.h>
 
 /* 0, or -errno; -ENOENT: it was withdrawn meanwhile. */
@@ -40,16 +41,6 @@ static int answer_with_fd(int listener, uint64_t id, int fd)
 	return err ? err : 1;
 }
 
-/* Give the thread a copy of fd under this very number; the call is still to be answered. */
-int notify_put_fd(int listener, uint64_t id, int fd, int number)
-{
-	struct seccomp_notif_addfd addfd = {
-		.id = id, .flags = SECCOMP_ADDFD_FLAG_SETFD, .srcfd = fd, .newfd = number, .newfd_flags = O_CLOEXEC,
-	};
-
-	return ioctl(listener, SECCOMP_IOCTL_NOTIF_ADDFD, &addfd) < 0 ? -errno : 0;
-}
-
 /* One notification from the gadget: map_fd's first call is answered with fd, any other is carried out.  1: map_fd ends
  * here, without having been given the descriptor. */
 static int approve(int listener, const struct seccomp_notif *notif, int fd)
@@ -81,11 +72,13 @@ static int send_on(struct pt_ctx *ctx)
 int notify_serve(struct pt_ctx *ctx, int listener, int calls, int fd)
 {
 	struct pollfd pfd = { .fd = listener, .events = POLLIN };
+	/* In a process with other threads, one of those may be told of the stop. */
+	const struct timespec soon = { 0, 20000000 };
 	struct seccomp_notif notif;
 	int err;
 
 	while (calls) {
-		int n = ppoll(&pfd, 1, NULL, &pt_wait_mask);
+		int n = ppoll(&pfd, 1, &soon, &pt_wait_mask);
 
 		if (n < 0 && errno != EINTR)
 			return -errno;

@@ -17,10 +17,13 @@
 static struct pollfd polled[1 + MAX_LISTENERS]; /* the Sentry's epoll descriptor, then the listeners */
 static int n_polled = 1;
 static int traced_calls[MAX_TRACED], n_traced_calls;
+static struct pt_event *out;
+static int max_out;
 static struct seccomp_notif *deferred;
 static int n_deferred, max_deferred;
 
-int turn_init(int epoll_fd, const int *traced, int n_traced)
+/* events: where turn() reports; it must outlive the last turn. */
+int turn_init(int epoll_fd, const int *traced, int n_traced, struct pt_event *events, int max_events)
 {
 	if (n_traced > MAX_TRACED)
 		return -EINVAL;
@@ -29,6 +32,8 @@ int turn_init(int epoll_fd, const int *traced, int n_traced)
 	polled[0] = (struct pollfd){ .fd = epoll_fd, .events = POLLIN };
 	n_polled = 1;
 	n_deferred = 0;
+	out = events;
+	max_out = max_events;
 	return 0;
 }
 
@@ -99,20 +104,9 @@ void turn_defer(const struct seccomp_notif *notif)
 
 static int answer_notification(struct pt_ctx *ctx, long result, int answer)
 {
-	int err = 0;
+	int err = answer == PT_ANSWER_CONTINUE ? notify_continue(ctx->listener, ctx->id)
+					       : notify_answer(ctx->listener, ctx->id, result);
 
-	if (answer == PT_ANSWER_CONTINUE && ctx->fd >= 0) {
-		err = notify_put_fd(ctx->listener, ctx->id, ctx->fd, ctx->number);
-		ctx->fd = -1;
-		if (err && err != -ENOENT)
-			err = notify_answer(ctx->listener, ctx->id, err);
-		else if (!err)
-			err = notify_continue(ctx->listener, ctx->id);
-	} else if (answer == PT_ANSWER_CONTINUE) {
-		err = notify_continue(ctx->listener, ctx->id);
-	} else {
-		err = notify_answer(ctx->listener, ctx->id, result);
-	}
 	ctx->state = PT_RUNNING;
 	if (err != -ENOENT)
 		return err;
@@ -192,7 +186,7 @@ static int take_notification(const struct seccomp_notif *notif, struct pt_event 
 	return 1;
 }
 
-static int take_deferred(struct pt_event *out, int max_out)
+static int take_deferred(void)
 {
 	int n = 0, taken = 0;
 
@@ -237,9 +231,10 @@ static int take_stop(int tid, int status, struct pt_event *ev)
 	return reported;
 }
 
-static int take_stops(struct pt_event *out, int max_out)
+/* Fills the events from the nth on; returns how many there are then. */
+static int take_stops(int n)
 {
-	int n = 0, status;
+	int status;
 
 	pt_sigchld = 0;
 	while (n < max_out) {
@@ -254,7 +249,7 @@ static int take_stops(struct pt_event *out, int max_out)
 }
 
 /* What poll found readable: events from the listeners.  1 in *other: the Sentry's own descriptors. */
-static int take_ready(struct pt_event *out, int max_out, int *other)
+static int take_ready(int *other)
 {
 	struct seccomp_notif notif;
 	int n = 0;
@@ -275,7 +270,7 @@ static long now_ns(void)
 }
 
 /* Sleep until something happens; 0 only if that concerns Python alone (its descriptors, a signal, the time). */
-static int sleep_and_take(long timeout_ns, struct pt_event *out, int max_out)
+static int sleep_and_take(long timeout_ns)
 {
 	long deadline = timeout_ns > 0 ? now_ns() + timeout_ns : 0;
 
@@ -286,13 +281,13 @@ static int sleep_and_take(long timeout_ns, struct pt_event *out, int max_out)
 		if (n < 0 && errno != EINTR)
 			return -errno;
 		if (n > 0)
-			n = take_ready(out, max_out, &other);
+			n = take_ready(&other);
 		else
 			other = 1; /* the time, or a signal, which Python has to see unless it was SIGCHLD */
 		if (n < 0)
 			n = 0;
 		if (pt_sigchld && n < max_out)
-			n += take_stops(out + n, max_out - n);
+			n = take_stops(n);
 		if (n || other)
 			return n;
 		/* A notification that was withdrawn. */
@@ -302,14 +297,14 @@ static int sleep_and_take(long timeout_ns, struct pt_event *out, int max_out)
 }
 
 /* Resume ctx (NULL: nobody), then wait for events: their number, or -errno. */
-int turn(struct pt_ctx *ctx, long result, int answer, long timeout_ns, struct pt_event *out, int max_out)
+int turn(struct pt_ctx *ctx, long result, int answer, long timeout_ns)
 {
 	int n, err = ctx ? turn_resume(ctx, result, answer) : 0;
 
 	if (err)
 		return err;
-	n = take_deferred(out, max_out);
+	n = take_deferred();
 	if (n < max_out && pt_sigchld)
-		n += take_stops(out + n, max_out - n);
-	return n ? n : sleep_and_take(timeout_ns, out, max_out);
+		n = take_stops(n);
+	return n ? n : sleep_and_take(timeout_ns);
 }

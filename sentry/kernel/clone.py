@@ -160,7 +160,6 @@ def _new_task(t: Task, args: CloneArgs, context: object, mm: Mm) -> Task:
     child.no_new_privs = t.no_new_privs
     child.affinity, child.sched_policy = t.affinity, t.sched_policy
     child.nice, child.ioprio = t.nice, t.ioprio
-    child.syscall_number = t.syscall_number
     if not flags & CLONE_VM or flags & CLONE_VFORK:
         child.altstack = t.altstack
     if flags & CLONE_FILES:

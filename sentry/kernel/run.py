@@ -33,7 +33,7 @@ async def run(t: Task) -> None:
             trap = await t.context.switch()
             if type(trap) is SyscallTrap:
                 await system_call(t, trap)
-            else:
+            elif trap is not None:
                 other_trap(t, trap)
     except SpaceGone:
         # The stub was killed from outside (OOM killer, administrator): SIGKILL to the whole process.
@@ -46,18 +46,22 @@ async def run(t: Task) -> None:
 
 
 async def system_call(t: Task, trap: SyscallTrap) -> None:
-    """Answer one system call: find the row, run the handler, put the result into the registers."""
+    """Answer one system call: find the row, run the handler, put the result into the registers.
+
+    Task.trapped does the same for calls that need no waiting; the handler of one that does has begun there.
+    """
     kernel = t.kernel
     row = kernel.table.get(trap.number)
     if row is None or not trap.native:
         unknown_call(t, trap)
         return
-    t.syscall_number = trap.number
     strace = kernel.strace
     if strace is not None:
         strace.enter(t, row, trap.args)
     try:
-        answer = row.call(t, trap.args)
+        answer, t.begun = t.begun, None
+        if answer is None:
+            answer = row.call(t, trap.args)
         result: int | None = answer if type(answer) is int or answer is None else await answer
         if result is not None:
             t.context.set_result(result)
@@ -79,7 +83,6 @@ async def system_call(t: Task, trap: SyscallTrap) -> None:
         failed(t, row, e)
         if strace is not None:
             strace.leave(t, row, trap.args, EIO("internal error"))
-    t.syscall_number = -1
 
 
 def failed(t: Task, row: Syscall, e: Exception) -> None:

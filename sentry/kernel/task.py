@@ -8,20 +8,20 @@ in a wait (blocking.py).
 from __future__ import annotations
 
 import itertools
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 from sentry.abi import signal as sig
-from sentry.abi.errno import EBADF
+from sentry.abi.errno import EBADF, LinuxError
 from sentry.abi.fcntl import AT_FDCWD
 from sentry.kernel.creds import Creds
 from sentry.kernel.fscontext import FsContext
 from sentry.kernel.signals import INTERRUPTED, Pending, SigInfo
-from sentry.platform import AddressSpace, Context
+from sentry.platform import AddressSpace, Context, SyscallTrap, Trap
 from sentry.vfs.caller import Caller
 from sentry.vfs.fdtable import FdTable
 from sentry.vfs.walk import Where
-from sentry.wait import Event, Job
+from sentry.wait import RUNNING, Event, Job
 
 if TYPE_CHECKING:
     from sentry.kernel.container import Container
@@ -51,6 +51,11 @@ async def _nothing() -> None:
     return None
 
 
+async def _raising(error: Exception) -> int:
+    """The answer of a handler that failed, for the coroutine to deal with."""
+    raise error
+
+
 class Task(Job):
     """Fields, by who changes them and when.
 
@@ -66,6 +71,7 @@ class Task(Job):
         "affinity",
         "altstack",
         "attention",
+        "begun",
         "clear_child_tid",
         "container",
         "context",
@@ -95,7 +101,6 @@ class Task(Job):
         "sigwait_set",
         "start_ns",
         "stopped",
-        "syscall_number",
         "task_name",
         "tg",
         "vfork_done",
@@ -125,11 +130,11 @@ class Task(Job):
         self.sigwait_set = 0  # sigtimedwait: blocked signals that end this wait
         self.pending = Pending()
         self.altstack = (0, sig.SS_DISABLE, 0)  # ss_sp, ss_flags, ss_size
+        self.begun: Awaitable[int | None] | None = None  # the handler of its call, yet to be awaited
         self.attention = False  # something to look at before running application code
         self.interruptible = False
         self.killable = False  # parked in a wait that only death ends
         self.restart: Restart | None = None
-        self.syscall_number = -1
         self.stopped = False  # parked in a group stop
         self.exiting = False
         self.exit_code = 0  # wait(2) status word
@@ -207,6 +212,33 @@ class Task(Job):
             self.tg.unkillable = False
         self.pending.add(info)
         self.attention = True
+
+    def trapped(self, trap: Trap) -> Any:
+        """The hot path: a call whose handler does not wait is answered here, and the coroutine never hears of it.
+
+        Else the coroutine gets the trap, with what the handler has `begun`; None only makes it look for signals.
+        """
+        if type(trap) is not SyscallTrap:
+            return trap
+        kernel = self.kernel
+        row = kernel.table.get(trap.number)
+        if row is None or kernel.strace is not None or not trap.native:
+            return trap
+        try:
+            answer = row.call(self, trap.args)
+        except LinuxError as e:
+            answer = -e.code
+        except Exception as e:
+            answer = _raising(e)
+        if type(answer) is int:
+            self.context.set_result(answer)
+        elif answer is not None:
+            self.begun = answer
+            return trap
+        if self.attention:
+            return None
+        self.context.resume()
+        return RUNNING
 
     def context_lost(self) -> None:
         """Killed from outside while in the kernel: as SIGKILL to the process."""

@@ -13,7 +13,7 @@ from sentry.kernel.rlimits import RLIM_INFINITY, RLIMIT_AS, RLIMIT_DATA, RLIMIT_
 from sentry.mm.mm import MAP_ANONYMOUS, MAP_FIXED, MAP_FIXED_NOREPLACE, MAP_PRIVATE, MAP_SHARED, page_up
 from sentry.platform import PAGE_SIZE
 from sentry.syscalls.args import I32, U64, Addr, Fd, Flags, MapFlags, Prot, Size
-from sentry.syscalls.registry import syscall
+from sentry.syscalls.registry import NO_RESULT, syscall
 from sentry.vfs.dentry import MS_NOEXEC
 from sentry.wait import breathe
 
@@ -40,6 +40,8 @@ LEGACY_FLAGS: Final = (
 )
 LEGACY_MASK: Final = sum(LEGACY_FLAGS) | MAP_FIXED_NOREPLACE
 # What the host is asked for: the rest is advice, or a wish that a sandbox does not grant (locking).
+# MAP_DENYWRITE and MAP_EXECUTABLE mean nothing to the host either.
+IGNORED_FLAGS: Final = 0x1800
 HOST_FLAGS: Final = (
     MAP_SHARED | MAP_PRIVATE | MAP_FIXED | MAP_ANONYMOUS | MAP_32BIT | MAP_NORESERVE | MAP_POPULATE
     | MAP_STACK | MAP_FIXED_NOREPLACE
@@ -84,7 +86,7 @@ def _check_as_limit(t: Task, length: int) -> None:
 
 
 @syscall(gaps="MAP_LOCKED and MAP_GROWSDOWN are mapped plainly; no MAP_HUGETLB")
-async def mmap(t: Task, addr: Addr, length: Size, prot: Prot, flags: MapFlags, fd: Fd, offset: U64) -> int:
+async def mmap(t: Task, addr: Addr, length: Size, prot: Prot, flags: MapFlags, fd: Fd, offset: U64) -> int | None:
     """mmap(2): map memory or a file.
 
     Errors, in this order:
@@ -124,6 +126,8 @@ async def mmap(t: Task, addr: Addr, length: Size, prot: Prot, flags: MapFlags, f
     if size > SLICE:
         host_flags &= ~MAP_POPULATE
     if file is None:
+        if host_flags == flags & ~IGNORED_FLAGS and t.context.let_through("mmap", (addr, length, prot & 7, flags)):
+            return NO_RESULT
         result = t.mem.map(addr, size, prot & 7, host_flags, -1, 0)
     else:
         result = await _map_file(t, file, addr, size, prot, host_flags, kind, offset)
@@ -166,30 +170,30 @@ async def _map_file(
         raise EPERM
     host_fd = await file.host_fd(shared_write)
     info = os.fstat(host_fd)
+    t.mm.note_file(info.st_dev, info.st_ino, file.path if file.path is not None else file.describe() or "")
     if kind == MAP_SHARED and not shared_write and fcntl.fcntl(host_fd, fcntl.F_GETFL) & O_ACCMODE != O_RDONLY:
         # Without write access there, mprotect(2) can't add it later: the host refuses.
         readonly_fd = t.kernel.readonly_copy(host_fd)
         try:
-            result = t.mem.map(addr, size, prot & 7, host_flags, readonly_fd, offset)
+            return t.mem.map(addr, size, prot & 7, host_flags, readonly_fd, offset)
         finally:
             os.close(readonly_fd)
-    else:
-        result = t.mem.map(addr, size, prot & 7, host_flags, host_fd, offset)
-    t.mm.note_file(info.st_dev, info.st_ino, file.path if file.path is not None else file.describe() or "")
-    return result
+    return t.mem.map(addr, size, prot & 7, host_flags, host_fd, offset)
 
 
 @syscall
-def munmap(t: Task, addr: Addr, length: Size) -> int:
+def munmap(t: Task, addr: Addr, length: Size) -> int | None:
     """munmap(2).  EINVAL: misaligned, empty, or past the end."""
     if addr % PAGE_SIZE or not length or length > t.mem.end or addr > t.mem.end - length:
         raise EINVAL
+    if t.context.let_through("munmap", (addr, length)):
+        return NO_RESULT
     t.mem.unmap(addr, page_up(length))
     return 0
 
 
 @syscall
-def mprotect(t: Task, addr: Addr, length: Size, prot: Prot) -> int:
+def mprotect(t: Task, addr: Addr, length: Size, prot: Prot) -> int | None:
     """mprotect(2).
 
     Errors:
@@ -205,12 +209,14 @@ def mprotect(t: Task, addr: Addr, length: Size, prot: Prot) -> int:
     _check_range(t, addr, size)
     if prot & (PROT_GROWSDOWN | PROT_GROWSUP):
         raise EINVAL("no mapping grows")
+    if t.context.let_through("mprotect", (addr, length, prot & 7)):
+        return NO_RESULT
     t.mem.protect(addr, size, prot & 7)
     return 0
 
 
 @syscall(gaps="protection keys: only -1")
-def pkey_mprotect(t: Task, addr: Addr, length: Size, prot: Prot, pkey: I32) -> int:
+def pkey_mprotect(t: Task, addr: Addr, length: Size, prot: Prot, pkey: I32) -> int | None:
     """pkey_mprotect(2): mprotect, without a key.  EINVAL: any other key."""
     if pkey != -1:
         raise EINVAL
@@ -218,7 +224,7 @@ def pkey_mprotect(t: Task, addr: Addr, length: Size, prot: Prot, pkey: I32) -> i
 
 
 @syscall
-def mremap(t: Task, old: Addr, old_size: Size, new_size: Size, flags: Flags, new: Addr) -> int:
+def mremap(t: Task, old: Addr, old_size: Size, new_size: Size, flags: Flags, new: Addr) -> int | None:
     """mremap(2).
 
     Errors:
@@ -242,6 +248,9 @@ def mremap(t: Task, old: Addr, old_size: Size, new_size: Size, flags: Flags, new
         new = 0  # not an argument then: the register may hold anything
     if new_size > old_size:
         _check_as_limit(t, new_size - old_size)
+    args = (old, old_size, new_size, flags)
+    if t.context.let_through("mremap", (*args, new) if flags & MREMAP_FIXED else args):
+        return NO_RESULT
     return t.mem.remap(old, old_size, new_size, flags, new)
 
 
@@ -260,7 +269,7 @@ def msync(t: Task, addr: Addr, length: Size, flags: Flags) -> int:
 
 
 @syscall(gaps="hints are checked and not passed on")
-async def madvise(t: Task, addr: Addr, length: Size, advice: I32) -> int:
+async def madvise(t: Task, addr: Addr, length: Size, advice: I32) -> int | None:
     """madvise(2).  EINVAL: unknown advice, misaligned.  ENOMEM: part of the range is not mapped."""
     if advice not in REAL_ADVICE and advice not in HINTS:
         raise EINVAL
@@ -272,6 +281,8 @@ async def madvise(t: Task, addr: Addr, length: Size, advice: I32) -> int:
     if size > SLICE and advice in (MADV_POPULATE_READ, MADV_POPULATE_WRITE):
         await _populate(t, addr, size, advice)
     elif size and advice in REAL_ADVICE:
+        if t.context.let_through("madvise", (addr, length, advice)):
+            return NO_RESULT
         t.mem.advise(addr, size, advice)
     return 0
 

@@ -104,7 +104,7 @@ def test_no_call_keeps_its_exception(world: World) -> None:
     t = world.process(call("close", 99))
     world.run()
     assert context(t).results == [-9]
-    assert t.restart is None and t.syscall_number == -1
+    assert t.restart is None and t.begun is None
 
 
 def test_the_current_task_is_known_in_its_handlers(world: World) -> None:
