@@ -16,7 +16,7 @@ from pathlib import Path
 
 from cli.args import Command, Flag, UsageError, Values
 from sandbox.cgroups import CONTROLLERS, host_hierarchies
-from sandbox.spawn import module_command
+from sandbox.interpreter import module_command
 
 OK, WARN, FAIL = "ok", "warn", "fail"
 MINIMUM_PYTHON = (3, 11)

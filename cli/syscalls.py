@@ -3,7 +3,7 @@
 import os
 
 from cli.args import Command, Flag, UsageError, Values
-from sandbox.spawn import module_command
+from sandbox.interpreter import module_command
 
 FORMATS = ("table", "json", "csv")
 

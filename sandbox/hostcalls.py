@@ -4,6 +4,7 @@ A thin door over `sandbox._hostcalls` (built from hostcalls_build.py).  Nothing 
 """
 
 import os
+from collections.abc import Sequence
 from typing import Final
 
 from sandbox._hostcalls import ffi, lib
@@ -102,3 +103,18 @@ def open_tree(path: str, flags: int, dirfd: int = -100) -> int:
 def mount_setattr(fd: int, flags: int, attr_set: int, attr_clr: int = 0) -> None:
     """mount_setattr(2) on the mount that `fd` refers to."""
     _check(lib.hc_mount_setattr(fd, flags, attr_set, attr_clr))
+
+
+def set_command_line(words: Sequence[str]) -> None:
+    """What ps shows of this process; as much of it as there was room at its start, the last byte always a NUL."""
+    with open("/proc/self/stat", "rb") as f:
+        fields = f.read().rpartition(b")")[2].split()
+    start, end = int(fields[45]), int(fields[46])  # arg_start and arg_end - proc_pid_stat(5)
+    if start and end > start:
+        text = os.fsencode("\0".join(words))[: end - start - 1]
+        lib.hc_set_arguments(start, end, text, len(text))
+
+
+def one_malloc_arena() -> None:
+    """glibc gives each thread an arena of its own, for speed that Python's lock takes away again."""
+    lib.hc_one_malloc_arena()

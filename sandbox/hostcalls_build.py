@@ -26,8 +26,10 @@ SOURCE = r"""
 #include <fcntl.h>
 #include <linux/capability.h>
 #include <linux/mount.h>
+#include <malloc.h>
 #include <sched.h>
 #include <stdint.h>
+#include <string.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -94,6 +96,18 @@ static int hc_mount_setattr(int fd, unsigned flags, uint64_t set, uint64_t clear
 	struct { uint64_t attr_set, attr_clr, propagation, userns_fd; } attr = { set, clear, 0, 0 };
 	return syscall(SYS_mount_setattr, fd, "", flags | AT_EMPTY_PATH, &attr, sizeof(attr));
 }
+/* start and end: where the kernel put the process's arguments, for /proc/PID/cmdline to read. */
+static void hc_set_arguments(uintptr_t start, uintptr_t end, const char *text, size_t length)
+{
+	memset((char *)start, 0, end - start);
+	memcpy((char *)start, text, length < end - start ? length : end - start);
+}
+static void hc_one_malloc_arena(void)
+{
+#ifdef M_ARENA_MAX
+	mallopt(M_ARENA_MAX, 1);
+#endif
+}
 """
 
 CDEF = """
@@ -107,6 +121,8 @@ int hc_set_name(const char *name);
 int hc_capset(uint64_t effective, uint64_t permitted, uint64_t inheritable);
 int hc_open_tree(int dirfd, const char *path, unsigned flags);
 int hc_mount_setattr(int fd, unsigned flags, uint64_t set, uint64_t clear);
+void hc_set_arguments(uintptr_t start, uintptr_t end, const char *text, size_t length);
+void hc_one_malloc_arena(void);
 """
 
 ffibuilder = FFI()

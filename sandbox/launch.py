@@ -117,7 +117,10 @@ class _Launch:
                 ours, theirs = socket.socketpair()
                 connections.append(self._own(ours.detach()))
                 served.append((self._own(theirs.detach()), tree, mount.is_readonly))
-        starting = spawn.start_gofer(served, self.log_fd, list(confine.GOFER_CAPABILITIES), self.options.debug)
+        starting = spawn.start_gofer(
+            self.container.id, served, self.log_fd, list(confine.GOFER_CAPABILITIES), self.options.debug,
+            self.options.nursery,
+        )  # fmt: skip
         self.resources.callback(self._abort, starting)
         return mount_list, connections, starting
 
@@ -125,6 +128,7 @@ class _Launch:
         spec, options = self.spec, self.options
         network = spec.namespaces.get("network")
         stage = spawn.StageConfig(
+            id=self.sandbox.id,
             report_fd=-1,
             keep_fds=[],
             namespaces=[*spawn.SANDBOX_NAMESPACES, *(["network"] if network == "" else [])],
@@ -150,7 +154,7 @@ class _Launch:
             ncpus=cpu_count(spec.resources),
             total_ram=memory_size(spec.resources),
         )
-        starting = spawn.start_sentry(stage, boot)
+        starting = spawn.start_sentry(stage, boot, options.nursery)
         self.resources.callback(self._abort, starting)
         return starting
 

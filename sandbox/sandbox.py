@@ -10,7 +10,7 @@ import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from proto import control
 from proto.control import ExitStatus, Message, Process, StateResponse
@@ -23,6 +23,9 @@ from sandbox.hooks import run_hooks
 from sandbox.process import is_alive, kill, wait_gone
 from sandbox.spec import Reader, Spec, check_process
 from sandbox.state import ContainerRecord, Record
+
+if TYPE_CHECKING:
+    from sandbox.spawn import Nursery
 
 R = TypeVar("R", bound=Message)
 
@@ -50,6 +53,8 @@ class Options:
     """The Sentry exits with the root container's status, for callers that reap the pid of a pid file."""
     lifeline: bool = False
     """The sandbox dies with its creator, or when the creator calls `release`."""
+    nursery: "Nursery | None" = None
+    """Forks the sandbox's processes; None: they are fresh interpreters."""
 
 
 @dataclass(slots=True)

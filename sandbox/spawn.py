@@ -1,22 +1,23 @@
-"""Starts the Sentry and the gofers: fork and exec of a fresh interpreter, which stage.py then confines.
+"""Starts the Sentry and the gofers, as processes that stage.py then confines.
 
-A fresh interpreter, not a fork of the caller, for the caller may have threads, an event loop and secrets.  Only the
-descriptors named are inherited, under their own numbers.
+Each is a fresh interpreter or, if the caller has one, a fork of its nursery; never a fork of the caller itself, which
+may have threads, an event loop and secrets.  Only the descriptors named are inherited.
 """
 
 import json
 import os
 import select
 import signal
-import sys
+import socket
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from proto.control import BootConfig
 from sandbox.errors import SandboxError
+from sandbox.interpreter import INSTALLATION, fresh_interpreter
 from sandbox.process import ProcessId, identify, kill, wait_gone
 
 START_TIMEOUT = 60.0
@@ -24,19 +25,20 @@ START_TIMEOUT = 60.0
 
 SANDBOX_NAMESPACES = ("pid", "mount", "ipc", "uts", "cgroup")
 
-_INSTALLATION = str(Path(__file__).resolve().parent.parent)
+MAX_FDS: Final = 253
+"""SCM_MAX_FD.  A gofer may need more: its role then comes with the last of several packets."""
+MORE: Final = b"+"
+"""What comes in place of a role with the others."""
+
 _BOOTSTRAP = "import sys; sys.path.append(sys.argv[1]); from sandbox.stage import main; main()"
-_RUN_MODULE = (
-    "import runpy, sys; sys.path.append(sys.argv.pop(1)); "
-    "runpy.run_module(sys.argv.pop(1), run_name='__main__', alter_sys=True)"
-)
-_ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
 
 
 @dataclass(slots=True)
 class StageConfig:
     """What stage.py is told, for either role."""
 
+    id: str
+    """Whose process it is, for people who look at the host's processes."""
     report_fd: int
     keep_fds: list[int]
     namespaces: list[str]
@@ -51,17 +53,34 @@ class StageConfig:
     """The gofer's: connection, root, read-only."""
 
 
-def module_command(module: str, *arguments: str) -> list[str]:
-    """The command line that runs a module of this installation in a fresh, isolated interpreter."""
-    return [sys.executable, "-I", "-c", _RUN_MODULE, _INSTALLATION, module, *arguments]
+class Nursery:
+    """Our end of a nursery (nursery.py), which forks what else would have to be a fresh interpreter."""
+
+    def __init__(self, fd: int) -> None:
+        self._socket = socket.socket(fileno=fd)
+        self._lock = threading.Lock()
+
+    def fork(self, role: str, config_fd: int, log_fd: int, keep_fds: Sequence[int]) -> None:
+        """Have a stage forked; the descriptors stay the caller's.  Raises OSError if the nursery has died."""
+        fds = [config_fd, log_fd, *keep_fds]
+        with self._lock:
+            while len(fds) > MAX_FDS:
+                socket.send_fds(self._socket, [MORE], fds[:MAX_FDS])
+                del fds[:MAX_FDS]
+            socket.send_fds(self._socket, [role.encode()], fds)
+
+    def close(self) -> None:
+        """Let it end."""
+        self._socket.close()
 
 
 class Starting:
     """A process on its way: `pid` and readiness are yet to be reported."""
 
-    def __init__(self, role: str, intermediate: int, report_fd: int) -> None:
+    def __init__(self, role: str, intermediate: int | None, report_fd: int) -> None:
         self.role = role
         self._intermediate = intermediate
+        """Ours to reap; None if it is a nursery's child."""
         self._report_fd = report_fd
         self._lines: list[str] = []
         self._tail = b""
@@ -82,16 +101,28 @@ class Starting:
     def abort(self) -> None:
         """Kill what has been started; idempotent."""
         if self._report_fd >= 0 and self.process is None:
-            self._kill_intermediate()
+            if self._intermediate is None:
+                self._await_pid()
+            else:
+                self._kill_intermediate(self._intermediate)
         if self.process is not None:
             kill(self.process)
             wait_gone(self.process, 10)
         self._close()
 
-    def _kill_intermediate(self) -> None:
+    def _await_pid(self) -> None:
+        """Nothing that may be killed has a name yet; the name comes soon, or the end of file."""
+        deadline = time.monotonic() + START_TIMEOUT
+        try:
+            while self.process is None:
+                self._read_report(deadline)
+        except SandboxError:
+            pass
+
+    def _kill_intermediate(self, pid: int) -> None:
         """Stop it before it forks, or learn whom it has forked."""
         try:
-            os.kill(self._intermediate, signal.SIGKILL)
+            os.kill(pid, signal.SIGKILL)
         except ProcessLookupError:
             pass
         self._reap()
@@ -125,6 +156,8 @@ class Starting:
 
     def _reap(self) -> None:
         """The intermediate process; a caller that reaps all children may have been quicker."""
+        if self._intermediate is None:
+            return
         try:
             os.waitpid(self._intermediate, 0)
         except ChildProcessError:
@@ -137,24 +170,31 @@ class Starting:
 
 
 def start_gofer(
-    mounts: Sequence[tuple[int, int, bool]], log_fd: int, capabilities: Sequence[int], debug: bool
+    id: str,
+    mounts: Sequence[tuple[int, int, bool]],
+    log_fd: int,
+    capabilities: Sequence[int],
+    debug: bool,
+    nursery: Nursery | None = None,
 ) -> Starting:
     """Start a gofer that serves `mounts`: (connection, O_PATH root, read-only); all stay the caller's."""
     inherited = [fd for connection, root, _ in mounts for fd in (connection, root)]
-    namespaces = [*SANDBOX_NAMESPACES, "network"]
-    config = StageConfig(-1, inherited, namespaces, capabilities=list(capabilities), debug=debug, mounts=list(mounts))
-    return _start("gofer", config, log_fd)
+    config = StageConfig(
+        id, -1, inherited, [*SANDBOX_NAMESPACES, "network"],
+        capabilities=list(capabilities), debug=debug, mounts=list(mounts),
+    )  # fmt: skip
+    return _start("gofer", config, log_fd, nursery)
 
 
-def start_sentry(config: StageConfig, boot: BootConfig) -> Starting:
+def start_sentry(config: StageConfig, boot: BootConfig, nursery: Nursery | None = None) -> Starting:
     """Start a Sentry; `config` holds all that is not about descriptors.  ready_fd and proc_fd are filled in."""
     config.boot = boot.to_dict()
     optional = [fd for fd in (boot.lifeline_fd, boot.strace_fd) if fd is not None]
     config.keep_fds = [boot.control_fd, boot.log_fd, *optional]
-    return _start("sentry", config, boot.log_fd)
+    return _start("sentry", config, boot.log_fd, nursery)
 
 
-def _start(role: str, config: StageConfig, log_fd: int) -> Starting:
+def _start(role: str, config: StageConfig, log_fd: int, nursery: Nursery | None) -> Starting:
     report_read, report_write = os.pipe()
     config_fd = os.memfd_create("pysc-config", os.MFD_CLOEXEC)
     try:
@@ -164,7 +204,10 @@ def _start(role: str, config: StageConfig, log_fd: int) -> Starting:
             config.boot["ready_fd"] = report_write
         os.write(config_fd, json.dumps(asdict(config)).encode())
         os.lseek(config_fd, 0, os.SEEK_SET)
-        pid = _execute(role, [*config.keep_fds, config_fd], log_fd, config_fd)
+        if nursery is not None and _was_forked(nursery, role, config, config_fd, log_fd):
+            return Starting(role, None, report_read)
+        argv = [INSTALLATION, role, str(config_fd)]
+        pid = fresh_interpreter(_BOOTSTRAP, argv, inherited=[*config.keep_fds, config_fd], output=log_fd)
     except BaseException:
         os.close(report_read)
         raise
@@ -174,16 +217,9 @@ def _start(role: str, config: StageConfig, log_fd: int) -> Starting:
     return Starting(role, pid, report_read)
 
 
-def _execute(role: str, inherited: Sequence[int], log_fd: int, config_fd: int) -> int:
-    argv = [sys.executable, "-I", "-c", _BOOTSTRAP, _INSTALLATION, role, str(config_fd)]
-    actions: list[tuple[int, ...] | tuple[int, int, str, int, int]] = [
-        (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDWR, 0),
-        (os.POSIX_SPAWN_DUP2, log_fd, 1),
-        (os.POSIX_SPAWN_DUP2, log_fd, 2),
-    ]
-    # Onto itself: the descriptor loses its close-on-exec flag in the child only.
-    actions += [(os.POSIX_SPAWN_DUP2, fd, fd) for fd in set(inherited)]
-    return os.posix_spawn(
-        sys.executable, argv, _ENVIRONMENT,
-        file_actions=actions, setsigmask=[], setsigdef=[*signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}],
-    )  # fmt: skip
+def _was_forked(nursery: Nursery, role: str, config: StageConfig, config_fd: int, log_fd: int) -> bool:
+    try:
+        nursery.fork(role, config_fd, log_fd, config.keep_fds)
+        return True
+    except OSError:  # somebody has killed it
+        return False

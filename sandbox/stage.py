@@ -1,11 +1,11 @@
-"""From a fresh interpreter to a confined Sentry or gofer: the last code that runs with privilege.
+"""From an interpreter that has nothing of anybody's to a confined Sentry or gofer: the last code with privilege.
 
-spawn.py starts it as `python -I ... sandbox.stage ROLE CONFIG_FD`; the configuration (StageConfig) is JSON in a memfd.
-Two processes:
+spawn.py starts it as `python -I ... sandbox.stage ROLE CONFIG_FD`, or nursery.py forks it; the configuration
+(StageConfig) is JSON in a memfd.  Two processes:
 
     A  enters new namespaces, forks B, reports "pid <B's pid>", ends: B is now a child of the nearest subreaper
-    B  pid 1 of the pid namespace: imports everything, enters the empty root, drops privileges, loads the filter, and
-       runs the Sentry or the gofer, which reports "ok"
+    B  pid 1 of the pid namespace: imports what is not there yet, enters the empty root, drops privileges, loads the
+       filter, and runs the Sentry or the gofer, which reports "ok"
 
 Reports are lines on `report_fd`.  A line that is neither is the reason for a failure, and the last one; the traceback
 goes to the log, which is stderr.  End of file without "ok" means that B died.
@@ -32,6 +32,18 @@ def main() -> NoReturn:
     role, config_fd = sys.argv[-2], int(sys.argv[-1])
     with open(config_fd, "rb") as f:
         config = json.load(f)
+    run(role, config)
+
+
+def preload() -> None:
+    """Import all that either role will need; for whoever is going to be forked."""
+    import sentry.boot
+
+    sentry.boot.load()
+
+
+def run(role: str, config: Config) -> NoReturn:
+    """Become what the configuration says."""
     report_fd = config["report_fd"]
     try:
         _close_others(config["keep_fds"])

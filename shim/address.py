@@ -23,10 +23,15 @@ PROBE_TIMEOUT_S = 0.1
 _SCHEME = "unix://"
 
 
+def hashed(text: str) -> str:
+    """A file name of fixed length that stands for a text."""
+    return str(sha256(text.encode()).hexdigest())
+
+
 def socket_path(containerd_address: str, namespace: str, group: str, folder: str = "") -> str:
     """The path of a shim's socket; `ctr shim` computes the same from the same three names."""
     name = os.path.normpath("/".join((containerd_address, namespace, group)))
-    return os.path.join(folder or SOCKET_DIR, sha256(name.encode()).hexdigest())
+    return os.path.join(folder or SOCKET_DIR, hashed(name))
 
 
 def to_address(path: str) -> str:

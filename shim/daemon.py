@@ -14,11 +14,13 @@ from typing import TextIO
 
 from proto.ttrpc import aio
 from sandbox import hostcalls
+from sandbox.spawn import Nursery
 from shim.address import remove, state_root
 from shim.events import Publisher
 from shim.reaper import Reaper
 from shim.service import NAMES, Surroundings, TaskService
 from shim.tasks import Background
+from shim.warm_start import start_warm_parent
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +41,9 @@ class Config:
     socket_path: str
     events_address: str
     """containerd's ttrpc socket; "" if there is none."""
+    nursery_fd: int
+    warm_path: str = ""
+    """Where a warm parent is to be started, once there is time for it; "" if not by us."""
 
 
 def serve(config: Config, listener_fd: int) -> int:
@@ -57,17 +62,20 @@ class Daemon:
 
     async def run(self, listener: socket.socket) -> None:
         """From the first connection to the last trace."""
+        config = self._config
+        warm_go = start_warm_parent(config.warm_path) if config.warm_path else None
         hostcalls.prctl(hostcalls.PR_SET_CHILD_SUBREAPER, 1)
         # Threads are made on demand; many containers may be made at once, and none should wait for another.
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(MAX_THREADS))
-        config = self._config
         background = Background()
         publisher = Publisher(config.events_address, config.namespace)
         root = Path(state_root(config.namespace))
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        service = TaskService(
-            Surroundings(config.namespace, root, config.debug, publisher, Reaper(), background, self._stopping.set)
+        nursery = Nursery(config.nursery_fd)
+        surroundings = Surroundings(
+            config.namespace, root, config.debug, publisher, Reaper(), background, nursery, self._stopping.set, warm_go
         )
+        service = TaskService(surroundings)
         server = aio.Server({name: service.methods() for name in NAMES})
         server.start(listener)
         self._handle_signals(service)
@@ -78,6 +86,7 @@ class Daemon:
         remove(config.socket_path)
         server.stop_accepting()
         await service.close()
+        nursery.close()
         await publisher.close(FLUSH_TIMEOUT_S)
         await background.settle(SETTLE_TIMEOUT_S)
         await asyncio.wait([asyncio.create_task(server.drain())], timeout=DRAIN_TIMEOUT_S)

@@ -14,9 +14,10 @@ class UsageError(Exception):
 class Flags:
     """What containerd says on the command line.  `action` is the first word that is no flag."""
 
-    __slots__ = ("action", "address", "bundle", "debug", "id", "info", "namespace", "version")
+    __slots__ = ("action", "address", "arguments", "bundle", "debug", "id", "info", "namespace", "version")
 
     def __init__(self) -> None:
+        self.arguments: list[str] = []
         self.action = ""
         self.namespace = ""
         self.id = ""
@@ -30,6 +31,7 @@ class Flags:
 def parse(arguments: list[str]) -> Flags:
     """Read the flags.  Unknown ones are skipped: later versions of containerd may have more."""
     flags = Flags()
+    flags.arguments = arguments
     words = iter(arguments)
     for word in words:
         if not word.startswith("-") or word == "-":

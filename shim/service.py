@@ -33,6 +33,7 @@ from proto.ttrpc.status import (
 )
 from sandbox.errors import SandboxError
 from sandbox.sandbox import Sandbox, Stdio
+from sandbox.spawn import Nursery
 from sandbox.spec import Spec, load_spec
 from shim import rootfs, stats
 from shim.container import CREATED, Container, Process, not_found
@@ -64,8 +65,11 @@ class Surroundings:
     publisher: Publisher
     reaper: Reaper
     background: Background
+    nursery: Nursery
     stop: Callable[[], None]
     """Ends the shim once outstanding calls are answered."""
+    warm_go: int | None = None
+    """Closed when the first container runs: then there is time to make a warm parent."""
 
 
 class TaskService:
@@ -160,6 +164,7 @@ class TaskService:
         spec = load_spec(bundle)
         spec.hostname = spec.hostname or self._hostname(spec)
         options = sandbox_options(request.options, spec, request.id, self._with.debug)
+        options.nursery = self._with.nursery
         mounts = [rootfs.Mount(m.type, m.source, m.options, m.target) for m in request.rootfs]
         if mounts:
             await asyncio.to_thread(rootfs.mount, mounts, f"{bundle}/rootfs")
@@ -199,6 +204,9 @@ class TaskService:
         """Let a process run; returns when it does."""
         container = self._container(request.id)
         pid = await self._with.background.uninterrupted(container.start(request.exec_id))
+        if self._with.warm_go is not None:
+            os.close(self._with.warm_go)
+            self._with.warm_go = None
         return task_pb2.StartResponse(pid=pid)
 
     async def delete(self, request: task_pb2.DeleteRequest) -> Message:

@@ -1,4 +1,4 @@
-"""The start action: listen, fork the process that serves, print its address.
+"""The start action: have the warm parent fork the shim, or fork it here, and print where it listens.
 
 The address is all that may be printed, on stdout, and the serving process must not keep this process's output open:
 containerd takes whatever comes until the end of file for the address.  The socket listens before the address is
@@ -10,15 +10,20 @@ Containers of one pod share a shim: for the second one nothing is started, the a
 
 import os
 import sys
-from _socket import AF_UNIX, SOCK_CLOEXEC, SOCK_STREAM, socket
+from _socket import AF_UNIX, SOCK_CLOEXEC, SOCK_SEQPACKET, SOCK_STREAM, socket, socketpair
 from errno import EADDRINUSE
 
 from proto.ttrpc.protobuf import DecodeError, as_bytes, as_text, fields, int_field, text_field
+from sandbox.interpreter import INSTALLATION, fresh_interpreter
+from shim import warm_client
 from shim.address import is_served, remove, socket_path, to_address, write_address
 from shim.flags import Flags, UsageError
 
 MAX_STDIN = 10 << 20
 BACKLOG = 128
+_NURSERY = "import sys; sys.path.append(sys.argv[1]); from sandbox.nursery import main; main(int(sys.argv[2]))"
+_ROOM = " " * 256
+"""A last argument: what the nursery's forks show as their command line takes its place."""
 GROUP_ANNOTATIONS = (
     "io.containerd.runc.v2.group",
     "io.kubernetes.cri.sandbox-id",
@@ -37,20 +42,46 @@ class Bootstrap:
         self.socket_dir = ""
 
 
+class Prepared:
+    """What is done before the shim is there."""
+
+    __slots__ = ("answer", "events_address", "listener", "path")
+
+    def __init__(self, path: str, listener: socket | None, events_address: str, answer: bytes) -> None:
+        self.path = path
+        self.listener = listener
+        """None: the shim of this container's group listens already."""
+        self.events_address = events_address
+        self.answer = answer
+        """What containerd is told."""
+
+
 def run(flags: Flags) -> int:
     """Start or find the shim of this container's group and print where it listens."""
+    stdin = read_stdin()
+    warm = warm_client.socket_path()
+    answer = warm_client.ask(warm, flags.arguments, stdin) if warm else None
+    if answer is None:
+        prepared = prepare(flags, stdin)
+        answer = prepared.answer
+        if prepared.listener is not None:
+            fork_daemon(flags, prepared, warm)
+    os.write(1, answer)
+    return 0
+
+
+def prepare(flags: Flags, stdin: bytes) -> Prepared:
+    """Listen, unless somebody does, and leave the address in the bundle, which is the working directory."""
     bundle = os.getcwd()
-    bootstrap = parse_bootstrap(read_stdin(), flags)
+    bootstrap = parse_bootstrap(stdin, flags)
     containerd = flags.address or (bootstrap.grpc_address if bootstrap else "")
     folder = bootstrap.socket_dir if bootstrap else ""
     path = socket_path(containerd, flags.namespace, group_id(bundle, flags.id), folder)
     listener = listen(path)
     write_address(bundle, to_address(path))
-    if listener is not None:
-        events = bootstrap.ttrpc_address if bootstrap else ""
-        fork_daemon(flags, listener, path, events or os.environ.get("TTRPC_ADDRESS", ""))
-    os.write(1, result(to_address(path), bootstrap is not None))
-    return 0
+    events = (bootstrap.ttrpc_address if bootstrap else "") or os.environ.get("TTRPC_ADDRESS", "")
+    answer = result(to_address(path), bootstrap is not None)
+    return Prepared(path, listener, events.removeprefix("unix://"), answer)
 
 
 def read_stdin() -> bytes:
@@ -151,29 +182,51 @@ def _bind(path: str) -> socket | None:
     return listener
 
 
-def fork_daemon(flags: Flags, listener: socket, path: str, events_address: str) -> None:
-    """Fork the serving process; returns in the parent only, which then exits and leaves it to its subreaper."""
+def fork_daemon(flags: Flags, prepared: Prepared, warm: str) -> None:
+    """Fork the serving process; returns in the parent only, which then exits and leaves it to its subreaper.
+
+    `warm` is where a warm parent is to listen next time.
+    """
+    assert prepared.listener is not None
     oom_score = _oom_score_of(os.getppid())
     sys.stdout.flush()
     if os.fork():
-        listener.close()
+        prepared.listener.close()
         return
     status = 1
     try:
         detach(f"{os.getcwd()}/log")
         _set_oom_score(oom_score + 1)
+        nursery_fd = start_nursery()
         # asyncio imports ssl if it can; without it each shim is 2 MB smaller and there 5 ms earlier.
         sys.modules["ssl"] = None  # type: ignore[assignment]
-        from shim import daemon
-
-        config = daemon.Config(flags.namespace, flags.id, flags.debug, path, events_address.removeprefix("unix://"))
-        status = daemon.serve(config, listener.detach())
+        status = serve(flags, prepared, nursery_fd, warm)
     except BaseException:
         import traceback
 
         traceback.print_exc()
     finally:
         os._exit(status)
+
+
+def start_nursery() -> int:
+    """Have the Sentry's and the gofer's modules imported while the shim imports its own; our end of the nursery."""
+    ours, theirs = socketpair(AF_UNIX, SOCK_SEQPACKET)
+    fd = theirs.fileno()
+    fresh_interpreter(_NURSERY, [INSTALLATION, str(fd), _ROOM], inherited=[fd])
+    theirs.close()
+    return ours.detach()
+
+
+def serve(flags: Flags, prepared: Prepared, nursery_fd: int, warm: str) -> int:
+    """Be the shim; its exit status."""
+    from shim import daemon
+
+    assert prepared.listener is not None
+    config = daemon.Config(
+        flags.namespace, flags.id, flags.debug, prepared.path, prepared.events_address, nursery_fd, warm
+    )
+    return daemon.serve(config, prepared.listener.detach())
 
 
 def detach(log: str) -> None:

@@ -85,6 +85,8 @@ class Daemon:
         self.namespace = f"t{uuid.uuid4().hex[:8]}"
         self.cgroup = own_cgroup()
         self.names: set[str] = set()
+        self.warm = folder / "warm"
+        """Of the warm parent that this daemon's shims are forked from: nobody else's."""
         self.log = folder / "containerd.log"
         self.process = self.start()
 
@@ -95,8 +97,9 @@ class Daemon:
         enter = f"echo 0 > {self.cgroup}/cgroup.procs && exec containerd -c {config}"
         with self.log.open("ab") as log:
             process = subprocess.Popen(
-                ["sh", "-c", enter], env=os.environ | {"PATH": path}, stdin=subprocess.DEVNULL, stdout=log, stderr=log
-            )
+                ["sh", "-c", enter], env=os.environ | {"PATH": path, "PYSC_WARM_DIR": str(self.warm)},
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            )  # fmt: skip
         if not until(lambda: self.ctr("version", check=False).returncode == 0, START_SECONDS):
             process.kill()
             raise RuntimeError(f"containerd does not come up:\n{self.tail()}")
@@ -158,8 +161,12 @@ class Daemon:
         archive.unlink()
 
     def processes(self) -> set[int]:
-        """Everything that came from this containerd and still lives, itself not counted."""
-        return processes_in(self.cgroup) - {self.process.pid}
+        """Everything that came from this containerd and still lives, itself and the warm parent not counted."""
+        return processes_in(self.cgroup) - {self.process.pid} - set(self.warm_parents()[:1])
+
+    def warm_parents(self) -> list[int]:
+        """There is one, once the first container has run; it may stay when all are gone, until the daemon ends."""
+        return [pid for pid in processes_in(self.cgroup) if f" {self.warm}/" in command_line(pid)]
 
     def cgroups(self) -> list[Path]:
         """The cgroups of this daemon's containers."""

@@ -188,7 +188,7 @@ class Shims:
         """Run the shim's start or delete; as in containerd, stderr of start belongs to the output."""
         command = [*self._entry, "-namespace", self.namespace, "-address", str(self.folder / "containerd.sock"),
                    "-publish-binary", "/usr/bin/containerd", "-id", bundle.id, *flags, action]  # fmt: skip
-        environment = {**os.environ, "TTRPC_ADDRESS": str(self.events.path), "PYTHONPATH": str(ROOT)}
+        environment = {**os.environ, "TTRPC_ADDRESS": str(self.events.path), "PYTHONPATH": str(ROOT), "PYSC_WARM_DIR": ""}
         return await asyncio.to_thread(
             subprocess.run, command, input=stdin, cwd=bundle.path, env=environment, timeout=PATIENCE_S,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT if action == "start" else subprocess.PIPE,

@@ -29,10 +29,10 @@ class Probe:
         log = os.open(os.devnull, os.O_RDWR)
         try:
             if role == "gofer":
-                starting = spawn.start_gofer([(question_read, answer_write, False)], log, **config)
+                starting = spawn.start_gofer("probe", [(question_read, answer_write, False)], log, **config)
             else:
                 boot = BootConfig("probe", question_read, -1, log, -1, lifeline_fd=answer_write)
-                stage = spawn.StageConfig(-1, [], list(namespaces), network_path=network_path, **config)
+                stage = spawn.StageConfig("probe", -1, [], list(namespaces), network_path=network_path, **config)
                 starting = spawn.start_sentry(stage, boot)
             self.process = starting.wait_ready()
         finally:
@@ -276,7 +276,7 @@ def test_the_real_gofer_serves_a_real_tree_in_its_confinement(tmp_path):
     ours, theirs = socket.socketpair()
     tree, log = open_root(str(tmp_path), True, False), os.open(os.devnull, os.O_RDWR)
     capabilities = list(confine.GOFER_CAPABILITIES)
-    process = spawn.start_gofer([(theirs.fileno(), tree, False)], log, capabilities, debug=True).wait_ready()
+    process = spawn.start_gofer("probe", [(theirs.fileno(), tree, False)], log, capabilities, debug=True).wait_ready()
     theirs.close()
     os.close(tree)
     os.close(log)
@@ -292,7 +292,7 @@ def test_the_real_gofer_serves_a_real_tree_in_its_confinement(tmp_path):
 def test_an_aborted_start_leaves_no_process(monkeypatch):
     monkeypatch.setattr(spawn, "_BOOTSTRAP", "import time; time.sleep(60)")
     log = os.open(os.devnull, os.O_RDWR)
-    starting = spawn.start_gofer([], log, [], False)
+    starting = spawn.start_gofer("probe", [], log, [], False)
     os.close(log)
 
     with pytest.raises(SandboxError, match="did not start in time"):

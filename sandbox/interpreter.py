@@ -1,0 +1,45 @@
+"""Starts fresh interpreters, which have nothing of ours but what they are given.
+
+Imported by the shim's start action when every millisecond counts: nothing is imported here that Python has not loaded
+anyway.
+"""
+
+import os
+import sys
+from _signal import SIGKILL, SIGSTOP, valid_signals  # type: ignore[import-not-found]
+from collections.abc import Sequence
+
+INSTALLATION = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
+
+CLEAN_ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
+
+_RUN_MODULE = (
+    "import runpy, sys; sys.path.append(sys.argv.pop(1)); "
+    "runpy.run_module(sys.argv.pop(1), run_name='__main__', alter_sys=True)"
+)
+
+
+def module_command(module: str, *arguments: str) -> list[str]:
+    """The command line that runs a module of this installation in a fresh, isolated interpreter."""
+    return [sys.executable, "-I", "-c", _RUN_MODULE, INSTALLATION, module, *arguments]
+
+
+def fresh_interpreter(
+    code: str, arguments: Sequence[str], inherited: Sequence[int], stdin: int | None = None, output: int | None = None
+) -> int:
+    """Run code in a process that has none of our descriptors but those named, under their own numbers.
+
+    `output` is what becomes its stdout and stderr; None, here and for stdin: /dev/null.  Returns its pid.
+    """
+    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        streams = (null if stdin is None else stdin, *[null if output is None else output] * 2)
+        actions = [(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate(streams)]
+        # Onto itself: the descriptor loses its close-on-exec flag in the child only.
+        actions += [(os.POSIX_SPAWN_DUP2, fd, fd) for fd in set(inherited)]
+        return os.posix_spawn(
+            sys.executable, [sys.executable, "-I", "-c", code, *arguments], CLEAN_ENVIRONMENT,
+            file_actions=actions, setsigmask=[], setsigdef=valid_signals() - {SIGKILL, SIGSTOP},
+        )  # fmt: skip
+    finally:
+        os.close(null)
