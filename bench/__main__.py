@@ -34,6 +34,7 @@ from bench.stats import Results
 from bench.table import MEMORY, MICRO, OURS, PROGRAMS, SECTIONS, STARTUP, Section
 
 PROBE_SECONDS = 15
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 LAST = PROJECT / ".cache" / "bench" / "last"
 RECORD = PROJECT / "bench" / "results" / "latest.json"
 DOCUMENT = PROJECT / "docs" / "performance.md"
@@ -48,7 +49,8 @@ def main(argv: list[str]) -> int:
     if os.geteuid() != 0:
         print("bench: containers of all these runtimes need root", file=sys.stderr)
         return 1
-    signal.signal(signal.SIGTERM, interrupted)
+    for number in ENDING:
+        signal.signal(number, interrupted)
     try:
         with ExitStack() as stack:
             record = bench(args, stack)
@@ -77,6 +79,9 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
 
 
 def interrupted(number: int, frame: FrameType | None) -> None:
+    """The first signal ends the benchmark; cleaning up, which has time limits of its own, is not to be disturbed."""
+    for each in ENDING:
+        signal.signal(each, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 
@@ -114,9 +119,12 @@ def steps(args: argparse.Namespace, chosen: list[Runtime], ground: Ground, stack
     def rows_of(section: Section) -> list[str]:
         return [row.name for row in section.rows if not args.rows or row.name in args.rows]
 
+    def new_daemon() -> Containerd:
+        return Containerd(ground.small, containers)
+
     @cache
     def containerd() -> Containerd:
-        return stack.enter_context(closing(Containerd(ground.small, containers)))
+        return stack.enter_context(closing(new_daemon()))
 
     def step(section: Section, prepare: Any, on: list[Runtime]) -> Step:
         return Step(section, prepare, on, args.rounds or scale.rounds[section.name])
@@ -125,7 +133,7 @@ def steps(args: argparse.Namespace, chosen: list[Runtime], ground: Ground, stack
         step(MICRO, lambda: Micro(ground, rows_of(MICRO), scale.row_ms), chosen),
         step(STARTUP, lambda: Startup(ground, containerd(), scale.startup_times), containers),
         step(PROGRAMS, lambda: Programs(ground, rows_of(PROGRAMS), scale.program_seconds), chosen),
-        step(MEMORY, lambda: Memory(containerd(), scale.few_pods, scale.many_pods), containers),
+        step(MEMORY, lambda: Memory(new_daemon, scale.few_pods, scale.many_pods), containers),
     ]
     return [each for each in every if not args.only or each.section.name in args.only]
 

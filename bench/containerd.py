@@ -26,7 +26,7 @@ class Containerd:
     """The daemon with the busybox image.  Its folder's name is short because socket paths are."""
 
     def __init__(self, image_root: Path, runtimes: list[Runtime]) -> None:
-        self.folder = Path(mkdtemp(prefix="ctd-"))
+        self.folder = Path(mkdtemp(prefix="ctb-"))
         self.files = self.folder / "files"
         self.files.mkdir()
         self.shims = self.folder / "shims"
@@ -125,8 +125,8 @@ class Containerd:
 
     def processes(self) -> set[int]:
         """All that came from this daemon: in its cgroup, or moved into one of a container."""
-        moved = {pid for cgroup in self.daemon.cgroups() for pid in processes_in(cgroup)}
-        return self.daemon.processes() | moved
+        cgroups = [self.daemon.cgroup, *self.daemon.cgroups()]
+        return {pid for cgroup in cgroups for pid in processes_in(cgroup)} - {self.daemon.process.pid}
 
     def close(self) -> None:
         self.daemon.close()

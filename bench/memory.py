@@ -7,6 +7,8 @@ over the processes is what the pods really take.  The kernel's own memory is not
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 from bench.containerd import Containerd
@@ -16,70 +18,85 @@ from bench.stats import Value
 SETTLE_SECONDS = 10
 SETTLED = 0.01
 KINDS = {
-    "shim": (b"containerd-shim",),
+    "warm": (b"pysc-warm",),
+    "shim": (b"containerd-shim", b"pysc-nursery"),
     "gofer": (b"runsc-gofer", b"pysc-gofer"),
     "sandbox": (b"runsc-sandbox", b"pysc-sentry"),
 }
-PARTS = ("shim", "sandbox", "gofer", "stubs")
+PARTS = ("shim", "sandbox", "gofer", "stubs", "warm")
 
 
 class Memory:
-    """Starts pods one by one: one, then `few`, then `many`."""
+    """Starts pods one by one: one, then `few`, then `many`; in a daemon of their own, so that all of them are seen."""
 
     rows = (*PARTS, "pod", "pod_without_shim", "next_pod", "many_memory", "many_start")
 
-    def __init__(self, containerd: Containerd, few: int, many: int) -> None:
-        self.containerd = containerd
+    def __init__(self, new_daemon: Callable[[], Containerd], few: int, many: int) -> None:
+        self.new_daemon = new_daemon
         self.few = few
         self.many = many
 
     def measure(self, runtime: Runtime) -> dict[str, Value]:
+        with closing(self.new_daemon()) as containerd:
+            return Pods(containerd, runtime, self.few, self.many).measure()
+
+
+class Pods:
+    """Of one runtime, on one daemon."""
+
+    def __init__(self, containerd: Containerd, runtime: Runtime, few: int, many: int) -> None:
+        self.containerd = containerd
+        self.runtime = runtime
+        self.few = few
+        self.many = many
+
+    def measure(self) -> dict[str, Value]:
         names: list[str] = []
         values: dict[str, Value] = {}
-        before = self.containerd.processes()
+        self.containerd.options(self.runtime)  # what it tries to find them is not to be measured
         started = time.monotonic()
         try:
             for count in range(1, self.many + 1):
-                names.append(self.containerd.start(runtime))
+                names.append(self.containerd.start(self.runtime))
                 if count in (1, self.few):
                     pause = time.monotonic()
-                    values |= self.of_parts(before) if count == 1 else self.of_next(values, before)
+                    values |= self.of_parts() if count == 1 else self.of_next(values)
                     started += time.monotonic() - pause
             values["many_start"] = (time.monotonic() - started) * 1000 / self.many
-            values["many_memory"] = sum(self.settled(before).values()) / self.many
+            values["many_memory"] = sum(self.settled().values()) / self.many
         except AssertionError as e:
             reason = f"pod {len(names) + 1}: {first_error(str(e))}"
-            return {row: values.get(row, reason) for row in self.rows}
+            return {row: values.get(row, reason) for row in Memory.rows}
         finally:
             self.containerd.remove(*names)
         return values
 
-    def of_parts(self, before: set[int]) -> dict[str, Value]:
-        parts = self.settled(before)
+    def of_parts(self) -> dict[str, Value]:
+        parts = self.settled()
         whole = sum(parts.values())
         values: dict[str, Value] = {part: parts[part] if parts[part] else "it has none" for part in PARTS}
-        return values | {"pod": whole, "pod_without_shim": whole - parts["shim"]}
+        return values | {"pod": whole, "pod_without_shim": whole - parts["shim"] - parts["warm"]}
 
-    def of_next(self, values: dict[str, Value], before: set[int]) -> dict[str, Value]:
+    def of_next(self, values: dict[str, Value]) -> dict[str, Value]:
         first = values["pod"]
         assert isinstance(first, float)
-        return {"next_pod": (sum(self.settled(before).values()) - first) / (self.few - 1)}
+        return {"next_pod": (sum(self.settled().values()) - first) / (self.few - 1)}
 
-    def settled(self, before: set[int]) -> dict[str, float]:
+    def settled(self) -> dict[str, float]:
         """MB by part, when it does not change any more: a pod is busy for a moment after its start."""
         deadline = time.monotonic() + SETTLE_SECONDS
-        last = self.by_part(before)
+        last = self.by_part()
         while time.monotonic() < deadline:
             time.sleep(0.5)
-            now = self.by_part(before)
+            now = self.by_part()
             if abs(sum(now.values()) - sum(last.values())) <= SETTLED * sum(last.values()):
                 return now
             last = now
         return last
 
-    def by_part(self, before: set[int]) -> dict[str, float]:
+    def by_part(self) -> dict[str, float]:
         parts = dict.fromkeys(PARTS, 0.0)
-        for pid in self.containerd.processes() - before:
+        for pid in self.containerd.processes():
             try:
                 parts[part_of(pid)] += pss_kib(pid) * 1024 / 1e6
             except (FileNotFoundError, ProcessLookupError):
@@ -90,7 +107,7 @@ class Memory:
 def part_of(pid: int) -> str:
     """By its name; stubs are the sandbox's children, whatever they are called.  runc has only the program itself."""
     kind = kind_of(pid)
-    if kind in ("shim", "gofer"):
+    if kind in ("warm", "shim", "gofer"):
         return kind
     return "sandbox" if kind == "sandbox" and kind_of(parent_of(pid)) != "sandbox" else "stubs"
 

@@ -17,7 +17,7 @@ from bench.table import NATIVE, SECTIONS, Row, Section
 
 WIDTH, LABELS, MARGIN = 960, 230, 60
 BAR, GAP, HEAD = 8, 9, 46
-LOWEST, HIGHEST = 0.1, 1000.0
+LOWEST, HIGHEST = 0.3, 1000.0
 
 # Families of colours: the runtimes without a kernel of their own grey, the rival orange to red, ours blue to green.
 PALETTE = {
@@ -80,9 +80,9 @@ def legend(runtimes: list[str]) -> Iterator[str]:
 
 
 def draw_section(results: Results, section: Section, runtimes: list[str], top: float) -> tuple[list[str], float]:
-    """The section's elements, and where the next one begins."""
-    bars = {row: ratios_of(results, section, row, runtimes) for row in section.rows}
-    bars = {row: found for row, found in bars.items() if found}
+    """The elements, and where the next section begins.  Rows without a limit, the parts of a pod, are not drawn."""
+    judged = [row for row in section.rows if row.base is not None or row.rival is not None]
+    bars = {row: found for row in judged if (found := ratios_of(results, section, row, runtimes))}
     if not bars:
         return [], top
     rows: list[str] = []
@@ -114,7 +114,7 @@ def draw_row(row: Row, ratios: dict[str, float], y: float) -> Iterator[str]:
 
 
 def grid(top: float, bottom: float) -> Iterator[str]:
-    for exponent in range(round(math.log10(LOWEST)), round(math.log10(HIGHEST)) + 1):
+    for exponent in range(math.ceil(math.log10(LOWEST)), round(math.log10(HIGHEST)) + 1):
         x = x_of(10.0**exponent)
         kind = "one" if exponent == 0 else "grid"
         yield f'<line class="{kind}" x1="{x:.1f}" x2="{x:.1f}" y1="{top:.1f}" y2="{bottom:.1f}"/>'

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import fcntl
 import shutil
-import subprocess
 from pathlib import Path
 
-from bench.ground import Ground
+from bench.ground import Ground, finish
 from bench.micro import complete, parse
 from bench.runtimes import PROJECT, Runtime
 from bench.stats import Value
@@ -19,6 +18,7 @@ CACHE = PROJECT / ".cache" / "bench"
 SUITE = "bookworm"
 PACKAGES = ("python3", "gcc", "libc6-dev", "sqlite3", "git")
 PREPARE_SECONDS = 120
+MAKE_SECONDS = 900
 
 PREPARE = """
 set -eu
@@ -94,9 +94,8 @@ def debian_root() -> Path:
             shutil.rmtree(making, ignore_errors=True)
             include = f"--include={','.join(PACKAGES)}"
             command = ["mmdebstrap", "--mode=root", "--variant=minbase", include, SUITE, str(making)]
-            made = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
-            if made.returncode != 0:
-                shutil.rmtree(making, ignore_errors=True)
-                raise RuntimeError(f"mmdebstrap: {made.stderr[-1000:]}")
+            made = finish(command, MAKE_SECONDS)
+            if made.status != 0:
+                raise RuntimeError(f"mmdebstrap: {made.output[-1000:]}")
             making.rename(done)
     return done

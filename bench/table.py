@@ -93,6 +93,7 @@ MEMORY = Section(
         Row("sandbox", "sandbox"),
         Row("gofer", "gofer"),
         Row("stubs", "stubs; runc, crun: the program"),
+        Row("warm", "warm parent of all shims, once"),
         Row("pod", "the pod", None, LESS),
         Row("pod_without_shim", "the pod without its shim", None, LESS),
         Row("next_pod", "each further pod", None, LESS),
