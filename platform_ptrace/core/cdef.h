@@ -20,6 +20,8 @@ struct pt_ctx {
 	                   * PT_CALLED: stopped behind a call that the Sentry has taken; PT_DYING: is to exit */
 	int state;        /* systrap: PT_STOPPED, PT_RUNNING, PT_NOTIFIED, PT_LATE */
 	int listener;     /* systrap: where its notifications arrive; 0 on ptrace */
+	int cpu;          /* systrap: where it is bound to run, plus 1; 0: anywhere */
+	unsigned int since; /* systrap: the look around before which it was resumed */
 	unsigned long id; /* systrap: of the notification to be answered */
 	long result;      /* for PT_REGS_RAX */
 	struct pt_regs_x86 regs;

@@ -52,6 +52,14 @@ void registry_add(struct pt_ctx *ctx);
 void registry_remove(struct pt_ctx *ctx);
 struct pt_ctx *registry_find(int tid);
 
+void registry_each(void (*visit)(struct pt_ctx *ctx));
+
+/* place.c */
+void place_beside(struct pt_ctx *ctx);
+int place_apart(void);
+void place_init(void);
+#define PLACE_LOOK_NS 500000 /* longer than most times between two traps, shorter than the scheduler's slices */
+
 /* notify.c */
 int notify_receive(int listener, struct seccomp_notif *notif);
 int notify_continue(int listener, uint64_t id);
@@ -59,6 +67,7 @@ int notify_answer(int listener, uint64_t id, long result);
 int notify_serve(struct pt_ctx *ctx, int listener, int calls, int fd);
 
 /* turn.c: a notification that came while another context's was waited for. */
+void turn_set_state(struct pt_ctx *ctx, int state);
 void turn_defer(const struct seccomp_notif *notif);
 int turn_is_traced(long number);
 int turn_build_filter(struct sock_filter *filter);
@@ -86,8 +95,10 @@ static inline int wait_stop(int tid, int *status)
 static inline void mark_gone(struct pt_ctx *ctx)
 {
 	ctx->flags = PT_GONE;
-	if (ctx->listener)
+	if (ctx->listener) {
+		turn_set_state(ctx, PT_STOPPED);
 		registry_remove(ctx);
+	}
 }
 
 #endif

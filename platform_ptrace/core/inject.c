@@ -41,7 +41,7 @@ int pt_stop(struct pt_ctx *ctx)
 		return -ESRCH;
 	}
 	take_sigchld();
-	ctx->state = PT_STOPPED;
+	turn_set_state(ctx, PT_STOPPED);
 	ctx->flags |= PT_CALLED;
 	return 0;
 }
@@ -142,6 +142,8 @@ static int start_injection(struct pt_ctx *ctx, unsigned long rip, long number, c
 	regs.cs = USER_CS;
 	regs.ss = USER_SS;
 	ctx->flags = (ctx->flags & ~PT_ENTRY) | PT_REGS_DIRTY;
+	if (ctx->listener)
+		place_beside(ctx);
 	if (pt(PTRACE_SETREGS, ctx->tid, 0, (unsigned long)&regs))
 		return -errno;
 	return pt(PTRACE_CONT, ctx->tid, 0, 0) ? -errno : 0;
@@ -253,6 +255,7 @@ int pt_clone(struct pt_ctx *parent, unsigned long flags, struct pt_ctx *child)
 	child->flags = PT_REGS_VALID | PT_REGS_DIRTY;
 	child->state = PT_STOPPED;
 	child->listener = parent->listener;
+	child->cpu = parent->cpu;
 	if (child->listener)
 		registry_add(child);
 	return wait_child_stop(child->tid);
@@ -264,7 +267,6 @@ int pt_exit_thread(struct pt_ctx *ctx)
 	int err = ensure_regs(ctx);
 
 	ctx->flags |= PT_DYING;
-	ctx->state = PT_RUNNING;
 	return err ? err : start_injection(ctx, CODE_AT(pt_stub_gadget), SYS_exit, args);
 }
 

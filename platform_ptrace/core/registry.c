@@ -73,3 +73,10 @@ void registry_remove(struct pt_ctx *ctx)
 		insert(moved);
 	}
 }
+
+void registry_each(void (*visit)(struct pt_ctx *ctx))
+{
+	for (unsigned int i = 0; i < capacity; i++)
+		if (slots[i])
+			visit(slots[i]);
+}

@@ -244,7 +244,6 @@ static int fetch_descriptor(int pid, int remote)
 /* Load the filter into the template and fetch its listener.  Returns the listener's descriptor. */
 int pt_confine(struct pt_ctx *ctx, int systrap)
 {
-	unsigned long wake_up = SYNC_WAKE_UP;
 	long remote, err = pt_inject(ctx, SYS_prctl, PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0, 0);
 	int listener;
 
@@ -260,7 +259,7 @@ int pt_confine(struct pt_ctx *ctx, int systrap)
 	if (systrap) {
 		ctx->listener = listener;
 		/* Since Linux 6.6; before it the wake-ups merely cost more. */
-		ioctl(listener, SECCOMP_IOCTL_NOTIF_SET_FLAGS, &wake_up);
+		ioctl(listener, SECCOMP_IOCTL_NOTIF_SET_FLAGS, SYNC_WAKE_UP); /* by value, whatever its number says */
 	}
 	err = pt_inject(ctx, SYS_close, remote, 0, 0, 0, 0, 0);
 	if (err < 0) {

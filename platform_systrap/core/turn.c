@@ -21,6 +21,7 @@ static struct pt_event *out;
 static int max_out;
 static struct seccomp_notif *deferred;
 static int n_deferred, max_deferred;
+static int n_running;
 
 /* events: where turn() reports; it must outlive the last turn. */
 int turn_init(int epoll_fd, const int *traced, int n_traced, struct pt_event *events, int max_events)
@@ -32,6 +33,7 @@ int turn_init(int epoll_fd, const int *traced, int n_traced, struct pt_event *ev
 	polled[0] = (struct pollfd){ .fd = epoll_fd, .events = POLLIN };
 	n_polled = 1;
 	n_deferred = 0;
+	place_init();
 	out = events;
 	max_out = max_events;
 	return 0;
@@ -52,6 +54,12 @@ void turn_unlisten(int listener)
 			polled[i] = polled[--n_polled];
 			return;
 		}
+}
+
+void turn_set_state(struct pt_ctx *ctx, int state)
+{
+	n_running += (state == PT_RUNNING || state == PT_LATE) - (ctx->state == PT_RUNNING || ctx->state == PT_LATE);
+	ctx->state = state;
 }
 
 int turn_is_traced(long number)
@@ -104,15 +112,18 @@ void turn_defer(const struct seccomp_notif *notif)
 
 static int answer_notification(struct pt_ctx *ctx, long result, int answer)
 {
-	int err = answer == PT_ANSWER_CONTINUE ? notify_continue(ctx->listener, ctx->id)
-					       : notify_answer(ctx->listener, ctx->id, result);
+	int err;
 
-	ctx->state = PT_RUNNING;
+	place_beside(ctx);
+	err = answer == PT_ANSWER_CONTINUE ? notify_continue(ctx->listener, ctx->id)
+					   : notify_answer(ctx->listener, ctx->id, result);
+
+	turn_set_state(ctx, PT_RUNNING);
 	if (err != -ENOENT)
 		return err;
 	/* Interrupted, or killed: what follows is a stop or its end.  A call to be carried out comes again. */
 	if (answer == PT_ANSWER_RESULT) {
-		ctx->state = PT_LATE;
+		turn_set_state(ctx, PT_LATE);
 		ctx->result = result;
 	}
 	return 0;
@@ -136,7 +147,8 @@ static int run_on(struct pt_ctx *ctx)
 	int err = write_back(ctx);
 
 	ctx->flags = 0;
-	ctx->state = PT_RUNNING;
+	turn_set_state(ctx, PT_RUNNING);
+	place_beside(ctx);
 	if (!err && pt(PTRACE_CONT, ctx->tid, 0, 0))
 		err = -errno;
 	if (err && err != -ESRCH)
@@ -175,7 +187,7 @@ static int take_notification(const struct seccomp_notif *notif, struct pt_event 
 			notify_continue(ctx->listener, notif->id);
 		return 0;
 	}
-	ctx->state = PT_NOTIFIED;
+	turn_set_state(ctx, PT_NOTIFIED);
 	ctx->flags = 0;
 	ctx->id = notif->id;
 	ev->kind = PT_EV_SYSCALL;
@@ -202,7 +214,7 @@ static int take_held_stop(struct pt_ctx *ctx, int status, struct pt_event *ev)
 {
 	int late = ctx->state == PT_LATE;
 
-	ctx->state = PT_STOPPED;
+	turn_set_state(ctx, PT_STOPPED);
 	ctx->flags = PT_CALLED;
 	if (!late)
 		return 0;
@@ -225,7 +237,7 @@ static int take_stop(int tid, int status, struct pt_event *ev)
 		return take_held_stop(ctx, status, ev);
 	reported = stops_describe(tid, status, PTRACE_CONT, ev) > 0;
 	if (reported && ctx && WIFSTOPPED(status)) {
-		ctx->state = PT_STOPPED;
+		turn_set_state(ctx, PT_STOPPED);
 		ctx->flags = (ctx->flags & PT_DYING) | (status >> 16 == PTRACE_EVENT_SECCOMP ? PT_ENTRY : 0);
 	}
 	return reported;
@@ -269,28 +281,33 @@ static long now_ns(void)
 	return ts.tv_sec * 1000000000l + ts.tv_nsec;
 }
 
+/* ppoll, with time limits of our own while several stubs run: then they are spread. */
+static int poll_for(long timeout_ns)
+{
+	long limit = n_running > 1 && place_apart() ? PLACE_LOOK_NS : -1;
+	long ns = limit < 0 || (timeout_ns >= 0 && timeout_ns < limit) ? timeout_ns : limit;
+	struct timespec ts = { ns / 1000000000, ns % 1000000000 };
+
+	return ppoll(polled, n_polled, ns < 0 ? NULL : &ts, &pt_wait_mask) < 0 ? -errno : 0;
+}
+
 /* Sleep until something happens; 0 only if that concerns Python alone (its descriptors, a signal, the time). */
 static int sleep_and_take(long timeout_ns)
 {
 	long deadline = timeout_ns > 0 ? now_ns() + timeout_ns : 0;
 
 	for (;;) {
-		struct timespec ts = { timeout_ns / 1000000000, timeout_ns % 1000000000 };
-		int other = 0, n = ppoll(polled, n_polled, timeout_ns < 0 ? NULL : &ts, &pt_wait_mask);
+		int other = 0, n = 0, err = poll_for(timeout_ns);
 
-		if (n < 0 && errno != EINTR)
-			return -errno;
-		if (n > 0)
+		if (err && err != -EINTR)
+			return err;
+		if (!err)
 			n = take_ready(&other);
-		else
-			other = 1; /* the time, or a signal, which Python has to see unless it was SIGCHLD */
-		if (n < 0)
-			n = 0;
 		if (pt_sigchld && n < max_out)
 			n = take_stops(n);
-		if (n || other)
+		/* Python has to see a signal, unless it was SIGCHLD. */
+		if (n || other || err || timeout_ns == 0)
 			return n;
-		/* A notification that was withdrawn. */
 		if (timeout_ns > 0 && (timeout_ns = deadline - now_ns()) <= 0)
 			return 0;
 	}

@@ -1,0 +1,72 @@
+/* On which processor a stub runs.
+ *
+ * A trap hands the thread of execution from the stub to the Sentry and back, with nothing left to do in parallel.  On
+ * one processor that is a switch of tasks; across two it is an interrupt and a wake-up, which cost several times as
+ * much, in a virtual machine tens of times.  So a stub is bound to the processor on which the Sentry is when it
+ * resumes it.  The Sentry itself is bound to none: the host's scheduler moves it, and the stubs follow.
+ *
+ * Stubs that compute for long are to use all processors: when several run, those that have not trapped between two
+ * looks around are set free.
+ */
+#include "core.h"
+#include <sched.h>
+#include <time.h>
+
+static unsigned int look;
+static long last_look;
+static cpu_set_t everywhere;
+static int n_processors, n_bound;
+
+void place_init(void)
+{
+	if (sched_getaffinity(0, sizeof(everywhere), &everywhere))
+		CPU_ZERO(&everywhere);
+	n_processors = CPU_COUNT(&everywhere);
+}
+
+/* Bind ctx, which is about to run, to the processor that we are on. */
+void place_beside(struct pt_ctx *ctx)
+{
+	int here = sched_getcpu() + 1;
+	cpu_set_t set;
+
+	ctx->since = look;
+	if (ctx->cpu == here || n_processors < 2)
+		return;
+	CPU_ZERO(&set);
+	CPU_SET(here - 1, &set);
+	/* Refused where its cgroup does not have that processor: not tried again until we move. */
+	sched_setaffinity(ctx->tid, sizeof(set), &set);
+	ctx->cpu = here;
+}
+
+static void set_free(struct pt_ctx *ctx)
+{
+	if (ctx->state != PT_RUNNING || !ctx->cpu)
+		return;
+	if (ctx->since == look) {
+		n_bound++;
+		return;
+	}
+	sched_setaffinity(ctx->tid, sizeof(everywhere), &everywhere);
+	ctx->cpu = 0;
+}
+
+/* To be called, while several stubs run, PLACE_LOOK_NS after it returned 1, if nothing happens before. */
+int place_apart(void)
+{
+	struct timespec ts;
+	long now;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	now = ts.tv_sec * 1000000000l + ts.tv_nsec;
+	if (now - last_look < PLACE_LOOK_NS)
+		return 1;
+	last_look = now;
+	/* What an administrator has changed meanwhile counts. */
+	place_init();
+	n_bound = 0;
+	registry_each(set_free);
+	look++;
+	return n_bound > 0;
+}
