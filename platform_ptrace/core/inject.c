@@ -149,19 +149,22 @@ static int start_injection(struct pt_ctx *ctx, unsigned long rip, long number, c
 	return pt(PTRACE_CONT, ctx->tid, 0, 0) ? -errno : 0;
 }
 
-static long injection_result(struct pt_ctx *ctx)
+static long peek_result(struct pt_ctx *ctx)
 {
 	long value;
-	int err = pt_wait_int3(ctx);
 
-	take_sigchld();
-	if (err)
-		return err;
-	errno = 0;
 	/* The raw call stores the word through its data argument. */
 	if (pt(PTRACE_PEEKUSER, ctx->tid, offsetof(struct user_regs_struct, rax), (unsigned long)&value))
 		return -errno;
 	return value;
+}
+
+static long injection_result(struct pt_ctx *ctx)
+{
+	int err = pt_wait_int3(ctx);
+
+	take_sigchld();
+	return err ? err : peek_result(ctx);
 }
 
 static int ensure_regs(struct pt_ctx *ctx)
@@ -235,22 +238,44 @@ static int wait_child_stop(int tid)
 	return err ? err : WIFSTOPPED(status) ? 0 : -ESRCH;
 }
 
-int pt_clone(struct pt_ctx *parent, unsigned long flags, struct pt_ctx *child)
+/* A thread that stopped before a call of its own makes this one instead, and stops behind it: its result, or -errno. */
+static long replace_call(struct pt_ctx *ctx, long number, const unsigned long *args)
 {
-	/* CLONE_PTRACE: traced from birth, without the stop of the parent that PTRACE_O_TRACECLONE costs. */
-	const unsigned long args[6] = { flags | CLONE_PTRACE, 0, 0, 0, 0, 0 };
-	long result;
-	int err = ensure_regs(parent);
+	struct pt_regs_x86 regs = ctx->regs;
+	int status, err;
 
-	if (!err)
-		err = start_injection(parent, CODE_AT(pt_stub_gadget), SYS_clone, args);
-	if (err)
-		return err;
-	result = injection_result(parent);
-	if (result < 0)
-		return result;
-	child->tid = result;
-	child->pid = flags & CLONE_THREAD ? parent->pid : result;
+	regs.orig_rax = number;
+	regs.rdi = args[0];
+	regs.rsi = args[1];
+	regs.rdx = args[2];
+	regs.r10 = args[3];
+	regs.r8 = args[4];
+	regs.r9 = args[5];
+	regs.eflags &= ~0x100ul;
+	ctx->flags = (ctx->flags & ~PT_ENTRY) | PT_REGS_DIRTY;
+	place_beside(ctx);
+	if (pt(PTRACE_SETREGS, ctx->tid, 0, (unsigned long)&regs) || pt(PTRACE_SYSCALL, ctx->tid, 0, 0))
+		return -errno;
+	for (;;) {
+		err = wait_stop(ctx->tid, &status);
+		if (err)
+			return err;
+		if (!WIFSTOPPED(status)) {
+			mark_gone(ctx);
+			return -ESRCH;
+		}
+		if (status >> 8 == (SIGTRAP | 0x80))
+			return peek_result(ctx);
+		if (pt(PTRACE_SYSCALL, ctx->tid, 0, 0))
+			return -errno;
+	}
+}
+
+/* Everything about ctx's stub but its number is the parent's. */
+static void init_child(struct pt_ctx *child, const struct pt_ctx *parent, int tid, unsigned long flags)
+{
+	child->tid = tid;
+	child->pid = flags & CLONE_THREAD ? parent->pid : tid;
 	child->regs = parent->regs;
 	child->flags = PT_REGS_VALID | PT_REGS_DIRTY;
 	child->state = PT_STOPPED;
@@ -258,7 +283,29 @@ int pt_clone(struct pt_ctx *parent, unsigned long flags, struct pt_ctx *child)
 	child->cpu = parent->cpu;
 	if (child->listener)
 		registry_add(child);
-	return wait_child_stop(child->tid);
+}
+
+int pt_clone(struct pt_ctx *parent, unsigned long flags, struct pt_ctx *child)
+{
+	/* CLONE_PTRACE: traced from birth, without the stop of the parent that PTRACE_O_TRACECLONE costs. */
+	const unsigned long args[6] = { flags | CLONE_PTRACE, 0, 0, 0, 0, 0 };
+	long result;
+	int err = ensure_regs(parent);
+
+	if (err)
+		return err;
+	if (parent->flags & PT_ENTRY) {
+		result = replace_call(parent, SYS_clone, args);
+	} else {
+		err = start_injection(parent, CODE_AT(pt_stub_gadget), SYS_clone, args);
+		result = err ? err : injection_result(parent);
+	}
+	if (result < 0)
+		return result;
+	init_child(child, parent, result, flags);
+	err = wait_child_stop(child->tid);
+	take_sigchld();
+	return err;
 }
 
 int pt_exit_thread(struct pt_ctx *ctx)

@@ -48,6 +48,9 @@ class Futexes:
             raise EFAULT
         if private:
             return (id(t.mm), addr)
+        if not t.mm.may_be_shared(addr):
+            t.mem.read(addr, 4)  # EFAULT if there is nothing
+            return (id(t.mm), addr)
         for mapping in t.mem.mappings():
             if mapping.start <= addr < mapping.end:
                 if mapping.perms[3] == "s":

@@ -52,6 +52,7 @@ class Mm:
         "exe",
         "exe_file",
         "files",
+        "shared",
         "space",
         "stack_end",
         "stack_start",
@@ -64,6 +65,7 @@ class Mm:
         self.exe: Path | None = None
         self.exe_file: File | None = None
         self.files: dict[tuple[int, int], Path | str] = {}
+        self.shared: list[tuple[int, int]] = []  # (start, end) of what was ever mapped shared; it may be gone again
         self.brk_start = self.brk = 0
         self.arg_start = self.arg_end = self.env_start = self.env_end = 0
         self.stack_start = self.stack_end = 0
@@ -73,9 +75,10 @@ class Mm:
         """For fork."""
         mm = Mm(space)
         for name in self.__slots__:
-            if name not in ("space", "users", "files"):
+            if name not in ("space", "users", "files", "shared"):
                 setattr(mm, name, getattr(self, name))
         mm.files = dict(self.files)
+        mm.shared = list(self.shared)
         if mm.exe_file is not None:
             mm.set_exe(mm.exe_file)
         return mm
@@ -99,6 +102,15 @@ class Mm:
 
     def file_at(self, dev: int, ino: int) -> Path | str | None:
         return self.files.get((dev, ino))
+
+    def note_shared(self, start: int, end: int) -> None:
+        """Remember that memory of this range may be shared."""
+        if (start, end) not in self.shared:
+            self.shared.append((start, end))
+
+    def may_be_shared(self, addr: int) -> bool:
+        """False only if the page at addr is certainly no part of a shared mapping."""
+        return any(start <= addr < end for start, end in self.shared)
 
     def set_brk(self, new: int, data_limit: int) -> int:
         """brk(2): move the heap's end; returns where it is afterwards."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import fcntl
 import os
+from collections.abc import Coroutine
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from sentry.abi.errno import EACCES, EINTR, EINVAL, ENOMEM, EOPNOTSUPP, EOVERFLOW, EPERM, LinuxError
 from sentry.abi.fcntl import O_ACCMODE, O_RDONLY, O_RDWR
@@ -86,7 +87,9 @@ def _check_as_limit(t: Task, length: int) -> None:
 
 
 @syscall(gaps="MAP_LOCKED and MAP_GROWSDOWN are mapped plainly; no MAP_HUGETLB")
-async def mmap(t: Task, addr: Addr, length: Size, prot: Prot, flags: MapFlags, fd: Fd, offset: U64) -> int | None:
+def mmap(
+    t: Task, addr: Addr, length: Size, prot: Prot, flags: MapFlags, fd: Fd, offset: U64
+) -> Coroutine[Any, Any, int] | int | None:
     """mmap(2): map memory or a file.
 
     Errors, in this order:
@@ -123,15 +126,27 @@ async def mmap(t: Task, addr: Addr, length: Size, prot: Prot, flags: MapFlags, f
         addr = 0
     _check_as_limit(t, size)
     host_flags = flags & HOST_FLAGS & ~MAP_TYPE | kind
-    if size > SLICE:
+    if file is not None or kind == MAP_SHARED or (flags & MAP_POPULATE and size > SLICE):
+        return _map_with_care(t, file, addr, size, prot, host_flags, offset)
+    if host_flags == flags & ~IGNORED_FLAGS and t.context.let_through("mmap", (addr, length, prot & 7, flags)):
+        return NO_RESULT
+    return t.mem.map(addr, size, prot & 7, host_flags, -1, 0)
+
+
+async def _map_with_care(
+    t: Task, file: File | None, addr: int, size: int, prot: int, host_flags: int, offset: int
+) -> int:
+    """What is shared or a file's is remembered; much memory is found in slices."""
+    populate = host_flags & MAP_POPULATE and size > SLICE
+    if populate:
         host_flags &= ~MAP_POPULATE
     if file is None:
-        if host_flags == flags & ~IGNORED_FLAGS and t.context.let_through("mmap", (addr, length, prot & 7, flags)):
-            return NO_RESULT
         result = t.mem.map(addr, size, prot & 7, host_flags, -1, 0)
     else:
-        result = await _map_file(t, file, addr, size, prot, host_flags, kind, offset)
-    if flags & MAP_POPULATE and size > SLICE:
+        result = await _map_file(t, file, addr, size, prot, host_flags, offset)
+    if host_flags & MAP_TYPE == MAP_SHARED:
+        t.mm.note_shared(result, result + size)
+    if populate:
         with suppress(LinuxError):  # it is no failure of mmap's
             await _populate(t, result, size, MADV_POPULATE_WRITE if prot & PROT_WRITE else MADV_POPULATE_READ)
     return result
@@ -160,9 +175,8 @@ def _mapping_type(flags: int, file: File | None) -> int:
     return kind
 
 
-async def _map_file(
-    t: Task, file: File, addr: int, size: int, prot: int, host_flags: int, kind: int, offset: int
-) -> int:
+async def _map_file(t: Task, file: File, addr: int, size: int, prot: int, host_flags: int, offset: int) -> int:
+    kind = host_flags & MAP_TYPE
     shared_write = kind == MAP_SHARED and file.flags & 3 == O_RDWR
     if not file.readable or (kind == MAP_SHARED and prot & PROT_WRITE and not file.writable):
         raise EACCES
@@ -248,10 +262,14 @@ def mremap(t: Task, old: Addr, old_size: Size, new_size: Size, flags: Flags, new
         new = 0  # not an argument then: the register may hold anything
     if new_size > old_size:
         _check_as_limit(t, new_size - old_size)
+    shared = t.mm.may_be_shared(old)
     args = (old, old_size, new_size, flags)
-    if t.context.let_through("mremap", (*args, new) if flags & MREMAP_FIXED else args):
+    if not shared and t.context.let_through("mremap", (*args, new) if flags & MREMAP_FIXED else args):
         return NO_RESULT
-    return t.mem.remap(old, old_size, new_size, flags, new)
+    result = t.mem.remap(old, old_size, new_size, flags, new)
+    if shared:
+        t.mm.note_shared(result, result + new_size)
+    return result
 
 
 @syscall

@@ -289,6 +289,7 @@ def test_a_private_wake_does_not_cross_processes(world: World) -> None:
 
 def test_a_shared_word_is_one_for_everybody_who_maps_it(world: World) -> None:
     a = world.process(call("fork"))
+    a.mm.note_shared(SHARED, SHARED + 4096)
     world.platform.script(call("futex", SHARED, WAIT, 0))
     world.run()
     assert act(world, a, call("futex", SHARED, WAKE, 1)) == [1]
