@@ -28,7 +28,7 @@ from sentry.mm.mm import Mm
 from sentry.platform import Mapping
 from sentry.vfs.dentry import Dentry, Path
 from sentry.vfs.fdtable import FdTable
-from tests.fakes import IdlePlatform
+from tests.fakes import IdlePlatform, read_from_file, write_to_file
 
 
 class Memory:
@@ -53,7 +53,7 @@ class Memory:
 
     def read_some(self, addr: int, length: int) -> bytes:
         at = addr - self.BASE
-        if not 0 <= at < len(self.bytes):
+        if length and not 0 <= at < len(self.bytes):
             raise EFAULT
         return bytes(self.bytes[at : at + length])
 
@@ -81,6 +81,12 @@ class Memory:
     def write(self, addr: int, data: bytes | bytearray | memoryview) -> None:
         if self.write_some(addr, data) < len(data):
             raise EFAULT
+
+    def read_from_file(self, fd: int, offset: int, addr: int, length: int) -> int:
+        return read_from_file(self, fd, offset, addr, length)
+
+    def write_to_file(self, fd: int, offset: int, addr: int, length: int) -> int:
+        return write_to_file(self, fd, offset, addr, length)
 
     def resident_pages(self) -> tuple[int, int, int]:
         return 3, 2, 1

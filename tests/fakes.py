@@ -7,9 +7,9 @@ import select
 import types
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator, Iterator
-from typing import Any, ClassVar, Final, NamedTuple, TypeVar
+from typing import Any, ClassVar, Final, NamedTuple, Protocol, TypeVar
 
-from sentry.abi.errno import EEXIST, EFAULT, EINVAL, ENAMETOOLONG, ENOMEM
+from sentry.abi.errno import EEXIST, EFAULT, EINVAL, ENAMETOOLONG, ENOMEM, from_host
 from sentry.mm.mm import MAP_FIXED, MAP_FIXED_NOREPLACE, MAP_SHARED, PROT_READ, PROT_WRITE
 from sentry.platform import Context, InterruptTrap, Mapping, Regs, SyscallTrap, Trap
 from sentry.wait import Loop
@@ -118,6 +118,29 @@ class Registers:
 
     def all(self) -> dict[str, int]:
         return {name: getattr(self, name) for name in self.NAMES}
+
+
+class Accessible(Protocol):
+    """What of an address space read_from_file and write_to_file need."""
+
+    def read_some(self, addr: int, length: int) -> bytes: ...
+    def write_some(self, addr: int, data: bytes) -> int: ...
+
+
+def read_from_file(space: Accessible, fd: int, offset: int, addr: int, length: int) -> int:
+    """AddressSpace.read_from_file by means of the rest."""
+    try:
+        return space.write_some(addr, os.pread(fd, length, offset))
+    except OSError as e:
+        raise from_host(e) from None
+
+
+def write_to_file(space: Accessible, fd: int, offset: int, addr: int, length: int) -> int:
+    """AddressSpace.write_to_file by means of the rest."""
+    try:
+        return os.pwrite(fd, space.read_some(addr, length), offset)
+    except OSError as e:
+        raise from_host(e) from None
 
 
 class Area(NamedTuple):
@@ -247,6 +270,12 @@ class ScriptedSpace:
     def write(self, addr: int, data: bytes | bytearray | memoryview) -> None:
         if self.write_some(addr, data) < len(data):
             raise EFAULT
+
+    def read_from_file(self, fd: int, offset: int, addr: int, length: int) -> int:
+        return read_from_file(self, fd, offset, addr, length)
+
+    def write_to_file(self, fd: int, offset: int, addr: int, length: int) -> int:
+        return write_to_file(self, fd, offset, addr, length)
 
     def cmpxchg32(self, addr: int, expected: int, value: int) -> int:
         found = int.from_bytes(self.read(addr, 4), "little")

@@ -11,7 +11,6 @@ Read goferclient.py for the wire, goferinode.py for files, goferdir.py for direc
 from __future__ import annotations
 
 import weakref
-from collections import OrderedDict
 from typing import ClassVar, Final, cast
 
 from proto.ninep.dialect import Attr, Rwalkgetattr, Twalkgetattr
@@ -20,7 +19,7 @@ from sentry.abi import stat as st
 from sentry.abi.errno import LinuxError
 from sentry.fs.goferclient import GoferClient
 from sentry.fs.goferdir import GoferDir, SharedDir
-from sentry.fs.goferinode import GoferInode
+from sentry.fs.goferinode import KEPT, NOT_KEPT, GoferInode
 from sentry.vfs.inode import FileSystem, Inode, StatFs
 from sentry.wait import Mutex
 
@@ -46,7 +45,7 @@ class GoferFs(FileSystem):
         self.written: weakref.WeakSet[GoferInode] = weakref.WeakSet()
         self._rename_lock = Mutex(client.loop)
         self._root: GoferInode | None = None
-        self._idle: OrderedDict[tuple[GoferInode, int], None] = OrderedDict()
+        self._idle: dict[tuple[GoferInode, int], None] = {}  # in the order of _close_oldest
 
     async def root(self) -> Inode:
         """Connects, the first time."""
@@ -84,23 +83,45 @@ class GoferFs(FileSystem):
     # -- host descriptors of closed files --
 
     def keep_idle(self, inode: GoferInode, which: int) -> None:
-        """No open file uses this descriptor: keep it for the next one; close the one unused for longest."""
-        idle = self._idle
-        idle[(inode, which)] = None
-        if len(idle) > IDLE_FDS:
-            (oldest, its), _ = idle.popitem(last=False)
-            oldest.close_host(its)
+        """No open file uses this descriptor: keep it for the next one, and close another one if there are many."""
+        if self.client.lost:
+            inode.close_host(which)  # nobody can open it any more
+            return
+        inode._kept[which] = KEPT
+        self._idle[(inode, which)] = None
+        if len(self._idle) > IDLE_FDS:
+            self._close_oldest()
 
-    def not_idle(self, inode: GoferInode, which: int) -> None:
-        self._idle.pop((inode, which), None)
+    def _close_oldest(self) -> None:
+        """By second chance: one that was opened meanwhile, once more; it is not taken out for that, which has to be
+        cheap.  One that is in use comes back when it is not.
+        """
+        idle = self._idle
+        while idle:
+            inode, which = key = next(iter(idle))
+            del idle[key]
+            if inode._users[which]:
+                inode._kept[which] = NOT_KEPT
+                return
+            if inode._kept[which] == KEPT:
+                inode._kept[which] = NOT_KEPT
+                inode.close_host(which)
+                return
+            inode._kept[which] = KEPT
+            idle[key] = None
+
+    def forget_idle(self, inode: GoferInode, which: int) -> None:
+        if inode._kept[which]:
+            inode._kept[which] = NOT_KEPT
+            del self._idle[(inode, which)]
 
     def close_all_idle(self) -> bool:
         """Close them all; False if there were none."""
-        found = bool(self._idle)
-        while self._idle:
-            (inode, which), _ = self._idle.popitem()
+        idle = [(inode, which) for inode, which in self._idle if not inode._users[which]]
+        for inode, which in idle:
+            self.forget_idle(inode, which)
             inode.close_host(which)
-        return found
+        return bool(idle)
 
     # -- the whole --
 
@@ -122,5 +143,7 @@ class GoferFs(FileSystem):
     def release(self) -> None:
         """Unmounted for good."""
         self.close_all_idle()
+        for inode, which in list(self._idle):
+            self.forget_idle(inode, which)  # in use: closed by the last that uses it
         self._root = None
         self.client.close()

@@ -45,7 +45,6 @@ from sentry.abi.errno import EINVAL, ENFILE, EOPNOTSUPP, ESTALE, LinuxError, fro
 from sentry.abi.fcntl import O_ACCMODE, O_RDONLY, O_RDWR
 from sentry.fs.goferclient import Call
 from sentry.fs.hostcall import fallocate
-from sentry.fs.hostcopy import read_host, write_host
 from sentry.fs.simple import open_special
 from sentry.vfs.dentry import Path
 from sentry.vfs.file import File
@@ -58,6 +57,10 @@ if TYPE_CHECKING:
 
 RO: Final = 0
 RW: Final = 1
+# GoferInode._kept
+NOT_KEPT: Final = 0
+KEPT: Final = 1
+USED_AGAIN: Final = 2  # opened since it was last looked at
 # Name spaces of extended attributes that the gofer serves; asking it for others would only cost a round trip.
 XATTRS: Final = ("user.", "security.capability")
 
@@ -74,9 +77,10 @@ class GoferInode(Inode):
     """A file that is no directory, or what files and directories have in common.
 
     wire     fid, or NOFID while it is known from a directory's listing only; origin then says where it is
-    host     _fds: [read-only, read-write] descriptor or -1; _users: open files on each
+    host     _fds: [read-only, read-write] descriptor or -1; _users: open files on each; _kept: whether it is in
+             GoferFs's list of those that may be idle
     cache    stale: attributes must be asked for; version: counts what made them so, for answers that come late;
-             target: of a symbolic link
+             _packed: struct stat of the last ones taken, None until somebody wants it; target: of a symbolic link
     written  not yet synced; mapped: may change through a shared mapping at any time
     gone     its only name was removed before it had a fid: there is no way left to reach it
     """
@@ -85,6 +89,8 @@ class GoferInode(Inode):
         "_blksize",
         "_blocks",
         "_fds",
+        "_kept",
+        "_packed",
         "_users",
         "fid",
         "gone",
@@ -102,6 +108,7 @@ class GoferInode(Inode):
         # Not Inode's own: every field it would set comes with attr.
         self.fs = fs
         self.fid = fid
+        self._packed: bytes | None = None
         self.origin: tuple[GoferDir, str] | None = None
         self.gone = False
         self.mapped = False
@@ -109,6 +116,7 @@ class GoferInode(Inode):
         self.version = 0
         self._fds = [-1, -1]
         self._users = [0, 0]
+        self._kept = [NOT_KEPT, NOT_KEPT]
         self.target: str | None = None
         self.users = self.writers = self.executing = 0
         self._locks = None
@@ -139,6 +147,7 @@ class GoferInode(Inode):
             self._blksize,
         ) = cast("tuple[int, ...]", attr)
         self.stale = self.mapped
+        self._packed = None
 
     def take_stat(self, s: os.stat_result) -> None:
         """As take(), from fstat(2) on a host descriptor.  Owners stay: the Sentry may see them mapped otherwise."""
@@ -150,6 +159,7 @@ class GoferInode(Inode):
         self.ctime_ns = s.st_ctime_ns
         self.version += 1
         self.stale = self.mapped
+        self._packed = None
 
     def outdate(self) -> None:
         """Something changed them."""
@@ -164,6 +174,15 @@ class GoferInode(Inode):
             return False
         self.take_stat(os.fstat(fd))
         return True
+
+    def stat_now(self) -> bytes | None:
+        # Attributes are asked for far more often than they change, and packing them takes longer than all the rest.
+        if (self.stale or self.fs.shared) and not self.fresh():
+            return None
+        packed = self._packed
+        if packed is None:
+            packed = self._packed = self.packed_stat()
+        return packed
 
     async def refresh(self) -> None:
         if not self.fresh():
@@ -357,7 +376,7 @@ class GoferInode(Inode):
 
     def open_now(self, path: Path, flags: int) -> File | None:
         which = RO if flags & O_ACCMODE == O_RDONLY else RW
-        if self._fds[which] < 0 or not st.is_reg(self.mode):
+        if self._fds[which] < 0 or self.mode & st.S_IFMT != st.S_IFREG:
             return None
         return GoferFile(self, path, flags, which)
 
@@ -380,18 +399,19 @@ class GoferInode(Inode):
 
     def use_host(self, which: int) -> int:
         """One more open file works on _fds[which]."""
-        if not self._users[which]:
-            self.fs.not_idle(self, which)
         self._users[which] += 1
+        if self._kept[which]:
+            self._kept[which] = USED_AGAIN
         return self._fds[which]
 
     def unuse_host(self, which: int) -> None:
         self._users[which] -= 1
         if not self._users[which]:
-            if self.nlink:
-                self.fs.keep_idle(self, which)
-            else:
+            if not self.nlink:
+                self.fs.forget_idle(self, which)
                 self.close_host(which)
+            elif not self._kept[which]:
+                self.fs.keep_idle(self, which)
 
     def close_host(self, which: int) -> None:
         """Close _fds[which], which nobody uses; what it alone can tell is asked first."""
@@ -404,7 +424,7 @@ class GoferInode(Inode):
         """Let go of host descriptors that no open file uses."""
         for which in (RO, RW):
             if self._fds[which] >= 0 and not self._users[which]:
-                self.fs.not_idle(self, which)
+                self.fs.forget_idle(self, which)
                 self.close_host(which)
 
     def wrote(self) -> None:
@@ -433,10 +453,10 @@ class GoferFile(File):
         self.inode.unuse_host(self.which)
 
     def read_at(self, dst: Sink, offset: int) -> int:
-        return read_host(self.fd, dst, offset)
+        return dst.fill(self.fd, offset)
 
     def write_at(self, src: Source, offset: int) -> int:
-        n = write_host(self.fd, src, offset)
+        n = src.pour(self.fd, offset)
         inode = self.inode
         inode.wrote()
         if offset + n > inode.size:

@@ -19,9 +19,8 @@ from typing import Final
 from sentry.abi.errno import ENOSPC, ENXIO, LinuxError, from_host
 from sentry.abi.fcntl import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE
 from sentry.fs.hostcall import fallocate
-from sentry.fs.hostcopy import SLICE, read_host
 from sentry.platform import PAGE_SIZE
-from sentry.vfs.iov import Sink, Source
+from sentry.vfs.iov import SLICE, Sink, Source
 
 SMALL: Final = 64 << 10
 
@@ -103,7 +102,7 @@ class MemData:
 
     def read(self, dst: Sink, offset: int) -> int:
         if self._fd >= 0:
-            return read_host(self._fd, dst, offset)
+            return dst.fill(self._fd, offset)
         if offset >= self.size:
             return 0
         return dst.put(self._bytes[offset : offset + dst.remaining])

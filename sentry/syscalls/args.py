@@ -159,8 +159,9 @@ _SIGNAL_NAMES = (
 )  # fmt: skip
 SIGNALS = {n: "SIG" + name for n, name in enumerate(_SIGNAL_NAMES, 1)} | {n: f"SIGRT_{n - 32}" for n in range(32, 65)}
 
-I32_DECODE = "((({} & 0xffffffff) ^ 0x80000000) - 0x80000000)"
-I64_DECODE = "(({} ^ 0x8000000000000000) - 0x8000000000000000)"
+# Nearly all values are small: comparing them costs a third of the arithmetic, on registers that are large numbers.
+I32_DECODE = "({0} if {0} < 0x80000000 else (({0} & 0xffffffff) ^ 0x80000000) - 0x80000000)"
+I64_DECODE = "({0} if {0} < 0x8000000000000000 else {0} - 0x10000000000000000)"
 U32_DECODE = "{} & 0xffffffff"
 
 Fd = Annotated[int, Arg(I32_DECODE, _dec)]

@@ -40,7 +40,7 @@ from sentry.syscalls.read_write import import_iov, send_sigpipe
 from sentry.syscalls.registry import syscall
 from sentry.syscalls.showsocket import MSG_NAMES
 from sentry.syscalls.socket import read_address, socket_of, write_address
-from sentry.vfs.iov import Sink, Source, UserSink, UserSource
+from sentry.vfs.iov import Sink, Source, UserBuffer, UserData, user_sink, user_source
 
 if TYPE_CHECKING:
     from sentry.kernel.task import Task
@@ -150,7 +150,7 @@ def sendto(t: Task, fd: Fd, buf: Addr, length: Size, flags: MsgFlags, addr: Addr
     """
     sock = socket_of(t, fd)
     name = read_address(t, addr, addr_length) if addr else b""
-    return do_send(t, sock, UserSource(t.mem, [(buf, min(length, MAX_RW_COUNT))]), name, b"", flags)
+    return do_send(t, sock, UserData(t.mem, buf, min(length, MAX_RW_COUNT)), name, b"", flags)
 
 
 @syscall(gaps="no MSG_OOB")
@@ -171,7 +171,7 @@ def send_message(t: Task, sock: Socket, msg: int, flags: int) -> Result:
         if header.control_length > MAX_CONTROL:
             raise ENOBUFS
         control = t.mem.read(header.control_addr, header.control_length)
-    return do_send(t, sock, UserSource(t.mem, header.segments), name, control, flags)
+    return do_send(t, sock, user_source(t.mem, header.segments), name, control, flags)
 
 
 @syscall(gaps="no MSG_OOB")
@@ -249,7 +249,7 @@ def recvfrom(t: Task, fd: Fd, buf: Addr, length: Size, flags: MsgFlags, addr: Ad
     """
     sock = socket_of(t, fd)
     got = Received()
-    dst = UserSink(t.mem, [(buf, min(length, MAX_RW_COUNT))])
+    dst = UserBuffer(t.mem, buf, min(length, MAX_RW_COUNT))
 
     def finish() -> int:
         try:
@@ -275,7 +275,7 @@ def recvmsg(t: Task, fd: Fd, msg: Addr, flags: MsgFlags) -> Result:
 def receive_message(t: Task, sock: Socket, msg: int, flags: int) -> Result:
     header = read_header(t, msg)
     got = Received()
-    waiting = do_receive(t, sock, UserSink(t.mem, header.segments), flags, got)
+    waiting = do_receive(t, sock, user_sink(t.mem, header.segments), flags, got)
     return _then(waiting, lambda: _finish_message(t, sock, msg, header, flags, got))
 
 

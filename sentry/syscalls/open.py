@@ -39,9 +39,8 @@ from sentry.abi.fcntl import (
 )
 from sentry.abi.stat import S_IALLUGO
 from sentry.syscalls.args import U32, Addr, DirFd, Fd, Flags, Mode, OpenFlags, PathAddr, Size
-from sentry.syscalls.paths import check_flags, read_name, start
+from sentry.syscalls.paths import check_flags, find_now, read_name, start
 from sentry.syscalls.registry import syscall
-from sentry.vfs.cachedwalk import walk_cached
 from sentry.vfs.open import open_cached, open_name
 
 if TYPE_CHECKING:
@@ -95,18 +94,14 @@ def openat(t: Task, dirfd: DirFd, path: PathAddr, flags: OpenFlags, mode: Mode) 
     check_open_flags(flags)
     name = read_name(t, path)
     t.files.check_room()
-    return install(t, start(t, dirfd, name), name, flags | O_LARGEFILE, mode & S_IALLUGO)
-
-
-def install(t: Task, where: Where, name: str, flags: int, mode: int) -> Result:
-    """Open a file and give it a descriptor: at once if all that takes is known, otherwise a coroutine."""
+    flags |= O_LARGEFILE
     if not flags & _SPECIAL:
-        path = walk_cached(where, name, not flags & O_NOFOLLOW)
-        if path is not None:
-            file = open_cached(where.caller, path, flags)
+        found = find_now(t, dirfd, name, not flags & O_NOFOLLOW)
+        if found is not None:
+            file = open_cached(t.caller, found, flags)
             if file is not None:
                 return put(t, file, flags)
-    return _open_and_put(t, where, name, flags, mode)
+    return _open_and_put(t, start(t, dirfd, name), name, flags, mode & S_IALLUGO)
 
 
 async def _open_and_put(t: Task, where: Where, name: str, flags: int, mode: int) -> int:
@@ -155,7 +150,7 @@ def openat2(t: Task, dirfd: DirFd, path: PathAddr, how: Addr, size: Size) -> Res
         raise EAGAIN("RESOLVE_CACHED")
     name = read_name(t, path)
     t.files.check_room()
-    return install(t, start(t, dirfd, name, resolve), name, flags, mode)
+    return _open_and_put(t, start(t, dirfd, name, resolve), name, flags, mode)
 
 
 @syscall

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from sentry.abi.errno import EINVAL, ENOENT
 from sentry.abi.fcntl import AT_EMPTY_PATH, AT_FDCWD, PATH_MAX, RESOLVE_BENEATH, RESOLVE_IN_ROOT
-from sentry.vfs.cachedwalk import walk_cached
+from sentry.vfs.cachedwalk import find_cached, walk_cached
 from sentry.vfs.dentry import Path
 from sentry.vfs.walk import Where, walk
 
@@ -45,6 +45,16 @@ def start(t: Task, dirfd: int, name: str, resolve: int = 0) -> Where:
     if name[:1] == "/" and not resolve & (RESOLVE_IN_ROOT | RESOLVE_BENEATH):
         return t.where(AT_FDCWD, resolve)
     return t.where(dirfd, resolve)
+
+
+def find_now(t: Task, dirfd: int, name: str, follow: bool) -> Path | None:
+    """The file that (dirfd, name) means, if that can be said without waiting; None: await walk_at().
+
+    Errors: EBADF, ENOENT, ENOTDIR, EACCES
+    """
+    fs = t.fs
+    where = fs.cwd if dirfd == AT_FDCWD or name[:1] == "/" else t.where(dirfd).start
+    return find_cached(fs.root, where, t.creds.caller(fs.umask), name, follow)
 
 
 async def walk_at(t: Task, dirfd: int, name: str, flags: int, follow: bool) -> Path:

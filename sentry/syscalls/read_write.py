@@ -23,7 +23,7 @@ from sentry.syscalls.registry import syscall
 from sentry.vfs.attrs import SETID_BITS, mode_after_write
 from sentry.vfs.file import File
 from sentry.vfs.inode import AttrChange, Inode
-from sentry.vfs.iov import Source, UserSink, UserSource
+from sentry.vfs.iov import Sink, Source, UserBuffer, UserData, user_sink, user_source
 
 if TYPE_CHECKING:
     from sentry.kernel.task import Task
@@ -66,19 +66,19 @@ def read(t: Task, fd: Fd, buf: Addr, count: Size) -> Result:
     Linux: fs/read_write.c:ksys_read
     Errors: EBADF, EISDIR, EINVAL, EFAULT, EAGAIN, what the file raises
     """
-    return do_read(t, t.files.readable(fd), [(buf, count if count < MAX_RW_COUNT else MAX_RW_COUNT)])
+    file = t.files.readable(fd)
+    return do_read(t, file, UserBuffer(t.mem, buf, count if count < MAX_RW_COUNT else MAX_RW_COUNT))
 
 
 @syscall
 def readv(t: Task, fd: Fd, iov: Addr, count: Size) -> Result:
     """readv(2): read into several buffers."""
     file = t.files.readable(fd)
-    return do_read(t, file, import_iov(t, iov, count))
+    return do_read(t, file, user_sink(t.mem, import_iov(t, iov, count)))
 
 
-def do_read(t: Task, file: File, segments: list[tuple[int, int]], nowait: bool = False) -> Result:
+def do_read(t: Task, file: File, dst: Sink, nowait: bool = False) -> Result:
     """At the file's own offset."""
-    dst = UserSink(t.mem, segments)
     try:
         return file.read(dst)
     except EAGAIN:
@@ -90,9 +90,8 @@ def do_read(t: Task, file: File, segments: list[tuple[int, int]], nowait: bool =
     return block_on(t, file, POLLIN, lambda: file.read(dst))
 
 
-def do_pread(t: Task, file: File, segments: list[tuple[int, int]], offset: int, nowait: bool = False) -> Result:
+def do_pread(t: Task, file: File, dst: Sink, offset: int, nowait: bool = False) -> Result:
     """At offset, which the file does not take over."""
-    dst = UserSink(t.mem, segments)
     try:
         return file.read_at(dst, offset)
     except EAGAIN:
@@ -121,7 +120,7 @@ def pread64(t: Task, fd: Fd, buf: Addr, count: Size, offset: Offset) -> Result:
     file = positioned(t, fd)
     if not file.readable:
         raise EBADF
-    return do_pread(t, file, [(buf, min(count, MAX_RW_COUNT))], offset)
+    return do_pread(t, file, UserBuffer(t.mem, buf, count if count < MAX_RW_COUNT else MAX_RW_COUNT), offset)
 
 
 def positioned(t: Task, fd: int) -> File:
@@ -140,7 +139,7 @@ def preadv(t: Task, fd: Fd, iov: Addr, count: Size, offset: Offset) -> Result:
     file = positioned(t, fd)
     if not file.readable:
         raise EBADF
-    return do_pread(t, file, import_iov(t, iov, count), offset)
+    return do_pread(t, file, user_sink(t.mem, import_iov(t, iov, count)), offset)
 
 
 @syscall(gaps="RWF_NOWAIT may wait for the disk")
@@ -151,13 +150,13 @@ def preadv2(t: Task, fd: Fd, iov: Addr, count: Size, offset: Offset, high: Offse
     nowait = bool(flags & RWF_NOWAIT)
     if offset == -1:
         file = t.files.readable(fd)
-        return do_read(t, file, import_iov(t, iov, count), nowait)
+        return do_read(t, file, user_sink(t.mem, import_iov(t, iov, count)), nowait)
     if offset < 0:
         raise EINVAL("negative offset")
     file = positioned(t, fd)
     if not file.readable:
         raise EBADF
-    return do_pread(t, file, import_iov(t, iov, count), offset, nowait)
+    return do_pread(t, file, user_sink(t.mem, import_iov(t, iov, count)), offset, nowait)
 
 
 # ---- Writing.
@@ -170,19 +169,19 @@ def write(t: Task, fd: Fd, buf: Addr, count: Size) -> Result:
     Linux: fs/read_write.c:ksys_write
     Errors: EBADF, EINVAL, EFAULT, EFBIG, EPIPE, EAGAIN, what the file raises
     """
-    return do_write(t, t.files.writable(fd), [(buf, count if count < MAX_RW_COUNT else MAX_RW_COUNT)])
+    file = t.files.writable(fd)
+    return do_write(t, file, UserData(t.mem, buf, count if count < MAX_RW_COUNT else MAX_RW_COUNT))
 
 
 @syscall
 def writev(t: Task, fd: Fd, iov: Addr, count: Size) -> Result:
     """writev(2): write from several buffers."""
     file = t.files.writable(fd)
-    return do_write(t, file, import_iov(t, iov, count))
+    return do_write(t, file, user_source(t.mem, import_iov(t, iov, count)))
 
 
-def do_write(t: Task, file: File, segments: list[tuple[int, int]], nowait: bool = False) -> Result:
+def do_write(t: Task, file: File, src: Source, nowait: bool = False) -> Result:
     """At the file's own offset, or at its end."""
-    src = UserSource(t.mem, segments)
     inode = file.inode
     if inode.mode & st.S_IFMT == st.S_IFREG:
         limit_size(t, src, file.end_offset() if file.flags & O_APPEND else file.offset)
@@ -269,7 +268,7 @@ def pwrite64(t: Task, fd: Fd, buf: Addr, count: Size, offset: Offset) -> Result:
     file = positioned(t, fd)
     if not file.writable:
         raise EBADF
-    return do_pwrite(t, file, [(buf, min(count, MAX_RW_COUNT))], offset)
+    return do_pwrite(t, file, UserData(t.mem, buf, count if count < MAX_RW_COUNT else MAX_RW_COUNT), offset)
 
 
 @syscall
@@ -280,7 +279,7 @@ def pwritev(t: Task, fd: Fd, iov: Addr, count: Size, offset: Offset) -> Result:
     file = positioned(t, fd)
     if not file.writable:
         raise EBADF
-    return do_pwrite(t, file, import_iov(t, iov, count), offset)
+    return do_pwrite(t, file, user_source(t.mem, import_iov(t, iov, count)), offset)
 
 
 @syscall(gaps="RWF_NOWAIT may wait for the disk")
@@ -293,32 +292,31 @@ def pwritev2(t: Task, fd: Fd, iov: Addr, count: Size, offset: Offset, high: Offs
     file = t.files.get(fd) if offset == -1 else positioned(t, fd)
     if not file.writable:
         raise EBADF
-    segments = import_iov(t, iov, count)
+    src = user_source(t.mem, import_iov(t, iov, count))
     if flags & (RWF_DSYNC | RWF_SYNC):
-        return write_synced(t, file, segments, offset, flags)
+        return write_synced(t, file, src, offset, flags)
     if offset == -1 and not flags & RWF_APPEND:
-        return do_write(t, file, segments, bool(flags & RWF_NOWAIT))
+        return do_write(t, file, src, bool(flags & RWF_NOWAIT))
     if flags & RWF_APPEND:
         start = file.end_offset()
-        n = do_pwrite(t, file, segments, start)
+        n = do_pwrite(t, file, src, start)
         if offset == -1 and type(n) is int:
             file.offset = start + n
         return n
-    return do_pwrite(t, file, segments, offset)
+    return do_pwrite(t, file, src, offset)
 
 
-async def write_synced(t: Task, file: File, segments: list[tuple[int, int]], offset: int, flags: int) -> int:
+async def write_synced(t: Task, file: File, src: Source, offset: int, flags: int) -> int:
     """A write that is on the disk when it returns."""
     start = file.end_offset() if flags & RWF_APPEND else offset
-    n = do_write(t, file, segments) if start == -1 else do_pwrite(t, file, segments, start)
+    n = do_write(t, file, src) if start == -1 else do_pwrite(t, file, src, start)
     count = n if isinstance(n, int) else await n
     await file.fsync(not flags & RWF_SYNC)
     return count
 
 
-def do_pwrite(t: Task, file: File, segments: list[tuple[int, int]], offset: int) -> Result:
+def do_pwrite(t: Task, file: File, src: Source, offset: int) -> Result:
     """At offset, or at the end of an O_APPEND file; the file's own offset stays."""
-    src = UserSource(t.mem, segments)
     if file.flags & O_APPEND:
         offset = file.end_offset()
     inode = file.inode

@@ -19,7 +19,7 @@ from sentry.syscalls.args import U32_DECODE, Addr, Arg, Fd, Flags, Size, flags_o
 from sentry.syscalls.read_write import import_iov, limit_size, send_sigpipe, write_rest
 from sentry.syscalls.registry import syscall
 from sentry.vfs.file import MAX_OFFSET, File
-from sentry.vfs.iov import BytesSink, BytesSource, UserSink, UserSource
+from sentry.vfs.iov import BytesSink, BytesSource, user_sink, user_source
 
 if TYPE_CHECKING:
     from sentry.kernel.task import Task
@@ -345,9 +345,9 @@ async def vmsplice(t: Task, fd: Fd, iov_addr: Addr, iov_count: Size, flags: Spli
     nonblock = bool(flags & SPLICE_F_NONBLOCK)
     pipe = file.pipe
     if file.access == O_RDONLY:
-        dst = UserSink(t.mem, segments)
+        dst = user_sink(t.mem, segments)
         return await block_on(t, file, POLLIN, lambda: file.read(dst), nonblock=nonblock)
-    src = UserSource(t.mem, segments)
+    src = user_source(t.mem, segments)
     if not src.remaining:
         return 0
     with held(file):

@@ -19,7 +19,6 @@ from sentry.abi.stat import (
     S_IFLNK,
     S_IFMT,
     S_IFREG,
-    STAT,
     STATX,
     STATX_ATTR_MOUNT_ROOT,
     STATX_BASIC_STATS,
@@ -28,13 +27,13 @@ from sentry.abi.stat import (
     STATX_RESERVED,
 )
 from sentry.syscalls.args import I32, Addr, AtFlags, DirFd, Fd, Flags, PathAddr
-from sentry.syscalls.paths import check_flags, read_name, read_optional, read_path, start, walk_at
+from sentry.syscalls.paths import check_flags, find_now, read_name, read_optional, read_path, start, walk_at
 from sentry.syscalls.registry import syscall
 from sentry.vfs.cachedwalk import walk_cached
-from sentry.vfs.caller import MAY_EXEC, MAY_WRITE
+from sentry.vfs.caller import MAY_EXEC, MAY_WRITE, Caller
 from sentry.vfs.dentry import MS_NOEXEC, Path
 from sentry.vfs.inode import Inode, split_device
-from sentry.vfs.walk import walk
+from sentry.vfs.walk import Where, walk
 
 if TYPE_CHECKING:
     from sentry.kernel.task import Task
@@ -47,43 +46,18 @@ NO_DIO: Final = (0, 0, 0, 0, 0)  # stx_dio_*, stx_subvol, stx_atomic_write_*: no
 # ---- stat.
 
 
-def pack_stat(inode: Inode) -> bytes:
-    """struct stat of a fresh inode."""
-    atime, mtime, ctime = inode.atime_ns, inode.mtime_ns, inode.ctime_ns
-    return STAT.pack(
-        inode.fs.dev,
-        inode.ino,
-        inode.nlink,
-        inode.mode,
-        inode.uid,
-        inode.gid,
-        0,
-        inode.rdev,
-        inode.size,
-        inode.blksize(),
-        inode.blocks(),
-        atime // NS,
-        atime % NS,
-        mtime // NS,
-        mtime % NS,
-        ctime // NS,
-        ctime % NS,
-    )
-
-
 def stat_name(t: Task, dirfd: int, name: str, follow: bool, buf: int) -> Result:
     """By name: at once if everything is cached, otherwise a coroutine."""
-    path = walk_cached(start(t, dirfd, name), name, follow)
-    if path is not None:
-        return stat_inode(t, path.inode, buf)
-    return _stat_walk(t, dirfd, name, follow, buf)
+    path = find_now(t, dirfd, name, follow)
+    return _stat_walk(t, dirfd, name, follow, buf) if path is None else stat_inode(t, path.inode, buf)
 
 
 def stat_inode(t: Task, inode: Inode, buf: int) -> Result:
-    if inode.fresh():
-        t.mem.write(buf, pack_stat(inode))
-        return 0
-    return _stat_refresh(t, inode, buf)
+    packed = inode.stat_now()
+    if packed is None:
+        return _stat_refresh(t, inode, buf)
+    t.mem.write(buf, packed)
+    return 0
 
 
 async def _stat_walk(t: Task, dirfd: int, name: str, follow: bool, buf: int) -> int:
@@ -93,7 +67,7 @@ async def _stat_walk(t: Task, dirfd: int, name: str, follow: bool, buf: int) -> 
 
 async def _stat_refresh(t: Task, inode: Inode, buf: int) -> int:
     await inode.refresh()
-    t.mem.write(buf, pack_stat(inode))
+    t.mem.write(buf, inode.packed_stat())
     return 0
 
 
@@ -139,7 +113,7 @@ def inode_at(t: Task, dirfd: int) -> Inode:
 
 
 @syscall
-async def statx(t: Task, dirfd: DirFd, path: PathAddr, flags: AtFlags, mask: Flags, buf: Addr) -> int:
+def statx(t: Task, dirfd: DirFd, path: PathAddr, flags: AtFlags, mask: Flags, buf: Addr) -> Result:
     """statx(2): extended attributes of a file.
 
     Linux: fs/stat.c:do_statx
@@ -150,13 +124,27 @@ async def statx(t: Task, dirfd: DirFd, path: PathAddr, flags: AtFlags, mask: Fla
     check_flags(flags, AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | AT_EMPTY_PATH | AT_STATX_SYNC_TYPE)
     name = read_optional(t, path, flags)
     if not name and flags & AT_EMPTY_PATH:
-        inode = inode_at(t, dirfd)
-        found = t.fs.cwd if dirfd == AT_FDCWD else t.files.get_any(dirfd).path
-    else:
-        found = await walk_at(t, dirfd, name, 0, not flags & AT_SYMLINK_NOFOLLOW)
-        inode = found.inode
+        return statx_inode(t, inode_at(t, dirfd), t.fs.cwd if dirfd == AT_FDCWD else t.files.get_any(dirfd).path, buf)
+    follow = not flags & AT_SYMLINK_NOFOLLOW
+    found = find_now(t, dirfd, name, follow)
+    return _statx_walk(t, dirfd, name, follow, buf) if found is None else statx_inode(t, found.inode, found, buf)
+
+
+def statx_inode(t: Task, inode: Inode, path: Path | None, buf: int) -> Result:
+    if not inode.fresh():
+        return _statx_refresh(t, inode, path, buf)
+    t.mem.write(buf, pack_statx(inode, path))
+    return 0
+
+
+async def _statx_walk(t: Task, dirfd: int, name: str, follow: bool, buf: int) -> int:
+    found = await walk(start(t, dirfd, name), name, follow)
+    return await _statx_refresh(t, found.inode, found, buf)
+
+
+async def _statx_refresh(t: Task, inode: Inode, path: Path | None, buf: int) -> int:
     await inode.refresh()
-    t.mem.write(buf, pack_statx(inode, found))
+    t.mem.write(buf, pack_statx(inode, path))
     return 0
 
 
@@ -199,24 +187,24 @@ def pack_statx(inode: Inode, path: Path | None) -> bytes:
 
 
 @syscall
-async def access(t: Task, path: PathAddr, mode: I32) -> int:
+def access(t: Task, path: PathAddr, mode: I32) -> Result:
     """access(2): may the real user read, write, execute a file?"""
-    return await do_access(t, AT_FDCWD, path, mode, 0)
+    return do_access(t, AT_FDCWD, path, mode, 0)
 
 
 @syscall
-async def faccessat(t: Task, dirfd: DirFd, path: PathAddr, mode: I32) -> int:
+def faccessat(t: Task, dirfd: DirFd, path: PathAddr, mode: I32) -> Result:
     """faccessat(2) as the kernel has it: without flags."""
-    return await do_access(t, dirfd, path, mode, 0)
+    return do_access(t, dirfd, path, mode, 0)
 
 
 @syscall
-async def faccessat2(t: Task, dirfd: DirFd, path: PathAddr, mode: I32, flags: AtFlags) -> int:
+def faccessat2(t: Task, dirfd: DirFd, path: PathAddr, mode: I32, flags: AtFlags) -> Result:
     """faccessat2(2): access relative to a directory, with flags."""
-    return await do_access(t, dirfd, path, mode, flags)
+    return do_access(t, dirfd, path, mode, flags)
 
 
-async def do_access(t: Task, dirfd: int, path_addr: int, mode: int, flags: int) -> int:
+def do_access(t: Task, dirfd: int, path_addr: int, mode: int, flags: int) -> Result:
     """fs/open.c:do_faccessat: EINVAL, EFAULT, those of the walk, EROFS, EACCES."""
     if mode & ~7:
         raise EINVAL("mode")
@@ -227,47 +215,72 @@ async def do_access(t: Task, dirfd: int, path_addr: int, mode: int, flags: int) 
         where.caller = t.creds.real_caller(t.fs.umask)
     follow = not flags & AT_SYMLINK_NOFOLLOW
     if not name and flags & AT_EMPTY_PATH:
-        found = where.start
+        found: Path | None = where.start
     else:
-        found = walk_cached(where, name, follow) or await walk(where, name, follow)
-    inode = found.inode
-    if not inode.fresh():
-        await inode.refresh()
+        found = walk_cached(where, name, follow)
+    if found is None or not found.inode.fresh():
+        return _access_walk(where, found, name, follow, mode)
+    check_access(where.caller, found, mode)
+    return 0
+
+
+async def _access_walk(where: Where, found: Path | None, name: str, follow: bool, mode: int) -> int:
+    path = found if found is not None else await walk(where, name, follow)
+    await path.inode.refresh()
+    check_access(where.caller, path, mode)
+    return 0
+
+
+def check_access(caller: Caller, path: Path, mode: int) -> None:
+    """EACCES, EROFS."""
+    inode = path.inode
     kind = inode.mode & S_IFMT
-    if mode & MAY_EXEC and kind == S_IFREG and found.mount.flags & MS_NOEXEC:
+    if mode & MAY_EXEC and kind == S_IFREG and path.mount.flags & MS_NOEXEC:
         raise EACCES("mounted with noexec")
     # "A special file may be written to on a read-only file system": only these three are EROFS.
-    if mode & MAY_WRITE and found.mount.readonly and kind in (S_IFREG, S_IFDIR, S_IFLNK):
+    if mode & MAY_WRITE and path.mount.readonly and kind in (S_IFREG, S_IFDIR, S_IFLNK):
         raise EROFS
     if mode:
-        where.caller.check(inode, mode)
-    return 0
+        caller.check(inode, mode)
 
 
 # ---- readlink.
 
 
 @syscall
-async def readlink(t: Task, path: PathAddr, buf: Addr, size: I32) -> int:
+def readlink(t: Task, path: PathAddr, buf: Addr, size: I32) -> Result:
     """readlink(2): where a symbolic link points to."""
-    return await do_readlink(t, AT_FDCWD, path, buf, size)
+    return do_readlink(t, AT_FDCWD, path, buf, size)
 
 
 @syscall
-async def readlinkat(t: Task, dirfd: DirFd, path: PathAddr, buf: Addr, size: I32) -> int:
+def readlinkat(t: Task, dirfd: DirFd, path: PathAddr, buf: Addr, size: I32) -> Result:
     """readlinkat(2): readlink relative to a directory; with an empty path, of the descriptor itself."""
-    return await do_readlink(t, dirfd, path, buf, size)
+    return do_readlink(t, dirfd, path, buf, size)
 
 
-async def do_readlink(t: Task, dirfd: int, path_addr: int, buf: int, size: int) -> int:
+def do_readlink(t: Task, dirfd: int, path_addr: int, buf: int, size: int) -> Result:
     """fs/stat.c:do_readlinkat: EINVAL (size, not a link), EFAULT, those of the walk."""
     if size <= 0:
         raise EINVAL("size")
     name = read_path(t, path_addr)
+    if name:
+        found = find_now(t, dirfd, name, False)
+        text = found.inode.link_text() if found is not None else None
+        if text is not None:
+            return put_link(t, text, buf, size)
+    return _readlink_walk(t, dirfd, name, buf, size)
+
+
+async def _readlink_walk(t: Task, dirfd: int, name: str, buf: int, size: int) -> int:
     found = await walk_at(t, dirfd, name, AT_EMPTY_PATH if dirfd != AT_FDCWD else 0, False)
     inode = found.inode
     if inode.mode & S_IFMT != S_IFLNK:
         raise EINVAL("not a symbolic link") if name else ENOENT
-    target = (await inode.readlink()).encode("utf-8", "surrogateescape")[:size]
+    return put_link(t, await inode.readlink(), buf, size)
+
+
+def put_link(t: Task, text: str, buf: int, size: int) -> int:
+    target = text.encode("utf-8", "surrogateescape")[:size]
     t.mem.write(buf, target)
     return len(target)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from sentry.abi.errno import EBADF, EMFILE
-from sentry.abi.fcntl import O_PATH
+from sentry.abi.fcntl import O_ACCMODE, O_PATH, O_WRONLY
 from sentry.vfs.file import File
 
 
@@ -50,15 +50,16 @@ class FdTable:
 
     def readable(self, fd: int) -> File:
         """EBADF: not open for reading."""
+        # File.readable, spelled out: every read and write passes here.
         file = self._files.get(fd)
-        if file is None or not file.readable:
+        if file is None or file.flags & O_PATH or file.flags & O_ACCMODE == O_WRONLY:
             raise EBADF
         return file
 
     def writable(self, fd: int) -> File:
         """EBADF: not open for writing."""
         file = self._files.get(fd)
-        if file is None or not file.writable:
+        if file is None or file.flags & O_PATH or not file.flags & O_ACCMODE:
             raise EBADF
         return file
 
@@ -75,12 +76,15 @@ class FdTable:
 
     def check_room(self) -> None:
         """EMFILE now rather than after the file was made."""
-        self._free_from(0)
+        if len(self._files) >= self.limit:
+            self._free_from(0)
 
     def install(self, file: File, cloexec: bool = False, lowest: int = 0) -> int:
         """The lowest free descriptor, >= lowest.  EMFILE."""
         fd = self._free_from(lowest)
-        self._put(fd, file, cloexec)
+        self._files[fd] = file.hold()
+        if cloexec:
+            self._cloexec.add(fd)
         return fd
 
     def install_all(self, files: Sequence[File], cloexec: bool = False) -> list[int]:
@@ -97,19 +101,13 @@ class FdTable:
             raise
         return fds
 
-    def _put(self, fd: int, file: File, cloexec: bool) -> None:
-        self._files[fd] = file.hold()
-        if cloexec:
-            self._cloexec.add(fd)
-        else:
-            self._cloexec.discard(fd)
-
     def install_at(self, fd: int, file: File, cloexec: bool) -> None:
         """dup2(2): replace whatever fd is.  EBADF: out of range."""
         if not 0 <= fd < self.limit:
             raise EBADF
         old = self._files.get(fd)
-        self._put(fd, file, cloexec)
+        self._files[fd] = file.hold()
+        self.set_cloexec(fd, cloexec)
         if old is not None:
             self._release_locks(old)
             old.flush()

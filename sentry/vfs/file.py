@@ -72,24 +72,25 @@ class File:
     def hold(self) -> File:
         self.refs += 1
         if self.refs == 1:
-            self.inode.users += 1
-            if self.writable:
-                self.inode.writers += 1
+            inode = self.inode
+            inode.users += 1
+            if self.flags & O_ACCMODE and not self.flags & O_PATH:
+                inode.writers += 1
         return self
 
     def drop(self) -> None:
         self.refs -= 1
         if self.refs == 0:
-            if self.writable:
-                self.inode.writers -= 1
-            if self.inode._locks is not None:
-                self.inode._locks.release_file(self)
+            inode = self.inode
+            if self.flags & O_ACCMODE and not self.flags & O_PATH:
+                inode.writers -= 1
+            if inode._locks is not None:
+                inode._locks.release_file(self)
             self.release()
-            if self.queue:
-                self.queue.wake(POLLFREE)
-            self.inode.users -= 1
-            if not self.inode.users:
-                self.inode.unused()
+            self.queue.wake(POLLFREE)
+            inode.users -= 1
+            if not inode.users:
+                inode.unused()
 
     def release(self) -> None:
         """The last reference is gone."""

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from sentry.wait import Mutex
 
 
+NS: Final = 1_000_000_000
+
 # The clock that Linux stamps files with.
 CLOCK_REALTIME_COARSE: Final = 5
 
@@ -156,6 +158,33 @@ class Inode:
     def fresh(self) -> bool:
         """True if the fields are up to date now, so that refresh() need not be awaited."""
         return type(self).refresh is Inode.refresh
+
+    def stat_now(self) -> bytes | None:
+        """struct stat, if the fields are up to date; None: await refresh()."""
+        return self.packed_stat() if self.fresh() else None
+
+    def packed_stat(self) -> bytes:
+        """struct stat of the fields as they are."""
+        atime, mtime, ctime = self.atime_ns, self.mtime_ns, self.ctime_ns
+        return st.STAT.pack(
+            self.fs.dev,
+            self.ino,
+            self.nlink,
+            self.mode,
+            self.uid,
+            self.gid,
+            0,
+            self.rdev,
+            self.size,
+            self.blksize(),
+            self.blocks(),
+            atime // NS,
+            atime % NS,
+            mtime // NS,
+            mtime % NS,
+            ctime // NS,
+            ctime % NS,
+        )
 
     def blocks(self) -> int:
         """st_blocks, in 512-byte units."""

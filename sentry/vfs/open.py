@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from sentry.abi import stat as st
 from sentry.abi.errno import EACCES, EEXIST, EISDIR, ELOOP, ENOENT, ENOTDIR, EPERM, EROFS, ETXTBSY
 from sentry.abi.fcntl import (
@@ -14,10 +16,8 @@ from sentry.abi.fcntl import (
     O_NOCTTY,
     O_NOFOLLOW,
     O_PATH,
-    O_RDONLY,
     O_TMPFILE_BIT,
     O_TRUNC,
-    O_WRONLY,
 )
 from sentry.vfs.attrs import mode_after_write
 from sentry.vfs.caller import MAY_EXEC, MAY_READ, MAY_WRITE, Caller
@@ -26,12 +26,8 @@ from sentry.vfs.file import File
 from sentry.vfs.inode import AttrChange, Inode
 from sentry.vfs.walk import Where, lookup_locked, walk, walk_any, walk_parent
 
-
-def wanted_access(flags: int) -> int:
-    """MAY_* that opening with these flags asks for (ACC_MODE); truncating is writing."""
-    access = flags & O_ACCMODE
-    wanted = MAY_READ if access == O_RDONLY else MAY_WRITE if access == O_WRONLY else MAY_READ | MAY_WRITE
-    return wanted | MAY_WRITE if flags & O_TRUNC else wanted
+# MAY_* for each access mode (ACC_MODE).
+ACCESS: Final = (MAY_READ, MAY_WRITE, MAY_READ | MAY_WRITE, MAY_READ | MAY_WRITE)
 
 
 async def open_name(where: Where, name: str, flags: int, mode: int) -> File:
@@ -155,27 +151,28 @@ def open_cached(caller: Caller, path: Path, flags: int) -> File | None:
     if not inode.fresh():
         return None
     check_may_open(caller, path, flags)
-    file = inode.open_now(path, flags & ~CREATION_FLAGS)
-    if file is not None:
-        file.flags &= ~CREATION_FLAGS
-    return file
+    return inode.open_now(path, flags & ~CREATION_FLAGS)
 
 
 def check_may_open(caller: Caller, path: Path, flags: int) -> None:
     """may_open(): raises ENOTDIR, ELOOP, EISDIR, EROFS, EACCES, ETXTBSY, EPERM."""
     inode = path.inode
     kind = inode.mode & st.S_IFMT
-    wanted = wanted_access(flags)
+    wanted = ACCESS[flags & O_ACCMODE]
+    if flags & O_TRUNC:
+        wanted |= MAY_WRITE
     if flags & O_DIRECTORY and kind != st.S_IFDIR:
         raise ENOTDIR
-    if kind == st.S_IFLNK:
+    if kind == st.S_IFREG:
+        if wanted & MAY_WRITE and path.mount.readonly:
+            raise EROFS
+    elif kind == st.S_IFLNK:
         raise ELOOP
-    if kind == st.S_IFDIR and wanted & MAY_WRITE:
-        raise EISDIR
-    if kind in (st.S_IFCHR, st.S_IFBLK) and path.mount.flags & MS_NODEV:
+    elif kind == st.S_IFDIR:
+        if wanted & MAY_WRITE:
+            raise EISDIR
+    elif kind in (st.S_IFCHR, st.S_IFBLK) and path.mount.flags & MS_NODEV:
         raise EACCES("mounted with nodev")
-    if wanted & MAY_WRITE and kind == st.S_IFREG and path.mount.readonly:
-        raise EROFS
     caller.check(inode, wanted)
     if wanted & MAY_WRITE and inode.executing:
         raise ETXTBSY
