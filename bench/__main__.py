@@ -86,9 +86,10 @@ def interrupted(number: int, frame: FrameType | None) -> None:
 
 
 def bench(args: argparse.Namespace, stack: ExitStack) -> dict[str, Any]:
+    load_before = os.getloadavg()[0]
     ground = stack.enter_context(Ground())
     chosen, left_out = find_runtimes(args, ground)
-    where = machine.describe(chosen)
+    where = machine.describe(chosen, load_before)
     results = Results()
     plan.run(steps(args, chosen, ground, stack), results)
     return {"machine": where, "left_out": left_out, "results": results.to_json()}

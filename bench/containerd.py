@@ -131,3 +131,9 @@ class Containerd:
     def close(self) -> None:
         self.daemon.close()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def first_error(text: str) -> str:
+    """The line of ctr that says why."""
+    lines = [line for line in text.splitlines()[1:] if line.strip()]
+    return lines[0][:200] if lines else text[:200]

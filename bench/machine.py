@@ -14,7 +14,7 @@ from bench.runtimes import PROJECT, Runtime
 UNKNOWN = "unknown"
 
 
-def describe(runtimes: list[Runtime]) -> dict[str, Any]:
+def describe(runtimes: list[Runtime], load_before: float) -> dict[str, Any]:
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "cpu": cpu_model(),
@@ -23,7 +23,7 @@ def describe(runtimes: list[Runtime]) -> dict[str, Any]:
         "kernel": platform.release(),
         "python": platform.python_version(),
         "commit": commit(),
-        "load_before": os.getloadavg()[0],
+        "load_before": load_before,
         "runtimes": {runtime.name: {"version": runtime.version(), "note": runtime.note} for runtime in runtimes},
     }
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
-from bench.containerd import Containerd
+from bench.containerd import Containerd, first_error
 from bench.runtimes import Runtime
 from bench.stats import Value
 
@@ -130,9 +130,3 @@ def pss_kib(pid: int) -> int:
         if line.startswith("Pss:"):
             return int(line.split()[1])
     return 0
-
-
-def first_error(text: str) -> str:
-    """The line of ctr that says why."""
-    lines = [line for line in text.splitlines()[1:] if line.strip()]
-    return lines[0][:200] if lines else text[:200]

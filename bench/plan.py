@@ -35,7 +35,7 @@ class Scale:
     program_seconds: float
 
 
-FULL = Scale({"micro": 7, "startup": 5, "programs": 3, "memory": 1}, 80, 3, 11, 100, 180)
+FULL = Scale({"micro": 13, "startup": 8, "programs": 8, "memory": 1}, 80, 3, 11, 100, 180)
 QUICK = Scale({"micro": 2, "startup": 1, "programs": 1, "memory": 1}, 40, 2, 3, 3, 90)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -20,6 +21,8 @@ from bench.table import NATIVE, OURS
 PROJECT = Path(__file__).resolve().parents[1]
 PYSC = Path(sys.executable).parent / "pysc"
 RUNSC_PLATFORMS = ("systrap", "ptrace", "kvm")
+# What Go notes in a program that was built from a module; `--version` of such a runsc says nothing.
+GO_MODULE = re.compile(rb"mod\tgvisor\.dev/gvisor\t(v[\w.-]+)")
 RUNSC_FLAGS = ("--network=none", "--ignore-cgroups")
 UNIFIED = Path("/sys/fs/cgroup/unified")
 # crun refuses a host that has version 2 mounted beside version 1: it gets a view without.
@@ -54,6 +57,8 @@ class Runtime:
     def version(self) -> str:
         if self.is_native:
             return os.uname().release
+        if module := GO_MODULE.search(Path(shutil.which(self.program) or self.program).read_bytes()):
+            return module[1].decode()
         done = subprocess.run([self.program, "--version"], capture_output=True, text=True, timeout=20)
         return done.stdout.partition("\n")[0].split()[-1] if done.stdout else "unknown"
 

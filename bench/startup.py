@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
-import time
 import uuid
 from collections.abc import Callable
 from statistics import median
 
-from bench.containerd import Containerd
-from bench.ground import Ground, finish
+from bench.containerd import Containerd, first_error
+from bench.ground import Ground, Outcome, finish
 from bench.runtimes import Runtime
 from bench.stats import Value
 
@@ -26,6 +24,7 @@ class Startup:
         self.rows: dict[str, Callable[[Runtime], Value]] = {
             "ctr_run": self.ctr_run,
             "oci_run": self.oci_run,
+            "ctr_exec": self.ctr_exec,
             "oci_exec": self.oci_exec,
         }
 
@@ -36,20 +35,32 @@ class Startup:
         def once() -> Value:
             name = f"s{uuid.uuid4().hex[:8]}"
             command = self.containerd.run_command(runtime, name, ["true"], "--rm")
-            outcome = finish(command, LIMIT_SECONDS)
-            if outcome.status != 0:
+            value = timed(command)
+            if isinstance(value, str):
                 self.containerd.remove(name)
-                return outcome.reason()
-            return outcome.seconds * 1000
+            return value
 
         return self.median_of(once)
 
     def oci_run(self, runtime: Runtime) -> Value:
         def once() -> Value:
-            outcome = self.ground.run(runtime, self.ground.small, ["true"], LIMIT_SECONDS)
-            return outcome.seconds * 1000 if outcome.status == 0 else outcome.reason()
+            return milliseconds(self.ground.run(runtime, self.ground.small, ["true"], LIMIT_SECONDS))
 
         return self.median_of(once)
+
+    def ctr_exec(self, runtime: Runtime) -> Value:
+        try:
+            name = self.containerd.start(runtime)
+        except AssertionError as e:
+            return first_error(str(e))
+
+        def command() -> list[str]:
+            return self.containerd.daemon.command("task", "exec", "--exec-id", f"e{uuid.uuid4().hex[:8]}", name, "true")
+
+        try:
+            return self.median_of(lambda: timed(command()))
+        finally:
+            self.containerd.remove(name)
 
     def oci_exec(self, runtime: Runtime) -> Value:
         name, outcome = self.ground.start(runtime, self.ground.small, ["sleep", "1000"], LIMIT_SECONDS)
@@ -57,14 +68,7 @@ class Startup:
             if outcome.status != 0:
                 return outcome.reason()
             command = runtime.call(self.ground.state(runtime), "exec", name, "true")
-
-            def once() -> Value:
-                start = time.monotonic()
-                done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=LIMIT_SECONDS)
-                seconds = time.monotonic() - start
-                return seconds * 1000 if done.returncode == 0 else f"exit status {done.returncode}"
-
-            return self.median_of(once)
+            return self.median_of(lambda: timed(command))
         finally:
             self.ground.delete(name)
 
@@ -77,3 +81,11 @@ class Startup:
                 return value
             values.append(value)
         return median(values[1:])
+
+
+def timed(command: list[str]) -> Value:
+    return milliseconds(finish(command, LIMIT_SECONDS))
+
+
+def milliseconds(outcome: Outcome) -> Value:
+    return outcome.seconds * 1000 if outcome.status == 0 else outcome.reason()

@@ -34,9 +34,6 @@ class Section:
     base: str
     rows: tuple[Row, ...]
 
-    def row(self, name: str) -> Row:
-        return next(row for row in self.rows if row.name == name)
-
 
 MICRO = Section(
     "micro",
@@ -79,6 +76,7 @@ STARTUP = Section(
     (
         Row("ctr_run", "ctr run --rm … true", 2.2, LESS),
         Row("oci_run", "RUNTIME run, true", None, LESS),
+        Row("ctr_exec", "ctr task exec … true", None, LESS),
         Row("oci_exec", "RUNTIME exec, true", None, LESS),
     ),
 )
@@ -94,8 +92,8 @@ MEMORY = Section(
         Row("gofer", "gofer"),
         Row("stubs", "stubs; runc, crun: the program"),
         Row("warm", "warm parent of all shims, once"),
-        Row("pod", "the pod", None, LESS),
-        Row("pod_without_shim", "the pod without its shim", None, LESS),
+        Row("pod", "the first pod, with all of these", None, LESS),
+        Row("pod_without_shim", "sandbox, gofer and stubs", None, LESS),
         Row("next_pod", "each further pod", None, LESS),
         Row("many_memory", "many pods, each", None, LESS),
         Row("many_start", "many pods, start of each", None, LESS, "ms"),

@@ -9,6 +9,8 @@ from bench.stats import Results
 from bench.table import MICRO, SECTIONS, STARTUP, Row
 from tests.unit.bench.records import RUNTIMES, record
 
+GETPID, TCP = (row for row in MICRO.rows if row.name in ("getpid", "tcp"))
+
 
 def results() -> Results:
     return Results.from_json(record()["results"])
@@ -32,14 +34,13 @@ def test_quantities_have_three_digits_and_a_unit(value: float, unit: str, text: 
 
 
 def test_a_cell_has_the_median_the_ratio_and_a_mark():
-    getpid = MICRO.row("getpid")
-    assert report.cell(results(), MICRO, getpid, "pysc-ptrace") == "10.0 µs ×50.0 ✗"
-    assert report.cell(results(), MICRO, getpid, "runsc-ptrace") == "18.0 µs ×90.0"
-    assert report.cell(results(), MICRO, getpid, "native") == "200 ns"
+    assert report.cell(results(), MICRO, GETPID, "pysc-ptrace") == "10.0 µs ×50.0 ✗"
+    assert report.cell(results(), MICRO, GETPID, "runsc-ptrace") == "18.0 µs ×90.0"
+    assert report.cell(results(), MICRO, GETPID, "native") == "200 ns"
 
 
 def test_a_cell_without_a_number_is_a_dash():
-    assert report.cell(results(), MICRO, MICRO.row("tcp"), "pysc-ptrace") == "–"
+    assert report.cell(results(), MICRO, TCP, "pysc-ptrace") == "–"
 
 
 def test_a_missing_number_has_a_reason_below():
