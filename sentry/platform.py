@@ -158,6 +158,9 @@ class Context(Protocol):
     def cpu_ns(self) -> int:
         """Processor time that this context has used."""
 
+    def process_cpu_ns(self) -> int:
+        """What all contexts of its process have used, those that ended included: see clone's same_process."""
+
     def release(self) -> None:
         """End this context.  The last one of an address space ends the space too."""
 

@@ -106,6 +106,9 @@ class IdleContext:
     def cpu_ns(self) -> int:
         return self.used_ns
 
+    def process_cpu_ns(self) -> int:
+        return self.cpu_ns()
+
     def interrupt(self) -> None:
         pass
 

@@ -412,6 +412,9 @@ class ScriptedContext:
     def cpu_ns(self) -> int:
         return self.used_ns
 
+    def process_cpu_ns(self) -> int:
+        return sum(context.used_ns for context in self.platform.contexts if context.space is self.space)
+
     def release(self) -> None:
         assert not self.released
         self.released = True

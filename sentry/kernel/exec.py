@@ -477,6 +477,7 @@ def switch_to(t: Task, loaded: Loaded, name: str) -> None:
     tg = t.tg
     leave_memory(t)
     t.cpu_before_ns = t.cpu_ns
+    tg.ended_cpu_ns += t.context.process_cpu_ns()
     old_context, old_mm = t.context, t.mm
     t.context, t.mm, t.mem = loaded.context, loaded.mm, loaded.mm.space
     t.context.owner = t

@@ -35,7 +35,8 @@ def exit_task(t: Task) -> None:
         for file in files.clear():
             file.flush()
             file.drop()
-    tg.ended_cpu_ns += t.cpu_ns
+    if len(tg.tasks) == 1:
+        tg.ended_cpu_ns += t.context.process_cpu_ns()
     t.context.release()
     t.mm.release()
     tg.tasks.remove(t)

@@ -40,8 +40,11 @@ class Futexes:
     def __init__(self) -> None:
         self._queues: dict[Key, list[FutexWaiter]] = {}
 
-    def key(self, t: Task, addr: int, private: bool) -> Key:
-        """What identifies the word.  EINVAL: not aligned.  EFAULT: past the end."""
+    def key(self, t: Task, addr: int, private: bool, reads: bool = False) -> Key:
+        """What identifies the word.  EINVAL: not aligned.  EFAULT: past the end.
+
+        reads: the caller is to read the word, and finds out by itself if there is none.
+        """
         if addr & 3:
             raise EINVAL
         if addr >= t.mem.end:
@@ -49,7 +52,8 @@ class Futexes:
         if private:
             return (id(t.mm), addr)
         if not t.mm.may_be_shared(addr):
-            t.mem.read(addr, 4)  # EFAULT if there is nothing
+            if not reads:
+                t.mem.read(addr, 4)  # EFAULT if there is nothing
             return (id(t.mm), addr)
         for mapping in t.mem.mappings():
             if mapping.start <= addr < mapping.end:

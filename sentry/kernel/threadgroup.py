@@ -290,4 +290,4 @@ class ThreadGroup:
 
     def cpu_ns(self) -> tuple[int, int]:
         """(user, system) time of all threads, ended ones included."""
-        return self.ended_cpu_ns + sum(t.cpu_ns for t in self.tasks), 0
+        return self.ended_cpu_ns + (self.tasks[0].context.process_cpu_ns() if self.tasks else 0), 0

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import struct
 import time
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Final
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import TYPE_CHECKING, Any, Final
 
 from sentry.abi.errno import EAGAIN, EINVAL, ENOSYS
 from sentry.kernel.futex import MATCH_ANY, Key
@@ -55,7 +55,9 @@ def _deadline(t: Task, addr: int, absolute: bool, realtime: bool) -> int | None:
 
 
 @syscall(gaps="no priority inheritance (FUTEX_LOCK_PI and its kin: ENOSYS)")
-async def futex(t: Task, addr: Addr, op: I32, val: U32, timeout: U64, addr2: Addr, val3: U32) -> int:
+def futex(
+    t: Task, addr: Addr, op: I32, val: U32, timeout: U64, addr2: Addr, val3: U32
+) -> Coroutine[Any, Any, int] | int:
     """futex(2): wait for a word to change, wake who waits.
 
     Errors:
@@ -74,7 +76,7 @@ async def futex(t: Task, addr: Addr, op: I32, val: U32, timeout: U64, addr2: Add
     if command in (FUTEX_WAIT, FUTEX_WAIT_BITSET):
         absolute = command == FUTEX_WAIT_BITSET
         deadline = _deadline(t, timeout, absolute, realtime)
-        return await _wait(t, addr, private, val, val3 if absolute else MATCH_ANY, deadline)
+        return _wait(t, addr, private, val, val3 if absolute else MATCH_ANY, deadline)
     key = futexes.key(t, addr, private)
     if command == FUTEX_WAKE:
         return futexes.wake(key, max(_signed(val), 1))
@@ -106,7 +108,7 @@ def _load(t: Task, addr: int) -> int:
 async def _wait(t: Task, addr: int, private: bool, expected: int, bitset: int, deadline: int | None) -> int:
     if not bitset:
         raise EINVAL
-    key = t.kernel.futexes.key(t, addr, private)
+    key = t.kernel.futexes.key(t, addr, private, reads=True)
     try:
         await t.kernel.futexes.wait(t, key, addr, expected, bitset, deadline)
     except Interrupted:
