@@ -107,7 +107,7 @@ class IdleContext:
         return self.used_ns
 
     def process_cpu_ns(self) -> int:
-        return self.cpu_ns()
+        return sum(task.context.used_ns for task in self.owner.tg.tasks)
 
     def interrupt(self) -> None:
         pass
