@@ -48,6 +48,7 @@ from sentry.fs.goferinode import RW, GoferInode, decode_name, encode_name
 from sentry.fs.simple import dots
 from sentry.vfs.caller import Caller
 from sentry.vfs.dentry import Path
+from sentry.vfs.dirents import PackedEntries, dirent64
 from sentry.vfs.file import DirEntry, File
 from sentry.vfs.inode import Inode, new_file_attrs
 from sentry.vfs.iov import Sink
@@ -60,22 +61,43 @@ READDIR_SIZE: Final = 60 << 10
 LONGEST_ENTRY: Final = ATTR_ENTRY_SIZE + NAME_MAX
 LISTING_LIMIT: Final = 8192  # a directory of more entries is listed anew each time
 
+FIRST_ENTRY: Final = 2  # positions 0 and 1 are those of . and ..
 Listing = dict[str, tuple[int, int]]  # name -> (inode number, DT_*)
+
+
+class Snapshot:
+    """A directory's entries at one time, for those who read it then."""
+
+    __slots__ = ("_packed", "entries")
+
+    def __init__(self, listing: Listing) -> None:
+        self.entries = list(listing.items())
+        self._packed: PackedEntries | None = None
+
+    @property
+    def packed(self) -> PackedEntries:
+        packed = self._packed
+        if packed is None:
+            entries = [(name, ino, kind) for name, (ino, kind) in self.entries]
+            packed = self._packed = PackedEntries(entries, FIRST_ENTRY)
+        return packed
 
 
 class GoferDir(GoferInode):
     """A directory of an exclusive tree.
 
-    listing  everything in it, None if not known
+    listing  everything in it, None if not known; _snapshot: of how it is now, None until somebody reads it and again
+             soon after (GoferFs.snapshot_made), for it takes as much memory once more
     primed   attributes of entries of the listing that were not looked up yet
     _lock    names_lock, made when it is first asked for
     """
 
-    __slots__ = ("_lock", "listing", "primed")
+    __slots__ = ("_lock", "_snapshot", "listing", "primed")
 
     def __init__(self, fs: GoferFs, attr: Attr, fid: int) -> None:
         super().__init__(fs, attr, fid)
         self.listing: Listing | None = None
+        self._snapshot: Snapshot | None = None
         self.primed: dict[str, Attr] = {}
         self._lock: Mutex | None = None
 
@@ -132,12 +154,28 @@ class GoferDir(GoferInode):
             return False
         return True
 
-    async def entries(self) -> Listing:
-        """All entries but `.` and `..`, in the host's order."""
-        if self.listing is not None:
-            return self.listing
-        async with self.names_lock():
-            return self.listing if self.listing is not None else await self._list()
+    def snapshot_now(self) -> Snapshot | None:
+        """All entries but `.` and `..`, in the host's order, if they are known."""
+        if self._snapshot is None and self.listing is not None:
+            self._snapshot = Snapshot(self.listing)
+            self.fs.snapshot_made(self)
+        return self._snapshot
+
+    def forget_snapshot(self) -> None:
+        self._snapshot = None
+
+    async def snapshot(self) -> Snapshot:
+        """snapshot_now(), or by asking the gofer."""
+        if self.listing is None:
+            async with self.names_lock():
+                if self.listing is None:
+                    listing = await self._list()
+                    return self.snapshot_now() or Snapshot(listing)
+        return cast(Snapshot, self.snapshot_now())
+
+    def is_current(self, snapshot: Snapshot) -> bool:
+        """Nothing came or went since it was taken, as far as we know."""
+        return self._snapshot is snapshot or self.listing is None
 
     async def _list(self) -> Listing:
         listing: Listing = {}
@@ -181,12 +219,14 @@ class GoferDir(GoferInode):
     def entered(self, name: str, ino: int, mode: int) -> None:
         """name is a new entry."""
         self.outdate()
+        self._snapshot = None
         if self.listing is not None:
             self.listing[name] = (ino, st.dirent_type(mode))
 
     def removed(self, name: str) -> None:
         """name is no entry any more."""
         self.outdate()
+        self._snapshot = None
         if self.listing is not None:
             self.listing.pop(name, None)
             self.primed.pop(name, None)
@@ -334,30 +374,48 @@ class SharedDir(GoferDir):
 class GoferDirFile(File):
     """An open directory: the entries as they were when reading began at the start, less those removed since."""
 
-    __slots__ = ("_entries",)
+    __slots__ = ("_snapshot",)
 
     seekable: ClassVar[bool] = True
     inode: GoferDir
 
     def __init__(self, inode: GoferDir, path: Path, flags: int) -> None:
         super().__init__(inode, path, flags)
-        self._entries: list[tuple[str, tuple[int, int]]] | None = None
+        self._snapshot: Snapshot | None = None
 
     def read_at(self, dst: Sink, offset: int) -> int:
         raise EISDIR
 
     async def load_entries(self) -> None:
-        if self._entries is None or self.offset == 0:
-            self._entries = list((await self.inode.entries()).items())
+        if self._snapshot is None or self.offset == 0:
+            self._snapshot = await self.inode.snapshot()
+
+    def load_entries_now(self) -> bool:
+        if self._snapshot is None or self.offset == 0:
+            self._snapshot = self.inode.snapshot_now()
+        return self._snapshot is not None
 
     def entries(self, offset: int) -> Iterator[DirEntry]:
         yield from dots(self, offset)
-        entries = self._entries or []
+        entries = self._snapshot.entries if self._snapshot is not None else []
         now = self.inode.listing
-        for place in range(max(offset - 2, 0), len(entries)):
+        for place in range(max(offset - FIRST_ENTRY, 0), len(entries)):
             name, (ino, kind) = entries[place]
             if now is None or name in now:
-                yield DirEntry(name, ino, kind, place + 3)
+                yield DirEntry(name, ino, kind, place + FIRST_ENTRY + 1)
+
+    def packed_entries(self, offset: int, room: int) -> tuple[bytes, int] | None:
+        snapshot = self._snapshot
+        if snapshot is None or not self.inode.is_current(snapshot):
+            return None
+        packed = snapshot.packed
+        if offset >= packed.end:
+            return b"", offset
+        head = b"".join([dirent64(*entry) for entry in dots(self, offset)])
+        if len(head) > room:
+            return None
+        data, position = packed.portion(max(offset, FIRST_ENTRY), room - len(head))
+        return (head + data, position) if head or data else None
 
     async def fsync(self, datasync: bool) -> None:
         await self.inode.sync(datasync)

@@ -11,6 +11,7 @@ Read goferclient.py for the wire, goferinode.py for files, goferdir.py for direc
 from __future__ import annotations
 
 import weakref
+from collections import deque
 from typing import ClassVar, Final, cast
 
 from proto.ninep.dialect import Attr, Rwalkgetattr, Twalkgetattr
@@ -24,6 +25,7 @@ from sentry.vfs.inode import FileSystem, Inode, StatFs
 from sentry.wait import Mutex
 
 IDLE_FDS: Final = 128
+KEPT_SNAPSHOTS: Final = 16
 
 
 class GoferFs(FileSystem):
@@ -45,6 +47,7 @@ class GoferFs(FileSystem):
         self.written: weakref.WeakSet[GoferInode] = weakref.WeakSet()
         self._rename_lock = Mutex(client.loop)
         self._root: GoferInode | None = None
+        self._listed: deque[GoferDir] = deque()
         self._idle: dict[tuple[GoferInode, int], None] = {}  # in the order of _close_oldest
 
     async def root(self) -> Inode:
@@ -123,6 +126,13 @@ class GoferFs(FileSystem):
             inode.close_host(which)
         return bool(idle)
 
+    # -- what directories were read lately --
+
+    def snapshot_made(self, directory: GoferDir) -> None:
+        self._listed.append(directory)
+        if len(self._listed) > KEPT_SNAPSHOTS:
+            self._listed.popleft().forget_snapshot()
+
     # -- the whole --
 
     async def statfs(self) -> StatFs:
@@ -145,5 +155,6 @@ class GoferFs(FileSystem):
         self.close_all_idle()
         for inode, which in list(self._idle):
             self.forget_idle(inode, which)  # in use: closed by the last that uses it
+        self._listed.clear()
         self._root = None
         self.client.close()

@@ -116,8 +116,12 @@ class ListedDirFile(File):
         self._listing: list[tuple[str, int, int]] | None = None
 
     async def load_entries(self) -> None:
+        self.load_entries_now()
+
+    def load_entries_now(self) -> bool:
         if self._listing is None or self.offset == 0:
             self._listing = list(self.inode.listing())
+        return True
 
     def entries(self, offset: int) -> Iterator[DirEntry]:
         yield from dots(self, offset)

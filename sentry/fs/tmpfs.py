@@ -542,6 +542,10 @@ class TmpDirFile(File):
     async def load_entries(self) -> None:
         accessed(self)
 
+    def load_entries_now(self) -> bool:
+        accessed(self)
+        return True
+
     def entries(self, offset: int) -> Iterator[DirEntry]:
         yield from dots(self, offset)
         for position, name, inode in self.inode.since(offset):

@@ -7,7 +7,7 @@ say where they start.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Final
 
 from sentry.abi import stat as st
@@ -28,14 +28,15 @@ from sentry.syscalls.registry import syscall
 from sentry.vfs import names
 from sentry.vfs.caller import CAP_DAC_READ_SEARCH
 from sentry.vfs.dentry import Path, path_name
+from sentry.vfs.dirents import dirent64
 from sentry.vfs.file import DirEntry, File
 
 if TYPE_CHECKING:
     from sentry.kernel.task import Task
 
-# struct linux_dirent64 and struct linux_dirent, up to the name; each entry is padded to 8 bytes.
-DIRENT64: Final = struct.Struct("<QqHB")
+# struct linux_dirent, up to the name; each entry is padded to 8 bytes.
 DIRENT: Final = struct.Struct("<QQH")
+Result = int | Awaitable[int]
 
 
 # ---- The working directory and the root.
@@ -256,15 +257,30 @@ def _open_directory(t: Task, fd: int) -> File:
 
 
 @syscall
-async def getdents64(t: Task, fd: Fd, buf: Addr, size: U32) -> int:
+def getdents64(t: Task, fd: Fd, buf: Addr, size: U32) -> Result:
     """getdents64(2): directory entries, as many whole ones as fit.
 
     Linux: fs/readdir.c:getdents64
     Errors: EBADF, ENOTDIR, ENOENT, EINVAL (not even one fits), EFAULT
     """
     file = _open_directory(t, fd)
+    return _put_entries64(t, file, buf, size) if file.load_entries_now() else _load_and_put(t, file, buf, size)
+
+
+async def _load_and_put(t: Task, file: File, buf: int, size: int) -> int:
     await file.load_entries()
-    return _put_entries(t, file, buf, size, _dirent64)
+    return _put_entries64(t, file, buf, size)
+
+
+def _put_entries64(t: Task, file: File, buf: int, size: int) -> int:
+    ready = file.packed_entries(file.offset, size)
+    if ready is None:
+        return _put_entries(t, file, buf, size, _dirent64)
+    data, position = ready
+    if data:
+        t.mem.write(buf, data)
+        file.offset = position
+    return len(data)
 
 
 @syscall
@@ -276,9 +292,7 @@ async def getdents(t: Task, fd: Fd, buf: Addr, size: U32) -> int:
 
 
 def _dirent64(entry: DirEntry) -> bytes:
-    name = entry[0].encode("utf-8", "surrogateescape")
-    size = (20 + len(name) + 7) & ~7  # 19 bytes and the NUL
-    return DIRENT64.pack(entry[1], entry[3], size, entry[2]) + name.ljust(size - 19, b"\0")
+    return dirent64(*entry)
 
 
 def _dirent(entry: DirEntry) -> bytes:

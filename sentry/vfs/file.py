@@ -179,6 +179,17 @@ class File:
         """Fetch what entries() needs, if that may wait."""
         raise ENOTDIR
 
+    def load_entries_now(self) -> bool:
+        """load_entries(), if that need not wait; False: await it."""
+        return False
+
+    def packed_entries(self, offset: int, room: int) -> tuple[bytes, int] | None:
+        """What entries() gives from offset on, as getdents64(2) writes it, whole entries that fit in room.
+
+        And the position behind them.  None: it is nowhere ready, use entries().
+        """
+        return None
+
     # -- the rest --
 
     def ioctl(self, t: Any, request: int, arg: int) -> int:
