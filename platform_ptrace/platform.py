@@ -153,14 +153,18 @@ class PtraceContext:
         return type(self)(space, child)
 
     def read_xstate(self) -> bytes:
-        buffer = ffi.new("char[]", MAX_XSTATE)
-        size = check(lib.pt_get_xstate(self._tid(), buffer, MAX_XSTATE), "reading the extended state")
-        return bytes(ffi.buffer(buffer, min(size, XSTATE_SIZE)))
+        platform = self.space.platform
+        platform.xstate_size = self._get_xstate()
+        return bytes(ffi.buffer(platform.scratch, min(platform.xstate_size, XSTATE_SIZE)))
+
+    def _get_xstate(self) -> int:
+        """All of it into the scratch buffer; its size."""
+        scratch = self.space.platform.scratch
+        return check(lib.pt_get_xstate(self._tid(), scratch, MAX_XSTATE), "reading the extended state")
 
     def write_xstate(self, data: bytes) -> None:
         # The host takes only the whole state: what data does not cover goes back to its initial value.
-        buffer = ffi.new("char[]", MAX_XSTATE)
-        size = check(lib.pt_get_xstate(self._tid(), buffer, MAX_XSTATE), "reading the extended state")
+        size = self.space.platform.xstate_size or self._get_xstate()
         whole = bytearray(size)
         length = min(len(data), XSTATE_SIZE, size)
         whole[:length] = data[:length]
@@ -448,6 +452,7 @@ class PtracePlatform:
         self.resuming: list[Any] = []
         self.dying: dict[int, PtraceContext] = {}
         self.scratch = ffi.new("char[]", SCRATCH_SIZE)
+        self.xstate_size = 0  # of the whole state as the host has it, once it was read
         self._events = ffi.new("struct pt_event[]", MAX_EVENTS)
         self._epoll_fd = -1
         check(lib.pt_init(), "setting up signals")

@@ -35,6 +35,9 @@ RED_ZONE: Final = 128
 MAGIC1: Final = 0x46505853
 MAGIC2: Final = 0x46505845
 MAGIC2_SIZE: Final = 4
+MAGIC2_BYTES: Final = MAGIC2.to_bytes(MAGIC2_SIZE, "little")
+MAX_XSTATE_SIZE: Final = 16384 + MAGIC2_SIZE
+MAX_FRAME_SIZE: Final = FRAME_SIZE + 64 + 4096  # what is beyond it is read apart
 SW_RESERVED_OFFSET: Final = 464
 AMX: Final = 3 << 17  # its tiles are not part of the state here
 INITIAL_XSTATE: Final = struct.pack("<H22xI", 0x37F, 0x1F80).ljust(512, b"\0")  # fninit, and MXCSR's default
@@ -88,8 +91,7 @@ def push_frame(t: Task, info: SigInfo, action: Action, mask: int) -> None:
     if nested and (entering or on_altstack(t, regs.rsp)) and frame_addr <= t.altstack[0]:
         raise EFAULT("alternate stack overflow")
     frame = _pack_frame(t, info, action, mask, fp_addr)
-    t.mem.write(fp_addr, xstate)
-    t.mem.write(frame_addr, frame)
+    t.mem.write(frame_addr, frame.ljust(fp_addr - frame_addr, b"\0") + xstate)
     if t.altstack[1] & sig.SS_AUTODISARM:
         t.altstack = (0, sig.SS_DISABLE, 0)
     regs.rdi = info.signo
@@ -103,14 +105,15 @@ def push_frame(t: Task, info: SigInfo, action: Action, mask: int) -> None:
     regs.eflags &= ~(FLAG_DF | FLAG_RF | FLAG_TF)
 
 
-def _signal_xstate(t: Task) -> bytes:
+def _signal_xstate(t: Task) -> bytearray:
     """The extended state with the software-reserved bytes that announce its size."""
     data = bytearray(t.context.read_xstate())
     size = len(data)
     # The host puts there what the processor has (XCR0), for debuggers.
     features = (int.from_bytes(data[SW_RESERVED_OFFSET : SW_RESERVED_OFFSET + 8], "little") & ~AMX) | 3
     SW_RESERVED.pack_into(data, SW_RESERVED_OFFSET, MAGIC1, size + MAGIC2_SIZE, features, size)
-    return bytes(data) + MAGIC2.to_bytes(MAGIC2_SIZE, "little")
+    data += MAGIC2_BYTES
+    return data
 
 
 def _pack_frame(t: Task, info: SigInfo, action: Action, mask: int, fp_addr: int) -> bytes:
@@ -144,7 +147,11 @@ def _pack_frame(t: Task, info: SigInfo, action: Action, mask: int, fp_addr: int)
 def pop_frame(t: Task) -> None:
     """rt_sigreturn(2): registers, mask, alternate stack and extended state from the frame at rsp - 8.  EFAULT."""
     regs = t.context.regs
-    frame = t.mem.read(regs.rsp - 8, FRAME_SIZE - sig.SIGINFO_SIZE)
+    start = regs.rsp - 8
+    # Usually the extended state follows, and is read with it.
+    frame = t.mem.read_some(start, MAX_FRAME_SIZE)
+    if len(frame) < FRAME_SIZE - sig.SIGINFO_SIZE:
+        raise EFAULT
     *_, base, flags, size = FRAME_HEAD.unpack_from(frame)
     values = SIGCONTEXT.unpack_from(frame, FRAME_HEAD.size)
     (mask,) = SIGMASK.unpack_from(frame, FRAME_HEAD.size + SIGCONTEXT.size)
@@ -159,7 +166,8 @@ def pop_frame(t: Task) -> None:
     t.attention = True
     fp_addr = values[26]
     if fp_addr:
-        _restore_xstate(t, fp_addr)
+        offset = fp_addr - start
+        _restore_xstate(t, fp_addr, frame[offset:] if 0 < offset <= FRAME_SIZE + 64 else b"")
     else:
         t.context.write_xstate(INITIAL_XSTATE)
     t.altstack = _restored_altstack(t, base, flags, size)
@@ -171,15 +179,19 @@ def _check_canonical(addr: int) -> None:
         raise EFAULT("address in a signal frame is not canonical")
 
 
-def _restore_xstate(t: Task, fp_addr: int) -> None:
-    head = t.mem.read(fp_addr, 512)
-    magic, extended_size, _, xstate_size = SW_RESERVED.unpack_from(head, SW_RESERVED_OFFSET)
+def _restore_xstate(t: Task, fp_addr: int, data: bytes) -> None:
+    """data: what was read already from fp_addr on."""
+    if len(data) < 512 or SW_RESERVED.unpack_from(data, SW_RESERVED_OFFSET)[1] > len(data):
+        data = t.mem.read_some(fp_addr, MAX_XSTATE_SIZE)
+        if len(data) < 512:
+            raise EFAULT
+    magic, extended_size, _, xstate_size = SW_RESERVED.unpack_from(data, SW_RESERVED_OFFSET)
     size = 512
-    if magic == MAGIC1 and 576 <= xstate_size <= extended_size - MAGIC2_SIZE and xstate_size <= 16384:
-        if t.mem.read(fp_addr + xstate_size, 4) == MAGIC2.to_bytes(4, "little"):
+    if magic == MAGIC1 and 576 <= xstate_size <= extended_size - MAGIC2_SIZE:
+        if data[xstate_size : xstate_size + MAGIC2_SIZE] == MAGIC2_BYTES:
             size = xstate_size
     try:
-        t.context.write_xstate(t.mem.read(fp_addr, size))
+        t.context.write_xstate(data[:size])
     except EINVAL:
         raise EFAULT("extended state") from None
 
