@@ -164,6 +164,10 @@ class GoferDir(GoferInode):
     def forget_snapshot(self) -> None:
         self._snapshot = None
 
+    def lost_name(self) -> None:
+        super().lost_name()
+        self.fs.directory_removed(self)
+
     async def snapshot(self) -> Snapshot:
         """snapshot_now(), or by asking the gofer."""
         if self.listing is None:
@@ -171,7 +175,9 @@ class GoferDir(GoferInode):
                 if self.listing is None:
                     listing = await self._list()
                     return self.snapshot_now() or Snapshot(listing)
-        return cast(Snapshot, self.snapshot_now())
+        snapshot = self.snapshot_now()
+        assert snapshot is not None
+        return snapshot
 
     def is_current(self, snapshot: Snapshot) -> bool:
         """Nothing came or went since it was taken, as far as we know."""

@@ -11,7 +11,6 @@ Read goferclient.py for the wire, goferinode.py for files, goferdir.py for direc
 from __future__ import annotations
 
 import weakref
-from collections import deque
 from typing import ClassVar, Final, cast
 
 from proto.ninep.dialect import Attr, Rwalkgetattr, Twalkgetattr
@@ -47,7 +46,7 @@ class GoferFs(FileSystem):
         self.written: weakref.WeakSet[GoferInode] = weakref.WeakSet()
         self._rename_lock = Mutex(client.loop)
         self._root: GoferInode | None = None
-        self._listed: deque[GoferDir] = deque()
+        self._listed: dict[GoferDir, None] = {}  # in the order of snapshot_made
         self._idle: dict[tuple[GoferInode, int], None] = {}  # in the order of _close_oldest
 
     async def root(self) -> Inode:
@@ -129,9 +128,17 @@ class GoferFs(FileSystem):
     # -- what directories were read lately --
 
     def snapshot_made(self, directory: GoferDir) -> None:
-        self._listed.append(directory)
-        if len(self._listed) > KEPT_SNAPSHOTS:
-            self._listed.popleft().forget_snapshot()
+        """directory has one now: keep those of the last few."""
+        listed = self._listed
+        listed.pop(directory, None)
+        listed[directory] = None
+        if len(listed) > KEPT_SNAPSHOTS:
+            oldest = next(iter(listed))
+            del listed[oldest]
+            oldest.forget_snapshot()
+
+    def directory_removed(self, directory: GoferDir) -> None:
+        self._listed.pop(directory, None)
 
     # -- the whole --
 
