@@ -52,9 +52,10 @@ class Result:
 
 
 def build(name: str) -> Path:
-    """The compiled program, from the cache if neither it nor the harness changed."""
+    """The compiled program, from the cache if neither it nor a header changed."""
     source = SOURCES / f"{name}.c"
-    key = hashlib.sha256(source.read_bytes() + (SOURCES / "check.h").read_bytes() + " ".join(FLAGS).encode())
+    headers = b"".join(path.read_bytes() for path in sorted(SOURCES.glob("*.h")))
+    key = hashlib.sha256(source.read_bytes() + headers + " ".join(FLAGS).encode())
     program = CACHE / f"{name}-{key.hexdigest()[:16]}"
     if not program.exists():
         CACHE.mkdir(parents=True, exist_ok=True)
