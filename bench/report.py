@@ -11,6 +11,7 @@ from bench.table import OURS, RIVAL, SECTIONS, Row, Section
 
 MISSING = "–"
 MISS = "✗"
+FEW = 5
 BEGIN, END = "<!-- results: written by make bench -->", "<!-- end of results -->"
 SCALES = {"ns": ((1e9, "s"), (1e6, "ms"), (1e3, "µs"), (1, "ns")), "ms": ((1e3, "s"), (1, "ms")), "MB": ((1, "MB"),)}
 
@@ -101,7 +102,12 @@ def reasons(results: Results, section: Section, runtimes: list[str]) -> list[str
             if texts:
                 part = "" if len(texts) == len(values) else f" (in {len(texts)} of {len(values)} rounds)"
                 found.setdefault((runtime, f"{texts[0]}{part}"), []).append(row.title)
-    return [f"{runtime}: {', '.join(rows)}: {reason}" for (runtime, reason), rows in found.items()]
+    return [f"{runtime}: {some_of(rows, section)}: {reason}" for (runtime, reason), rows in found.items()]
+
+
+def some_of(rows: list[str], section: Section) -> str:
+    """By name when they are few; a whole round can fail."""
+    return ", ".join(rows) if len(rows) <= FEW else f"{len(rows)} of {len(section.rows)} rows"
 
 
 def as_text(rows: list[list[str]]) -> str:

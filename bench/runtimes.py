@@ -72,7 +72,7 @@ def candidates(runsc: list[str]) -> Iterator[Runtime]:
         hybrid = UNIFIED.is_dir()
         note = "without the host's mount of cgroup version 2, which it refuses beside version 1" if hybrid else ""
         yield Runtime("crun", (*(WITHOUT_UNIFIED if hybrid else ()), "crun"), "crun", note=note)
-    for program in [*runsc, *filter(None, [shutil.which("runsc")])]:
+    for program in [*(str(Path(each).resolve()) for each in runsc), *filter(None, [shutil.which("runsc")])]:
         for platform in RUNSC_PLATFORMS:
             command = (program, f"--platform={platform}", *RUNSC_FLAGS)
             yield Runtime(f"runsc-{platform}", command, program, platform, " ".join(RUNSC_FLAGS))

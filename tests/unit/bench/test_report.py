@@ -54,6 +54,16 @@ def test_a_number_that_is_missing_in_some_rounds_is_reported():
     assert report.reasons(some, MICRO, ["runc"]) == ["runc: getpid: killed by SIGSEGV (in 1 of 3 rounds)"]
 
 
+def test_a_reason_that_many_rows_have_is_told_once():
+    """A whole round that failed, say."""
+    some = Results()
+    rows = [row.name for row in MICRO.rows]
+    some.add("micro", "runc", dict.fromkeys(rows, 1.0))
+    some.add("micro", "runc", dict.fromkeys(rows, "exit status 1"))
+    whole = len(rows)
+    assert report.reasons(some, MICRO, ["runc"]) == [f"runc: {whole} of {whole} rows: exit status 1 (in 1 of 2 rounds)"]
+
+
 def test_only_ours_misses_limits():
     found = [(miss.runtime, miss.row.name, miss.against) for miss in report.misses(results(), list(RUNTIMES))]
     assert found == [("pysc-ptrace", "getpid", "runsc-ptrace"), ("pysc-ptrace", "ctr_run", "runc")]

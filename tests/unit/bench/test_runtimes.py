@@ -6,6 +6,8 @@ import os
 import time
 from pathlib import Path
 
+import pytest
+
 from bench.ground import finish
 from bench.memory import part_of, pss_kib
 from bench.runtimes import Runtime, candidates, our_platforms
@@ -29,12 +31,15 @@ def test_global_flags_come_before_the_state_and_the_command():
     assert runtime.call(Path("/state"), "run", "id") == ["runsc", "--platform=ptrace", "--root", "/state", "run", "id"]
 
 
+@pytest.mark.slow
 def test_a_command_that_does_not_end_is_killed_with_its_children():
-    started = time.monotonic()
-    outcome = finish(["sh", "-c", "sleep 100 & echo $!; wait"], seconds=0.2)
+    outcome = finish(["sh", "-c", "sleep 100 & echo $!; wait"], seconds=3)
     assert (outcome.status, outcome.reason()) == (None, "no end within its time")
-    assert time.monotonic() - started < 20
-    assert state_of(int(outcome.output)) in ("Z", "gone")
+    assert outcome.seconds < 50
+    deadline = time.monotonic() + 10
+    while state_of(int(outcome.output)) not in ("Z", "gone"):  # a signal is not its effect yet
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def state_of(pid: int) -> str:
