@@ -37,7 +37,6 @@ _NAMESPACE_FLAGS: Final = {
     "ipc": hc.CLONE_NEWIPC,
     "uts": hc.CLONE_NEWUTS,
     "cgroup": hc.CLONE_NEWCGROUP,
-    "network": hc.CLONE_NEWNET,
 }
 
 
@@ -106,28 +105,30 @@ class Namespaces:
     """False: no /proc of a new pid namespace can be had here, so the host's is shared with everything else apart."""
 
 
-def enter(kinds: Collection[str], network_path: str = "") -> Namespaces:
-    """Leave the creator's namespaces; those of kind pid take effect for the next child.
-
-    `network_path` names a network namespace to join instead of making one.
-    """
+def enter(kinds: Collection[str]) -> Namespaces:
+    """Leave the creator's namespaces; those of kind pid take effect for the next child."""
     if not is_privileged():
         enter_user_namespace()
     wanted = set(kinds)
     if "pid" in wanted and not in_initial_user_namespace() and not can_mount_proc():
         wanted.remove("pid")
-    if network_path:
-        fd = os.open(network_path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            hc.setns(fd, hc.CLONE_NEWNET)
-        finally:
-            os.close(fd)
-        wanted.discard("network")
     flags = 0
     for kind in wanted:
         flags |= _NAMESPACE_FLAGS[kind]
     hc.unshare(flags)
     return Namespaces(own_pid="pid" in wanted)
+
+
+def enter_network(new: bool, path: str) -> None:
+    """A network namespace: the one that `path` names, or a new one, or the creator's."""
+    if path:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            hc.setns(fd, hc.CLONE_NEWNET)
+        finally:
+            os.close(fd)
+    elif new:
+        hc.unshare(hc.CLONE_NEWNET)
 
 
 def enter_empty_root(own_pid: bool) -> int:

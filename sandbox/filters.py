@@ -20,11 +20,15 @@ no_new_privs must be set, and whatever a process needs to import or open by name
 
 import errno
 import os
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Final
 
 import pyseccomp
+
+from sandbox import hostcalls
 
 O_CREATING: Final = os.O_CREAT | os.O_TRUNC | os.O_APPEND | (os.O_TMPFILE & ~os.O_DIRECTORY)
 AT_EMPTY_PATH: Final = 0x1000
@@ -35,6 +39,12 @@ _UNKNOWN: Final = -1
 """libseccomp's answer for a name it does not know."""
 REFUSED: Final = 0xBAD
 """The trace message of the Sentry's default action, to tell it from a stub's own."""
+PLACEHOLDERS: Final = {"proc_fd": 0x50524F43}
+"""Numbers that no check asks for, in place of those that are known only when the filter is loaded."""
+_SOCK_FILTER: Final = struct.Struct("=HBBI")
+"""struct sock_filter, linux/filter.h: code, jt, jf, k."""
+_JUMP_IF_EQUAL: Final = 0x15
+"""BPF_JMP | BPF_JEQ | BPF_K"""
 
 
 @dataclass(slots=True, frozen=True)
@@ -177,8 +187,12 @@ NEVER: Final = (
 """Refused for good, the stubs' own calls included."""
 
 
-def load(role: str, values: Mapping[str, int], debug: bool) -> None:
-    """Load the filter of `role` ("sentry" or "gofer") for this thread, which must be the only one."""
+@cache
+def compiled(role: str, debug: bool) -> bytes:
+    """The filter of `role` ("sentry" or "gofer") as the kernel's struct sock_filter[], with names for some values.
+
+    Worth doing ahead, in a process from which many are forked: it takes milliseconds and makes megabytes dirty.
+    """
     if role == "sentry":
         default, table = pyseccomp.TRACE(REFUSED), SENTRY
     else:
@@ -191,16 +205,33 @@ def load(role: str, values: Mapping[str, int], debug: bool) -> None:
     except OSError:  # libseccomp < 2.5
         pass
     for rule in table:
-        checks = [_argument(check, values) for check in rule.checks]
-        _add(program, pyseccomp.ALLOW, rule.calls, checks)
+        _add(program, pyseccomp.ALLOW, rule.calls, [_argument(check) for check in rule.checks])
     if role == "sentry":
         for calls, code in NEVER:
             _add(program, pyseccomp.ERRNO(code), calls, [])
-    program.load()
+    with open(os.memfd_create("pysc-filter", os.MFD_CLOEXEC), "w+b", buffering=0) as f:
+        program.export_bpf(f)
+        f.seek(0)
+        return f.read()
 
 
-def _argument(check: Check, values: Mapping[str, int]) -> "pyseccomp.Arg":
-    value = values[check.value] if isinstance(check.value, str) else check.value
+def load(role: str, values: Mapping[str, int], debug: bool) -> None:
+    """Load the filter of `role` for this thread, which must be the only one; `values` are those of the names."""
+    hostcalls.load_filter(_filled_in(compiled(role, debug), values))
+
+
+def _filled_in(program: bytes, values: Mapping[str, int]) -> bytes:
+    """The program with each name's number instead of its placeholder, in whatever compares with it."""
+    numbers = {PLACEHOLDERS[name]: value for name, value in values.items()}
+    instructions = _SOCK_FILTER.iter_unpack(program)
+    return b"".join(
+        _SOCK_FILTER.pack(code, jt, jf, numbers.get(k, k) if code == _JUMP_IF_EQUAL else k)
+        for code, jt, jf, k in instructions
+    )
+
+
+def _argument(check: Check) -> "pyseccomp.Arg":
+    value = PLACEHOLDERS[check.value] if isinstance(check.value, str) else check.value
     return pyseccomp.Arg(check.index, pyseccomp.MASKED_EQ, check.mask, value)
 
 

@@ -105,6 +105,11 @@ def mount_setattr(fd: int, flags: int, attr_set: int, attr_clr: int = 0) -> None
     _check(lib.hc_mount_setattr(fd, flags, attr_set, attr_clr))
 
 
+def load_filter(program: bytes) -> None:
+    """seccomp(SECCOMP_SET_MODE_FILTER) for this thread; an array of struct sock_filter."""
+    _check(lib.hc_load_filter(program, len(program) // 8))
+
+
 def set_command_line(words: Sequence[str]) -> None:
     """What ps shows of this process; as much of it as there was room at its start, the last byte always a NUL."""
     with open("/proc/self/stat", "rb") as f:

@@ -25,7 +25,9 @@ SOURCE = r"""
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/capability.h>
+#include <linux/filter.h>
 #include <linux/mount.h>
+#include <linux/seccomp.h>
 #include <malloc.h>
 #include <sched.h>
 #include <stdint.h>
@@ -96,6 +98,11 @@ static int hc_mount_setattr(int fd, unsigned flags, uint64_t set, uint64_t clear
 	struct { uint64_t attr_set, attr_clr, propagation, userns_fd; } attr = { set, clear, 0, 0 };
 	return syscall(SYS_mount_setattr, fd, "", flags | AT_EMPTY_PATH, &attr, sizeof(attr));
 }
+static int hc_load_filter(const void *program, unsigned short instructions)
+{
+	struct sock_fprog prog = { instructions, (struct sock_filter *)program };
+	return syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &prog);
+}
 /* start and end: where the kernel put the process's arguments, for /proc/PID/cmdline to read. */
 static void hc_set_arguments(uintptr_t start, uintptr_t end, const char *text, size_t length)
 {
@@ -121,6 +128,7 @@ int hc_set_name(const char *name);
 int hc_capset(uint64_t effective, uint64_t permitted, uint64_t inheritable);
 int hc_open_tree(int dirfd, const char *path, unsigned flags);
 int hc_mount_setattr(int fd, unsigned flags, uint64_t set, uint64_t clear);
+int hc_load_filter(const void *program, unsigned short instructions);
 void hc_set_arguments(uintptr_t start, uintptr_t end, const char *text, size_t length);
 void hc_one_malloc_arena(void);
 """

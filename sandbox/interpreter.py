@@ -7,7 +7,10 @@ anyway.
 import os
 import sys
 from _signal import SIGKILL, SIGSTOP, valid_signals  # type: ignore[import-not-found]
-from collections.abc import Sequence
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 INSTALLATION = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
 
@@ -25,7 +28,11 @@ def module_command(module: str, *arguments: str) -> list[str]:
 
 
 def fresh_interpreter(
-    code: str, arguments: Sequence[str], inherited: Sequence[int], stdin: int | None = None, output: int | None = None
+    code: str,
+    arguments: "Sequence[str]",
+    inherited: "Sequence[int]",
+    stdin: int | None = None,
+    output: int | None = None,
 ) -> int:
     """Run code in a process that has none of our descriptors but those named, under their own numbers.
 

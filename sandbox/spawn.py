@@ -9,7 +9,6 @@ import os
 import select
 import signal
 import socket
-import threading
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -26,9 +25,9 @@ START_TIMEOUT = 60.0
 SANDBOX_NAMESPACES = ("pid", "mount", "ipc", "uts", "cgroup")
 
 MAX_FDS: Final = 253
-"""SCM_MAX_FD.  A gofer may need more: its role then comes with the last of several packets."""
-MORE: Final = b"+"
-"""What comes in place of a role with the others."""
+"""SCM_MAX_FD.  A gofer may need more: they then come over a channel of their own, the role with the last packet."""
+MANY: Final = b"+"
+"""What comes in place of a role with that channel, and with the packets before the last."""
 
 _BOOTSTRAP = "import sys; sys.path.append(sys.argv[1]); from sandbox.stage import main; main()"
 
@@ -58,16 +57,21 @@ class Nursery:
 
     def __init__(self, fd: int) -> None:
         self._socket = socket.socket(fileno=fd)
-        self._lock = threading.Lock()
 
     def fork(self, role: str, config_fd: int, log_fd: int, keep_fds: Sequence[int]) -> None:
         """Have a stage forked; the descriptors stay the caller's.  Raises OSError if the nursery has died."""
         fds = [config_fd, log_fd, *keep_fds]
-        with self._lock:
-            while len(fds) > MAX_FDS:
-                socket.send_fds(self._socket, [MORE], fds[:MAX_FDS])
-                del fds[:MAX_FDS]
+        if len(fds) <= MAX_FDS:
             socket.send_fds(self._socket, [role.encode()], fds)
+            return
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with ours:
+            with theirs:
+                socket.send_fds(self._socket, [MANY], [theirs.fileno()])
+            while len(fds) > MAX_FDS:
+                socket.send_fds(ours, [MANY], fds[:MAX_FDS])
+                del fds[:MAX_FDS]
+            socket.send_fds(ours, [role.encode()], fds)
 
     def close(self) -> None:
         """Let it end."""
@@ -101,35 +105,29 @@ class Starting:
     def abort(self) -> None:
         """Kill what has been started; idempotent."""
         if self._report_fd >= 0 and self.process is None:
-            if self._intermediate is None:
-                self._await_pid()
-            else:
-                self._kill_intermediate(self._intermediate)
+            self._kill_intermediate()
+            self._await_pid()
         if self.process is not None:
             kill(self.process)
             wait_gone(self.process, 10)
         self._close()
 
+    def _kill_intermediate(self) -> None:
+        """It may have forked already, or be a nursery's child, which is not ours to kill."""
+        if self._intermediate is not None:
+            try:
+                os.kill(self._intermediate, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+            self._reap()
+
     def _await_pid(self) -> None:
-        """Nothing that may be killed has a name yet; the name comes soon, or the end of file."""
+        """Whoever may still be there says who it is, or ends and thereby the report."""
         deadline = time.monotonic() + START_TIMEOUT
         try:
             while self.process is None:
                 self._read_report(deadline)
         except SandboxError:
-            pass
-
-    def _kill_intermediate(self, pid: int) -> None:
-        """Stop it before it forks, or learn whom it has forked."""
-        try:
-            os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
-        self._reap()
-        os.set_blocking(self._report_fd, False)
-        try:
-            self._take(os.read(self._report_fd, 65536))
-        except (BlockingIOError, SandboxError):
             pass
 
     def _read_report(self, deadline: float) -> None:

@@ -3,9 +3,9 @@
 spawn.py starts it as `python -I ... sandbox.stage ROLE CONFIG_FD`, or nursery.py forks it; the configuration
 (StageConfig) is JSON in a memfd.  Two processes:
 
-    A  enters new namespaces, forks B, reports "pid <B's pid>", ends: B is now a child of the nearest subreaper
-    B  pid 1 of the pid namespace: imports what is not there yet, enters the empty root, drops privileges, loads the
-       filter, and runs the Sentry or the gofer, which reports "ok"
+    A  enters new namespaces, forks B, ends: B is now a child of the nearest subreaper
+    B  pid 1 of the pid namespace: reports "pid <its pid>", enters the network namespace, imports what is not there yet,
+       enters the empty root, drops privileges, loads the filter, and runs the Sentry or the gofer, which reports "ok"
 
 Reports are lines on `report_fd`.  A line that is neither is the reason for a failure, and the last one; the traceback
 goes to the log, which is stderr.  End of file without "ok" means that B died.
@@ -18,7 +18,8 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
 from sandbox import confine, filters, hostcalls, network, rlimits
@@ -32,31 +33,61 @@ def main() -> NoReturn:
     role, config_fd = sys.argv[-2], int(sys.argv[-1])
     with open(config_fd, "rb") as f:
         config = json.load(f)
-    run(role, config)
+    try:
+        close_others(config["keep_fds"])
+        born = enter(set(config["namespaces"]) - {"network"})
+    except BaseException as e:
+        report_failure(config["report_fd"], e)
+        _exit(1)
+    run(role, config, born)
 
 
 def preload() -> None:
-    """Import all that either role will need; for whoever is going to be forked."""
+    """Import and make ready all that either role will need; for whoever is going to be forked."""
     import sentry.boot
 
     sentry.boot.load()
+    for role in ROLES:
+        filters.compiled(role, False)
 
 
-def run(role: str, config: Config) -> NoReturn:
-    """Become what the configuration says."""
+@dataclass(slots=True)
+class Born:
+    """What the second process knows of its birth."""
+
+    pid: int
+    """Its own, as its creator sees it."""
+    own_pid: bool
+    """Whether it has a pid namespace of its own."""
+
+
+def enter(kinds: Collection[str]) -> Born:
+    """Steps A and B so far as they do not depend on the configuration; returns in B."""
+    read_end, write_end = os.pipe()
+    namespaces = confine.enter(kinds)
+    pid = os.fork()
+    if pid:
+        os.write(write_end, b"%d" % pid)
+        os._exit(0)
+    os.close(write_end)
+    own = int(os.read(read_end, 32))
+    os.close(read_end)
+    os.setsid()
+    os.umask(0)
+    rlimits.raise_limits()
+    return Born(own, namespaces.own_pid)
+
+
+def run(role: str, config: Config, born: Born) -> NoReturn:
+    """In B: become what the configuration says."""
     report_fd = config["report_fd"]
     try:
-        _close_others(config["keep_fds"])
-        own_pid = _enter_namespaces(config)
-        pid = os.fork()
-        if pid:
-            os.write(report_fd, b"pid %d\n" % pid)
-            os._exit(0)
-        run = _second_process(role, config, own_pid)
+        os.write(report_fd, b"pid %d\n" % born.pid)
+        serve = _second_process(role, config, born.own_pid)
     except BaseException as e:
-        _report_failure(report_fd, e)
+        report_failure(report_fd, e)
         _exit(1)
-    _exit(_guarded(run))
+    _exit(_guarded(serve))
 
 
 def _guarded(run: Callable[[], int]) -> int:
@@ -78,7 +109,8 @@ def _exit(status: int) -> NoReturn:
     os._exit(status)
 
 
-def _report_failure(report_fd: int, error: BaseException) -> None:
+def report_failure(report_fd: int, error: BaseException) -> None:
+    """The reason to the starter, the traceback to the log."""
     traceback.print_exception(error)
     text = str(error) or type(error).__name__
     if not isinstance(error, (OSError, RuntimeError)):
@@ -89,7 +121,7 @@ def _report_failure(report_fd: int, error: BaseException) -> None:
         pass  # nobody listens any more: the log has it
 
 
-def _close_others(keep: Sequence[int]) -> None:
+def close_others(keep: Sequence[int]) -> None:
     """Whatever the creator let slip must not reach a process that the container may take over."""
     first = 3
     for fd in sorted(keep):
@@ -99,26 +131,22 @@ def _close_others(keep: Sequence[int]) -> None:
     os.closerange(first, os.sysconf("SC_OPEN_MAX") + first)
 
 
-def _enter_namespaces(config: Config) -> bool:
-    """Returns whether we got a pid namespace of our own."""
-    host_network = network.namespace_inode()
-    namespaces = confine.enter(config["namespaces"], config["network_path"])
-    if network.namespace_inode() != host_network:
-        network.bring_up_loopback()
-        network.open_to_unprivileged()
-        network.set_sysctls(config["sysctl"])
-    return namespaces.own_pid
-
-
 def _second_process(role: str, config: Config, own_pid: bool) -> Callable[[], int]:
-    os.setsid()
-    os.umask(0)
     hostcalls.set_name(f"pysc-{role}")
     faulthandler.enable()  # a crash in a C core then leaves the Python frames in the log
     if config["oom_score_adj"] is not None:
         rlimits.set_oom_score_adj(config["oom_score_adj"])
-    rlimits.raise_limits()
+    _enter_network(config)
     return ROLES[role](config, own_pid)
+
+
+def _enter_network(config: Config) -> None:
+    host_network = network.namespace_inode()
+    confine.enter_network("network" in config["namespaces"], config["network_path"])
+    if network.namespace_inode() != host_network:
+        network.bring_up_loopback()
+        network.open_to_unprivileged()
+        network.set_sysctls(config["sysctl"])
 
 
 def confine_as(role: str, config: Config, own_pid: bool) -> int:

@@ -7,7 +7,10 @@ usually finds nothing mounted, so it imports nothing for it (see address.py).
 import errno
 import os
 import time
-from collections.abc import Sequence
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 MS_RDONLY = 0x1
 MS_NOSUID = 0x2
@@ -82,7 +85,7 @@ class Mount:
 
     __slots__ = ("data", "flags", "propagation", "source", "target", "type")
 
-    def __init__(self, type: str, source: str, options: Sequence[str], target: str = "") -> None:
+    def __init__(self, type: str, source: str, options: "Sequence[str]", target: str = "") -> None:
         self.type = type
         self.source = source
         self.target = target
@@ -101,7 +104,7 @@ class Mount:
         self.data = ",".join(data)
 
 
-def mount(mounts: Sequence[Mount], rootfs: str) -> None:
+def mount(mounts: "Sequence[Mount]", rootfs: str) -> None:
     """Make the mounts in order.  Raises OSError; then none of them is left."""
     try:
         for each in mounts:

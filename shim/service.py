@@ -42,6 +42,7 @@ from shim.events import Publisher, timestamp
 from shim.info import VERSION
 from shim.options import sandbox_options
 from shim.reaper import Reaper
+from shim.start import GROUP_ANNOTATIONS
 from shim.stdio import Owner, StdioNames, open_streams
 from shim.tasks import Background
 
@@ -187,6 +188,8 @@ class TaskService:
                 Stdio(**streams.donations),
             )
         undo.push_async_callback(asyncio.to_thread, sandbox.destroy)
+        if not any(name in spec.annotations for name in GROUP_ANNOTATIONS):
+            self._with.nursery.close()  # a container alone: no other will come
         streams.donated()
         control = ControlClient(await asyncio.to_thread(sandbox.connect), request.id)
         init.streams = streams

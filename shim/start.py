@@ -1,4 +1,4 @@
-"""The start action: have the warm parent fork the shim, or fork it here, and print where it listens.
+"""The start action, as it is without a warm parent: listen, fork the process that serves, print its address.
 
 The address is all that may be printed, on stdout, and the serving process must not keep this process's output open:
 containerd takes whatever comes until the end of file for the address.  The socket listens before the address is
@@ -15,11 +15,9 @@ from errno import EADDRINUSE
 
 from proto.ttrpc.protobuf import DecodeError, as_bytes, as_text, fields, int_field, text_field
 from sandbox.interpreter import INSTALLATION, fresh_interpreter
-from shim import warm_client
 from shim.address import is_served, remove, socket_path, to_address, write_address
 from shim.flags import Flags, UsageError
 
-MAX_STDIN = 10 << 20
 BACKLOG = 128
 _NURSERY = "import sys; sys.path.append(sys.argv[1]); from sandbox.nursery import main; main(int(sys.argv[2]))"
 _ROOM = " " * 256
@@ -56,18 +54,15 @@ class Prepared:
         """What containerd is told."""
 
 
-def run(flags: Flags) -> int:
-    """Start or find the shim of this container's group and print where it listens."""
-    stdin = read_stdin()
-    warm = warm_client.socket_path()
-    answer = warm_client.ask(warm, flags.arguments, stdin) if warm else None
-    if answer is None:
-        prepared = prepare(flags, stdin)
-        answer = prepared.answer
-        if prepared.listener is not None:
-            fork_daemon(flags, prepared, warm)
-    os.write(1, answer)
-    return 0
+def run(flags: Flags, stdin: bytes, warm: str) -> bytes:
+    """Start or find the shim of this container's group; what containerd is told.
+
+    `warm` is where a warm parent is to listen next time; "" if nowhere.
+    """
+    prepared = prepare(flags, stdin)
+    if prepared.listener is not None:
+        fork_daemon(flags, prepared, warm)
+    return prepared.answer
 
 
 def prepare(flags: Flags, stdin: bytes) -> Prepared:
@@ -82,19 +77,6 @@ def prepare(flags: Flags, stdin: bytes) -> Prepared:
     events = (bootstrap.ttrpc_address if bootstrap else "") or os.environ.get("TTRPC_ADDRESS", "")
     answer = result(to_address(path), bootstrap is not None)
     return Prepared(path, listener, events.removeprefix("unix://"), answer)
-
-
-def read_stdin() -> bytes:
-    """What containerd wrote; nothing when run by hand."""
-    try:
-        if os.isatty(0):
-            return b""
-        data = bytearray()
-        while len(data) <= MAX_STDIN and (piece := os.read(0, 1 << 16)):
-            data += piece
-        return bytes(data)
-    except OSError:
-        return b""
 
 
 def parse_bootstrap(data: bytes, flags: Flags) -> Bootstrap | None:

@@ -22,6 +22,7 @@ import struct
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from typing import Final, NoReturn
 
 from sandbox import hostcalls, nursery, stage
@@ -35,10 +36,6 @@ from shim.warm_client import GO, PATIENCE_S, READY, Request, frame, receive_exac
 BACKLOG: Final = 128
 NAME: Final = "containerd-shim-pysc-v1"
 
-Stamp = dict[str, tuple[int, int]]
-"""Files and what tells their versions apart."""
-
-
 def main(path: str, idle_s: float) -> NoReturn:
     """Load everything, listen, serve.  stdin is done with; stdout and stderr are the log."""
     null = os.open(os.devnull, os.O_RDWR)
@@ -51,11 +48,11 @@ def main(path: str, idle_s: float) -> NoReturn:
     hostcalls.set_name("pysc-warm")
     hostcalls.set_command_line(["pysc", "shim.warm", path])
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel buries the forks
-    stamp = take_stamp()
+    stamp = Stamp()
     gc.collect()
     gc.freeze()
     listener = _listen(path)
-    _serve(listener, idle_s, stamp)
+    _serve(listener, idle_s, _Fork(path, stamp).live)
     remove(path)
     os._exit(0)
 
@@ -67,47 +64,47 @@ def _listen(path: str) -> socket.socket:
     listener.bind(f"{path}.new")
     os.chmod(f"{path}.new", 0o600)
     listener.listen(BACKLOG)
+    listener.setblocking(False)
     os.rename(f"{path}.new", path)
     return listener
 
 
-def take_stamp() -> Stamp:
-    """Of all modules' files but the interpreter's own."""
-    standard = os.path.dirname(os.__file__)
-    paths = {file for module in list(sys.modules.values()) if (file := getattr(module, "__file__", None))}
-    ours = [path for path in paths if not path.startswith(standard) or "-packages/" in path]
-    return {path: version(path) for path in ours} | {"": (os.sysconf("SC_PHYS_PAGES"), 0)}
+class Stamp:
+    """What was installed when it was imported: the version of each module's file but the interpreter's own.
+
+    Two objects only, for a fork that looks at many makes them all its own.
+    """
+
+    def __init__(self) -> None:
+        standard = os.path.dirname(os.__file__)
+        paths = {file for module in list(sys.modules.values()) if (file := getattr(module, "__file__", None))}
+        self._paths = "\0".join(path for path in paths if not path.startswith(standard) or "-packages/" in path)
+        self._versions = self._read()
+
+    def _read(self) -> bytes:
+        """The size of the memory is among it, as some module has made a constant of that."""
+        files = map(os.stat, self._paths.split("\0"))
+        versions = [number for st in files for number in (st.st_mtime_ns, st.st_ino)]
+        return struct.pack(f"{len(versions)}Qq", *versions, os.sysconf("SC_PHYS_PAGES"))
+
+    def is_current(self) -> bool:
+        try:
+            return self._read() == self._versions
+        except OSError:
+            return False
 
 
-def version(path: str) -> tuple[int, int]:
-    st = os.stat(path)
-    return st.st_mtime_ns, st.st_ino
-
-
-def is_current(stamp: Stamp) -> bool:
-    """Whether what is imported is still what is installed."""
-    try:
-        return all(version(path) == known for path, known in stamp.items() if path) and stamp[""] == (
-            os.sysconf("SC_PHYS_PAGES"), 0,
-        )  # fmt: skip
-    except OSError:
-        return False
-
-
-def _serve(listener: socket.socket, idle_s: float, stamp: Stamp) -> None:
-    """Fork for each who asks, until idle or outdated."""
+def _serve(listener: socket.socket, idle_s: float, answer: Callable[[socket.socket], int]) -> None:
+    """Fork for each who asks; returns when idle."""
     poller = select.poll()
     poller.register(listener, select.POLLIN)
-    while True:
-        if not poller.poll(idle_s * 1000):
-            if _has_children():
-                continue
-            return
-        connection, _ = listener.accept()
+    while poller.poll(idle_s * 1000) or _has_children():
+        try:
+            connection, _ = listener.accept()
+        except BlockingIOError:
+            continue
         with connection:
-            if not is_current(stamp):
-                return
-            _fork(listener, connection)
+            _fork(connection, answer)
 
 
 def _has_children() -> bool:
@@ -118,7 +115,7 @@ def _has_children() -> bool:
     return True
 
 
-def _fork(listener: socket.socket, connection: socket.socket) -> None:
+def _fork(connection: socket.socket, answer: Callable[[socket.socket], int]) -> None:
     try:
         pid = os.fork()
     except OSError:  # the asker finds the connection closed
@@ -127,7 +124,7 @@ def _fork(listener: socket.socket, connection: socket.socket) -> None:
     if pid == 0:
         status = 1
         try:
-            status = _answer(connection)
+            status = answer(connection)
         except (EOFError, TimeoutError, ConnectionError):
             pass  # the asker has lost patience, or its life
         except BaseException:
@@ -136,19 +133,42 @@ def _fork(listener: socket.socket, connection: socket.socket) -> None:
             os._exit(status)
 
 
-def _answer(connection: socket.socket) -> int:
-    """In the fork: the rest of its life; the exit status."""
-    nursery_fd = nursery.fork(keep_only)
-    keep_only(connection.fileno(), nursery_fd)
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    connection.settimeout(PATIENCE_S)
-    request: Request = receive_frame(connection)
+class _Fork:
+    """A fork's life; what it knows of the warm parent."""
+
+    def __init__(self, path: str, stamp: Stamp) -> None:
+        self._path = path
+        self._stamp = stamp
+        self._parent = os.getpid()
+
+    def live(self, connection: socket.socket) -> int:
+        """From the fork to the end; the exit status."""
+        hostcalls.prctl(hostcalls.PR_SET_CHILD_SUBREAPER, 1)
+        nursery_fd = nursery.fork(keep_only)
+        keep_only(connection.fileno(), nursery_fd)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        if not self._stamp.is_current():
+            self._end_parent()
+            return 1
+        connection.settimeout(PATIENCE_S)
+        request: Request = receive_frame(connection)
+        if not _is_kin(connection):
+            return 1
+        connection.sendall(READY)
+        if receive_exactly(connection, 1) != GO:
+            return 1
+        return _start(connection, request, nursery_fd)
+
+    def _end_parent(self) -> None:
+        """It holds what is no longer installed."""
+        remove(self._path)
+        if os.getppid() == self._parent:
+            os.kill(self._parent, signal.SIGTERM)
+
+
+def _start(connection: socket.socket, request: Request, nursery_fd: int) -> int:
+    """The start action, and then the shim."""
     arguments, environment, folder, stdin = request
-    if not _is_kin(connection):
-        return 1
-    connection.sendall(READY)
-    if receive_exactly(connection, 1) != GO:
-        return 1
     os.environb.clear()
     os.environb.update(environment)
     time.tzset()

@@ -1,4 +1,4 @@
-"""The start action's way to the warm parent (warm.py): where it listens, and how it is asked.
+"""The start action: have a fork of the warm parent (warm.py) do it, or else do it here (start.py).
 
 Imports next to nothing, for containerd waits.  What is asked for is a fork that does the work of `start` and goes on
 to serve.  Nothing is done before both sides have agreed:
@@ -25,10 +25,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from shim.flags import Flags
+
 FOLDER_VARIABLE = "PYSC_WARM_DIR"
 """In the environment of containerd: the folder of the warm parents' sockets; empty to have none."""
 FOLDER = f"{STATE_DIR}/.warm"
 PATIENCE_S = 5.0
+MAX_STDIN = 10 << 20
 
 READY = b"r"
 GO = b"g"
@@ -36,6 +39,32 @@ LENGTH_SIZE = 8
 
 Request = tuple[list[str], dict[bytes, bytes], str, bytes]
 """Arguments, environment, working directory, standard input."""
+
+
+def run(flags: "Flags") -> int:
+    """Start or find the shim of this container's group and print where it listens."""
+    stdin = read_stdin()
+    path = socket_path()
+    answer = ask(path, flags.arguments, stdin) if path else None
+    if answer is None:
+        from shim import start
+
+        answer = start.run(flags, stdin, path)
+    os.write(1, answer)
+    return 0
+
+
+def read_stdin() -> bytes:
+    """What containerd wrote; nothing when run by hand."""
+    try:
+        if os.isatty(0):
+            return b""
+        data = bytearray()
+        while len(data) <= MAX_STDIN and (piece := os.read(0, 1 << 16)):
+            data += piece
+        return bytes(data)
+    except OSError:
+        return b""
 
 
 def socket_path() -> str:

@@ -4,7 +4,10 @@ It exists so that a process which speaks ttrpc need not load a protobuf library:
 messages on a quick start path are encoded and decoded with these functions.  Schemas live in the callers.
 """
 
-from collections.abc import Iterator
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 
 VARINT = 0
 I64 = 1
@@ -44,7 +47,7 @@ def text_field(number: int, value: str) -> bytes:
     return bytes_field(number, value.encode()) if value else b""
 
 
-def fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
+def fields(data: bytes) -> "Iterator[tuple[int, int | bytes]]":
     """Yield (field number, value) in wire order: int for varints, bytes for everything else.
 
     Raises DecodeError as soon as the data turns out to be no message.
