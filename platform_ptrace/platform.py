@@ -59,9 +59,22 @@ STUB_START: Final[int] = lib.pt_stub_start()
 STUB_END: Final[int] = lib.pt_stub_end()
 HOST_END: Final = (1 << 47) - PAGE_SIZE  # TASK_SIZE_MAX
 WALL: Final = 0x40000000  # __WALL
+ECHILD: Final = errno.ECHILD
+ENAMETOOLONG_CODE: Final = errno.ENAMETOOLONG
+NOBODY: Final = ffi.new("struct pt_ctx *", {"flags": GONE})
+# On the path of nearly every call.
+_read, _read_cstr, _write = lib.pt_read, lib.pt_read_cstr, lib.pt_write
+_bytes, _string = ffi.buffer, ffi.string
 RESERVE: Final = 0x4032  # MAP_PRIVATE | MAP_FIXED | MAP_ANONYMOUS | MAP_NORESERVE
 
 VSYSCALLS: Final = {0xFFFFFFFFFF600000: 96, 0xFFFFFFFFFF600400: 201, 0xFFFFFFFFFF600800: 309}
+
+
+def _address(addr: int) -> int:
+    """For the core, which takes any 64-bit number.  EFAULT: no number of that size."""
+    if 0 <= addr < 1 << 64:
+        return addr
+    raise EFAULT
 
 
 def check(result: int, what: str) -> int:
@@ -138,7 +151,7 @@ class PtraceContext:
         if self in self.space.platform.resuming:
             self.stop_wanted = True
             return
-        lib.pt_interrupt(self.c.tid)
+        lib.pt_interrupt(self.c)
 
     def clone(self, *, share_space: bool, same_process: bool) -> PtraceContext:
         self._tid()
@@ -196,6 +209,8 @@ class PtraceContext:
             platform.resuming.remove(self)
             self.running = False
         space.contexts.remove(self)
+        if space.c is self.c:
+            space.c = NOBODY
         if platform.contexts.get(self.c.tid) is self:
             del platform.contexts[self.c.tid]
         if self.gone:
@@ -206,7 +221,7 @@ class PtraceContext:
         # Its host process has other threads: end this one alone.  It has to be stopped for
         # that, which a running one will be soon.
         elif self.running:
-            lib.pt_interrupt(self.c.tid)
+            lib.pt_interrupt(self.c)
         else:
             self.end_thread()
 
@@ -218,12 +233,14 @@ class PtraceContext:
 class PtraceSpace:
     """One stub process's memory.  Implements sentry.platform.AddressSpace."""
 
-    __slots__ = ("contexts", "end", "platform", "template", "vdso")
+    __slots__ = ("c", "contexts", "end", "platform", "scratch", "template", "vdso")
 
     def __init__(self, platform: PtracePlatform, template: PtraceTemplate) -> None:
         self.platform = platform
         self.template = template
         self.contexts: list[PtraceContext] = []
+        self.c: Any = NOBODY  # the thread through which we look at the memory
+        self.scratch = platform.scratch
         self.end = STUB_START
         self.vdso = template.vdso
 
@@ -284,13 +301,13 @@ class PtraceSpace:
         self._check_range(addr, length)
         self._inject(SYS_MSYNC, addr, length, flags)
 
-    def _tid(self) -> int:
-        """A host thread in whose memory to look; 0, which is nobody's, if the space is gone."""
+    def _other(self) -> Any:
+        """A thread in whose memory to look, after the one through which we did turned out to be gone.  EFAULT."""
         for context in self.contexts:
-            c = context.c
-            if not c.flags & GONE:
-                return cast(int, c.tid)
-        return 0
+            if not context.gone:
+                self.c = context.c
+                return self.c
+        raise EFAULT
 
     def read(self, addr: int, length: int) -> bytes:
         data = self.read_some(addr, length)
@@ -301,26 +318,27 @@ class PtraceSpace:
     def read_some(self, addr: int, length: int) -> bytes:
         if length <= 0:
             return b""
-        if not 0 <= addr < self.end:
-            raise EFAULT
-        length = min(length, self.end - addr)
-        buffer = self.platform.scratch if length <= SCRATCH_SIZE else ffi.new("char[]", length)
-        n = lib.pt_read(self._tid(), addr, buffer, length)
+        buffer = self.scratch if length <= SCRATCH_SIZE else ffi.new("char[]", min(length, self.end))
+        n = _read(self.c, _address(addr), buffer, length)
         if n <= 0:
-            raise EFAULT
-        return bytes(ffi.buffer(buffer, n))
+            if n != -ECHILD:
+                raise EFAULT
+            self._other()
+            return self.read_some(addr, length)
+        data: bytes = _bytes(buffer, n)[:]
+        return data
 
     def read_cstr(self, addr: int, limit: int) -> bytes:
-        if not 0 <= addr < self.end:
-            raise EFAULT
-        scratch = self.platform.scratch
-        room = self.end - addr
-        n = lib.pt_read_cstr(self._tid(), addr, scratch, min(limit, room, SCRATCH_SIZE))
-        if n == -errno.ENAMETOOLONG and limit <= room:
+        n = _read_cstr(self.c, _address(addr), self.scratch, limit if limit < SCRATCH_SIZE else SCRATCH_SIZE)
+        if n > 0:
+            data: bytes = _string(self.scratch, n)
+            return data
+        if n == -ENAMETOOLONG_CODE:
             raise ENAMETOOLONG
-        if n < 0:
+        if n != -ECHILD:
             raise EFAULT
-        return cast(bytes, ffi.string(scratch, n))
+        self._other()
+        return self.read_cstr(addr, limit)
 
     def write(self, addr: int, data: bytes | bytearray | memoryview) -> None:
         if self.write_some(addr, data) != len(data):
@@ -330,13 +348,13 @@ class PtraceSpace:
         length = len(data)
         if not length:
             return 0
-        if not 0 <= addr < self.end:
+        n: int = _write(self.c, _address(addr), data if type(data) is bytes else ffi.from_buffer(data), length)
+        if n > 0:
+            return n
+        if n != -ECHILD:
             raise EFAULT
-        length = min(length, self.end - addr)
-        n = int(lib.pt_write(self._tid(), addr, ffi.from_buffer(data), length))
-        if n <= 0:
-            raise EFAULT
-        return n
+        self._other()
+        return self.write_some(addr, data)
 
     def read_from_file(self, fd: int, offset: int, addr: int, length: int) -> int:
         return self._moved(lib.pt_read_from_file, fd, offset, addr, length)
@@ -345,12 +363,13 @@ class PtraceSpace:
         return self._moved(lib.pt_write_to_file, fd, offset, addr, length)
 
     def _moved(self, move: Any, fd: int, offset: int, addr: int, length: int) -> int:
-        if not 0 <= addr < self.end:
-            raise EFAULT
-        n = int(move(self._tid(), fd, offset, addr, min(length, self.end - addr)))
-        if n < 0:
+        n: int = move(self.c, fd, offset, _address(addr), length)
+        if n >= 0:
+            return n
+        if n != -ECHILD:
             raise from_code(-n)
-        return n
+        self._other()
+        return self._moved(move, fd, offset, addr, length)
 
     def cmpxchg32(self, addr: int, expected: int, value: int) -> int:
         if addr & 3 or not 0 <= addr < self.end:
@@ -369,7 +388,10 @@ class PtraceSpace:
 
     def _proc(self, name: str) -> bytes:
         """The host's /proc/PID/name, empty if the space is gone."""
-        return self.platform.read_proc(self._tid(), name)
+        for context in self.contexts:
+            if not context.gone:
+                return self.platform.read_proc(context.c.tid, name)
+        return b""
 
 
 def _parse_mapping(line: bytes) -> Mapping:

@@ -17,12 +17,14 @@ struct pt_ctx {
 	int pid;          /* host thread group */
 	int flags;        /* PT_REGS_*; PT_GONE: its end was collected, its numbers may be somebody else's;
 	                   * PT_ENTRY: stopped before a call that the host must not carry out;
-	                   * PT_CALLED: stopped behind a call that the Sentry has taken; PT_DYING: is to exit */
+	                   * PT_CALLED: stopped behind a call that the Sentry has taken; PT_DYING: is to exit;
+	                   * PT_INTERRUPTED: sent an interrupt, and no stop of it collected since */
 	int state;        /* systrap: PT_STOPPED, PT_RUNNING, PT_NOTIFIED, PT_LATE */
 	int listener;     /* systrap: where its notifications arrive; 0 on ptrace */
 	int cpu;          /* systrap: where it is bound to run, plus 1; 0: anywhere */
 	unsigned int since; /* systrap: the look around before which it was resumed */
 	unsigned long id; /* systrap: of the notification to be answered */
+	unsigned long call_end; /* systrap: the address behind the instruction that made the call */
 	long result;      /* for PT_REGS_RAX */
 	struct pt_regs_x86 regs;
 };
@@ -55,16 +57,16 @@ long pt_cmpxchg(struct pt_ctx *ctx, unsigned long addr, unsigned int expected, u
 int pt_clone(struct pt_ctx *parent, unsigned long flags, struct pt_ctx *child);
 int pt_exit_thread(struct pt_ctx *ctx);
 int pt_kill(int pid);
-int pt_interrupt(int tid);
+int pt_interrupt(struct pt_ctx *ctx);
 void pt_forget(struct pt_ctx *ctx);
 int pt_xstate_size(void);
 int pt_get_xstate(int tid, char *buffer, int size);
 int pt_set_xstate(int tid, char *buffer, int size);
-long pt_read(int tid, unsigned long addr, char *buffer, unsigned long length);
-long pt_read_cstr(int tid, unsigned long addr, char *buffer, unsigned long limit);
-long pt_write(int tid, unsigned long addr, const char *buffer, unsigned long length);
-long pt_read_from_file(int tid, int fd, unsigned long offset, unsigned long addr, unsigned long length);
-long pt_write_to_file(int tid, int fd, unsigned long offset, unsigned long addr, unsigned long length);
+long pt_read(struct pt_ctx *ctx, unsigned long addr, char *buffer, unsigned long length);
+long pt_read_cstr(struct pt_ctx *ctx, unsigned long addr, char *buffer, unsigned long limit);
+long pt_write(struct pt_ctx *ctx, unsigned long addr, const char *buffer, unsigned long length);
+long pt_read_from_file(struct pt_ctx *ctx, int fd, unsigned long offset, unsigned long addr, unsigned long length);
+long pt_write_to_file(struct pt_ctx *ctx, int fd, unsigned long offset, unsigned long addr, unsigned long length);
 unsigned long pt_stub_start(void);
 unsigned long pt_stub_end(void);
 

@@ -8,6 +8,7 @@
 #define PT_ENTRY 16
 #define PT_CALLED 32
 #define PT_DYING 64
+#define PT_INTERRUPTED 128
 
 /* struct pt_ctx, state */
 #define PT_STOPPED 0

@@ -76,6 +76,7 @@ int turn_build_filter(struct sock_filter *filter);
 int pt_wait_int3(struct pt_ctx *ctx);
 
 /* stops.c */
+int stops_is_fault(int tid, int status);
 int stops_describe(int tid, int status, long go_on, struct pt_event *ev);
 
 static inline long pt(long request, int tid, unsigned long addr, unsigned long data)

@@ -46,18 +46,27 @@ int pt_stop(struct pt_ctx *ctx)
 	return 0;
 }
 
+/* What the host makes a call end with to issue it again, unless a signal comes first. */
+static int is_restart(long result)
+{
+	return result == -512 || result == -513 || result == -514 || result == -516;
+}
+
 /* A call that the host would issue again once the thread runs, since the thread was stopped in it before the
  * Sentry saw it, is made to lie before the thread, as if it had never been entered. */
 static void leave_call(struct pt_regs_x86 *regs)
 {
-	long result = regs->rax;
-
-	if ((long)regs->orig_rax < 0)
+	if ((long)regs->orig_rax < 0 || !is_restart(regs->rax))
 		return;
-	if (result == -512 || result == -513 || result == -514 || result == -516) {
-		regs->rax = regs->orig_rax;
-		regs->rip -= 2;
-	}
+	regs->rax = regs->orig_rax;
+	regs->rip -= 2;
+}
+
+/* Stopped on its way to issue a call again that the Sentry has taken: it is behind it. */
+static void pass_call(struct pt_ctx *ctx)
+{
+	if (ctx->regs.rip == ctx->call_end - 2)
+		ctx->regs.rip = ctx->call_end;
 }
 
 int pt_fetch_regs(struct pt_ctx *ctx)
@@ -71,6 +80,8 @@ int pt_fetch_regs(struct pt_ctx *ctx)
 	ctx->flags |= PT_REGS_VALID;
 	if (ctx->listener && !(ctx->flags & (PT_CALLED | PT_ENTRY)))
 		leave_call(&ctx->regs);
+	else if (ctx->flags & PT_CALLED)
+		pass_call(ctx);
 	if (ctx->flags & PT_REGS_RAX) {
 		/* A result that was set and not yet written. */
 		ctx->regs.rax = ctx->result;
@@ -89,16 +100,10 @@ int pt_store_regs(struct pt_ctx *ctx)
 	return 0;
 }
 
-static int is_int3_stop(int status)
+/* The instruction's own, not a SIGTRAP that a host process sent. */
+static int is_int3_stop(int tid, int status)
 {
-	return WIFSTOPPED(status) && status >> 8 == SIGTRAP;
-}
-
-static int is_fault(int tid, int status)
-{
-	siginfo_t info;
-
-	return status >> 16 == 0 && !pt(PTRACE_GETSIGINFO, tid, 0, (unsigned long)&info) && info.si_code > 0;
+	return status >> 8 == SIGTRAP && stops_is_fault(tid, status);
 }
 
 /* Wait for the int3 after an injected call, passing over stops that mean nothing here. */
@@ -114,10 +119,10 @@ int pt_wait_int3(struct pt_ctx *ctx)
 			mark_gone(ctx);
 			return -ESRCH;
 		}
-		if (is_int3_stop(status))
+		if (is_int3_stop(ctx->tid, status))
 			return 0;
 		/* The gadget can't fault; should it, then for ever. */
-		if (is_fault(ctx->tid, status))
+		if (stops_is_fault(ctx->tid, status))
 			kill(ctx->pid, SIGKILL);
 		else if (pt(PTRACE_CONT, ctx->tid, 0, 0))
 			return -errno;
@@ -218,10 +223,10 @@ long pt_cmpxchg(struct pt_ctx *ctx, unsigned long addr, unsigned int expected, u
 			mark_gone(ctx);
 			return -ESRCH;
 		}
-		if (is_int3_stop(status))
+		if (is_int3_stop(ctx->tid, status))
 			break;
 		/* The exchange itself faulted: the signal is not delivered, the word stays as it was. */
-		if (status >> 16 == 0 && (WSTOPSIG(status) == SIGSEGV || WSTOPSIG(status) == SIGBUS))
+		if (stops_is_fault(ctx->tid, status))
 			return -EFAULT;
 		if (pt(PTRACE_CONT, ctx->tid, 0, 0))
 			return -errno;
@@ -242,7 +247,8 @@ static int wait_child_stop(int tid)
 static long replace_call(struct pt_ctx *ctx, long number, const unsigned long *args)
 {
 	struct pt_regs_x86 regs = ctx->regs;
-	int status, err;
+	int status, err, entering = 0;
+	long result;
 
 	regs.orig_rax = number;
 	regs.rdi = args[0];
@@ -264,8 +270,14 @@ static long replace_call(struct pt_ctx *ctx, long number, const unsigned long *a
 			mark_gone(ctx);
 			return -ESRCH;
 		}
-		if (status >> 8 == (SIGTRAP | 0x80))
-			return peek_result(ctx);
+		if (status >> 8 == (SIGTRAP | 0x80) && !entering) {
+			result = peek_result(ctx);
+			if (!is_restart(result))
+				return result;
+			entering = 1; /* interrupted: it issues the call again, and stops before it, too */
+		} else if (status >> 8 == (SIGTRAP | 0x80)) {
+			entering = 0;
+		}
 		if (pt(PTRACE_SYSCALL, ctx->tid, 0, 0))
 			return -errno;
 	}
@@ -319,7 +331,11 @@ int pt_exit_thread(struct pt_ctx *ctx)
 
 int pt_kill(int pid) { return kill(pid, SIGKILL) ? -errno : 0; }
 
-int pt_interrupt(int tid) { return pt(PTRACE_INTERRUPT, tid, 0, 0) ? -errno : 0; }
+int pt_interrupt(struct pt_ctx *ctx)
+{
+	ctx->flags |= PT_INTERRUPTED;
+	return pt(PTRACE_INTERRUPT, ctx->tid, 0, 0) ? -errno : 0;
+}
 
 /* Its memory is about to be freed. */
 void pt_forget(struct pt_ctx *ctx)

@@ -36,31 +36,51 @@ int pt_set_xstate(int tid, char *buffer, int size)
 	return pt(PTRACE_SETREGSET, tid, NT_X86_XSTATE, (unsigned long)&iov) ? -errno : 0;
 }
 
-long pt_read(int tid, unsigned long addr, char *buffer, unsigned long length)
+/* Of length bytes from addr on, how many the application may use at most; 0: none. */
+static unsigned long within(unsigned long addr, unsigned long length)
 {
-	struct iovec local = { buffer, length }, remote = { (void *)addr, length };
-	long n = syscall(SYS_process_vm_readv, (long)tid, &local, 1ul, &remote, 1ul, 0ul);
+	if (addr >= STUB_START)
+		return 0;
+	return length < STUB_START - addr ? length : STUB_START - addr;
+}
 
+/* All of these: the count, short at the first page that is not there; -EFAULT if nothing is; -ECHILD: ctx is gone. */
+
+long pt_read(struct pt_ctx *ctx, unsigned long addr, char *buffer, unsigned long length)
+{
+	struct iovec local = { buffer, within(addr, length) }, remote = { (void *)addr, local.iov_len };
+	long n;
+
+	if (ctx->flags & PT_GONE)
+		return -ECHILD;
+	if (!local.iov_len)
+		return -EFAULT;
+	n = syscall(SYS_process_vm_readv, (long)ctx->tid, &local, 1ul, &remote, 1ul, 0ul);
 	return n < 0 ? -errno : n;
 }
 
-long pt_write(int tid, unsigned long addr, const char *buffer, unsigned long length)
+long pt_write(struct pt_ctx *ctx, unsigned long addr, const char *buffer, unsigned long length)
 {
-	struct iovec local = { (char *)buffer, length }, remote = { (void *)addr, length };
-	long n = syscall(SYS_process_vm_writev, (long)tid, &local, 1ul, &remote, 1ul, 0ul);
+	struct iovec local = { (char *)buffer, within(addr, length) }, remote = { (void *)addr, local.iov_len };
+	long n;
 
+	if (ctx->flags & PT_GONE)
+		return -ECHILD;
+	if (!local.iov_len)
+		return -EFAULT;
+	n = syscall(SYS_process_vm_writev, (long)ctx->tid, &local, 1ul, &remote, 1ul, 0ul);
 	return n < 0 ? -errno : n;
 }
 
 /* Up to and with the first NUL, in one go if the string does not cross a page: the bytes read, or -errno. */
-long pt_read_cstr(int tid, unsigned long addr, char *buffer, unsigned long limit)
+long pt_read_cstr(struct pt_ctx *ctx, unsigned long addr, char *buffer, unsigned long limit)
 {
 	unsigned long done = 0;
 
 	while (done < limit) {
 		/* Not past the end of a page: the string may end before an unmapped one. */
 		unsigned long step = 4096 - (addr + done) % 4096;
-		long n = pt_read(tid, addr + done, buffer + done, step < limit - done ? step : limit - done);
+		long n = pt_read(ctx, addr + done, buffer + done, step < limit - done ? step : limit - done);
 
 		if (n <= 0)
 			return n ? n : -EFAULT;
@@ -75,7 +95,7 @@ long pt_read_cstr(int tid, unsigned long addr, char *buffer, unsigned long limit
 static char bounce[BOUNCE_SIZE];
 
 /* pread(2) into a stub's memory: the count, or -errno if nothing was read. */
-long pt_read_from_file(int tid, int fd, unsigned long offset, unsigned long addr, unsigned long length)
+long pt_read_from_file(struct pt_ctx *ctx, int fd, unsigned long offset, unsigned long addr, unsigned long length)
 {
 	unsigned long done = 0;
 
@@ -85,7 +105,7 @@ long pt_read_from_file(int tid, int fd, unsigned long offset, unsigned long addr
 
 		if (got <= 0)
 			return done ? (long)done : got < 0 ? -errno : 0;
-		put = pt_write(tid, addr + done, bounce, got);
+		put = pt_write(ctx, addr + done, bounce, got);
 		if (put < 0)
 			return done ? (long)done : put;
 		done += put;
@@ -96,13 +116,13 @@ long pt_read_from_file(int tid, int fd, unsigned long offset, unsigned long addr
 }
 
 /* pwrite(2) from a stub's memory: the count, or -errno if nothing was written. */
-long pt_write_to_file(int tid, int fd, unsigned long offset, unsigned long addr, unsigned long length)
+long pt_write_to_file(struct pt_ctx *ctx, int fd, unsigned long offset, unsigned long addr, unsigned long length)
 {
 	unsigned long done = 0;
 
 	while (done < length) {
 		unsigned long step = length - done < BOUNCE_SIZE ? length - done : BOUNCE_SIZE;
-		long got = pt_read(tid, addr + done, bounce, step), put;
+		long got = pt_read(ctx, addr + done, bounce, step), put;
 
 		if (got < 0)
 			return done ? (long)done : got;

@@ -1,6 +1,15 @@
 /* What a stub's stop means. */
 #include "core.h"
 
+/* The kernel made the signal at which it stopped, for a fault.  Signals that host processes send to a stub mean
+ * nothing to the application. */
+int stops_is_fault(int tid, int status)
+{
+	siginfo_t info;
+
+	return status >> 16 == 0 && !pt(PTRACE_GETSIGINFO, tid, 0, (unsigned long)&info) && info.si_code > 0;
+}
+
 static int describe_end(int status, struct pt_event *ev)
 {
 	ev->kind = PT_EV_EXIT;

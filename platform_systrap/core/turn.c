@@ -5,7 +5,10 @@
  *   RUNNING   application code, or on its way into a notification or a stop;
  *   NOTIFIED  it sleeps in a notification that we hold: answered by id, without its registers;
  *   LATE      as RUNNING: its notification was answered when it had just been interrupted out of it, so the
- *             answer is put into its registers once its stop is collected.
+ *             answer is put into its registers once its stop is collected, or given when it asks again.
+ *
+ * What interrupts a thread is the Sentry, and a stop follows; or a signal or a freezer of the host's, after which the
+ * thread may also just ask again.
  */
 #include "core.h"
 #include <stdlib.h>
@@ -121,7 +124,7 @@ static int answer_notification(struct pt_ctx *ctx, long result, int answer)
 	turn_set_state(ctx, PT_RUNNING);
 	if (err != -ENOENT)
 		return err;
-	/* Interrupted, or killed: what follows is a stop or its end.  A call to be carried out comes again. */
+	/* Interrupted, or killed: what follows is a stop, its end, or the call again, as one to be carried out always. */
 	if (answer == PT_ANSWER_RESULT) {
 		turn_set_state(ctx, PT_LATE);
 		ctx->result = result;
@@ -168,28 +171,51 @@ int turn_resume(struct pt_ctx *ctx, long result, int answer)
 		ctx->result = result;
 		ctx->flags |= PT_REGS_RAX;
 	}
-	/* To be carried out, but meanwhile interrupted out of its notification: it issues the call again by itself. */
+	/* To be carried out, but meanwhile interrupted out of its notification: the call is issued again. */
+	if (answer == PT_ANSWER_CONTINUE && ctx->flags & PT_REGS_VALID) {
+		ctx->regs.rax = ctx->regs.orig_rax;
+		ctx->regs.rip = ctx->call_end - 2;
+		ctx->flags |= PT_REGS_DIRTY;
+	}
 	return run_on(ctx);
 }
 
 /* ---- receiving ---- */
+
+/* It was interrupted out of a call that the Sentry has taken, and makes it again. */
+static void take_again(struct pt_ctx *ctx, uint64_t id)
+{
+	int late = ctx->state == PT_LATE;
+
+	turn_set_state(ctx, PT_NOTIFIED);
+	ctx->id = id;
+	if (late)
+		answer_notification(ctx, ctx->result, PT_ANSWER_RESULT);
+}
 
 /* 1: *ev tells of a call. */
 static int take_notification(const struct seccomp_notif *notif, struct pt_event *ev)
 {
 	struct pt_ctx *ctx = registry_find(notif->pid);
 
-	if (!ctx)
+	/* An interrupt on its way takes the thread out of this call, and an answer could be lost with that, which
+	 * nothing would tell.  It stops, and makes the call when it runs on. */
+	if (!ctx || ctx->flags & PT_INTERRUPTED)
 		return 0;
 	if (ctx->flags & PT_DYING) {
-		/* Its own exit, injected.  Anything else is a last call of the application's, withdrawn at once. */
-		if (notif->data.nr == SYS_exit && notif->data.instruction_pointer == CODE_AT(pt_stub_gadget + 2))
+		/* Its exit.  Anything else is a last call of the application's, withdrawn at once. */
+		if (notif->data.nr == SYS_exit && notif->data.arch == AUDIT_ARCH_X86_64)
 			notify_continue(ctx->listener, notif->id);
+		return 0;
+	}
+	if (ctx->state == PT_NOTIFIED || ctx->state == PT_LATE) {
+		take_again(ctx, notif->id);
 		return 0;
 	}
 	turn_set_state(ctx, PT_NOTIFIED);
 	ctx->flags = 0;
 	ctx->id = notif->id;
+	ctx->call_end = notif->data.instruction_pointer;
 	ev->kind = PT_EV_SYSCALL;
 	ev->tid = notif->pid;
 	ev->number = notif->data.nr;
@@ -215,10 +241,10 @@ static int take_held_stop(struct pt_ctx *ctx, int status, struct pt_event *ev)
 	int late = ctx->state == PT_LATE;
 
 	turn_set_state(ctx, PT_STOPPED);
-	ctx->flags = PT_CALLED;
+	ctx->flags = PT_CALLED | (late ? PT_REGS_RAX : 0);
+	pt_fetch_regs(ctx); /* it may have stopped before the call; if it was killed, nothing matters any more */
 	if (!late)
 		return 0;
-	ctx->flags |= PT_REGS_RAX;
 	if (status >> 16 != PTRACE_EVENT_STOP)
 		return run_on(ctx);
 	ev->kind = PT_EV_INTERRUPT;
@@ -239,6 +265,8 @@ static int take_stop(int tid, int status, struct pt_event *ev)
 	if (reported && ctx && WIFSTOPPED(status)) {
 		turn_set_state(ctx, PT_STOPPED);
 		ctx->flags = (ctx->flags & PT_DYING) | (status >> 16 == PTRACE_EVENT_SECCOMP ? PT_ENTRY : 0);
+	} else if (ctx && WIFSTOPPED(status) && ctx->flags & PT_INTERRUPTED) {
+		pt_interrupt(ctx); /* this stop, which nobody hears of, may have taken the interrupt's place */
 	}
 	return reported;
 }
