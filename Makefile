@@ -5,6 +5,11 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 
+# The distribution's interpreter first: it is built with all optimisations, which one that was built on the spot rarely
+# is, and the Sentry feels it in every system call.
+PYTHON ?= $(firstword $(foreach p,/usr/bin/python3 python3,$(shell $(p) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(p))))
+export PYTHON
+
 VENV := .venv
 BIN := $(VENV)/bin
 NEED := packaging/need
@@ -22,7 +27,7 @@ setup: $(VENV)/.pysc-built  ## build .venv with pysc and the shim in it
 $(VENV)/.pysc-deps: pyproject.toml
 	@$(NEED) setup
 	@echo "setup: Python packages into $(VENV) (run time: cffi, protobuf, pyseccomp; the rest is for make check and make test)"
-	@test -x $(BIN)/python || python3 -m venv $(VENV)
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python packaging/dependencies.py | $(BIN)/python -m pip install --quiet -r /dev/stdin
 	@touch $@
 
