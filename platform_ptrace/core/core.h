@@ -62,6 +62,7 @@ void place_init(void);
 
 /* notify.c */
 int notify_receive(int listener, struct seccomp_notif *notif);
+int notify_is_valid(int listener, uint64_t id);
 int notify_continue(int listener, uint64_t id);
 int notify_answer(int listener, uint64_t id, long result);
 int notify_serve(struct pt_ctx *ctx, int listener, int calls, int fd);

@@ -11,6 +11,12 @@ int notify_receive(int listener, struct seccomp_notif *notif)
 	return ioctl(listener, SECCOMP_IOCTL_NOTIF_RECV, notif) ? -errno : 0;
 }
 
+/* Does its thread still wait for the answer? */
+int notify_is_valid(int listener, uint64_t id)
+{
+	return !ioctl(listener, SECCOMP_IOCTL_NOTIF_ID_VALID, &id);
+}
+
 static int respond(int listener, uint64_t id, long result, int error, unsigned int flags)
 {
 	struct seccomp_notif_resp resp = { .id = id, .val = result, .error = error, .flags = flags };

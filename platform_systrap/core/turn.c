@@ -224,12 +224,21 @@ static int take_notification(const struct seccomp_notif *notif, struct pt_event 
 	return 1;
 }
 
+/* Its thread may have left it meanwhile, and be anywhere. */
+static int is_valid(const struct seccomp_notif *notif)
+{
+	struct pt_ctx *ctx = registry_find(notif->pid);
+
+	return ctx && notify_is_valid(ctx->listener, notif->id);
+}
+
 static int take_deferred(void)
 {
 	int n = 0, taken = 0;
 
-	while (n < max_out && taken < n_deferred)
-		n += take_notification(&deferred[taken++], &out[n]);
+	for (; n < max_out && taken < n_deferred; taken++)
+		if (is_valid(&deferred[taken]))
+			n += take_notification(&deferred[taken], &out[n]);
 	n_deferred -= taken;
 	memmove(deferred, deferred + taken, n_deferred * sizeof(*deferred));
 	return n;

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from sentry.abi.errno import EFAULT
 from sentry.mm.mm import MAP_PRIVATE, PROT_READ
-from sentry.platform import PAGE_SIZE, ExitTrap, InterruptTrap, SpaceGone, Trap
+from sentry.platform import PAGE_SIZE, ExitTrap, InterruptTrap, SpaceGone, SyscallTrap, Trap
 from tests.bare import AWAIT, CODE, COUNT, DATA, FIXED, LOOP, READ_WRITE, STACK, Bare, call
+from tests.integration.daemon import own_cgroup
 from tests.integration.platforms import ANONYMOUS, Subject, host_state, place, wait_until, word
 
 # -- clones --
@@ -115,6 +117,92 @@ def test_the_first_thread_can_go_before_the_others(bare: Bare) -> None:
     assert bare.syscall(second).number == 3
     third = second.clone(share_space=False, same_process=False)
     assert third.space.read(DATA, 5) == b"alive"
+
+
+# -- what the host does to stubs --
+
+
+@pytest.fixture
+def freezer() -> Iterator[Path]:
+    """A cgroup of the host's whose members can be frozen."""
+    cgroup = own_cgroup()
+    if not (cgroup / "cgroup.freeze").exists():
+        cgroup.rmdir()
+        pytest.skip("needs cgroup v2, at least beside v1")
+    yield cgroup
+    (cgroup / "cgroup.freeze").write_text("0")
+    wait_until(lambda: not (cgroup / "cgroup.procs").read_text())
+    cgroup.rmdir()
+
+
+def set_frozen(freezer: Path, frozen: bool) -> None:
+    (freezer / "cgroup.freeze").write_text(str(int(frozen)))
+    wait_until(lambda: f"frozen {int(frozen)}\n" in (freezer / "cgroup.events").read_text())
+
+
+CALLS = call(1) + b"\x48\x89\xc7" + call(2) + b"\x48\x89\xc7" + call(3)  # each with the result of the one before
+
+
+@pytest.mark.parametrize("look", ["at nothing", "for traps", "at registers"])
+def test_a_call_outlives_that_its_stub_is_frozen(freezer: Path, bare: Bare, subject: Subject, look: str) -> None:
+    """The host takes a stub out of its notification then, and it asks again."""
+    context = bare.load(CALLS)
+    bare.syscall(context)
+    (freezer / "cgroup.procs").write_text(str(subject.host_pid(context)))
+    for _ in range(3):
+        if subject.name == "systrap":  # a traced stub is stopped, and that is all
+            set_frozen(freezer, True)
+            set_frozen(freezer, False)
+        if look == "for traps":
+            assert bare.turn(0.02) == []
+        elif look == "at registers":
+            assert context.regs.rip == CODE + len(call(1))
+    context.set_result(77)
+    trap = bare.syscall(context)
+    assert (trap.number, trap.args[0]) == (2, 77)
+
+
+def test_an_answer_reaches_a_stub_that_is_frozen(freezer: Path, bare: Bare, subject: Subject) -> None:
+    context = bare.load(CALLS)
+    bare.syscall(context)
+    (freezer / "cgroup.procs").write_text(str(subject.host_pid(context)))
+    (freezer / "cgroup.freeze").write_text("1")
+    if subject.name == "systrap":
+        set_frozen(freezer, True)
+    context.set_result(77)
+    bare.start(context)
+    assert bare.turn(0.02) == []
+    (freezer / "cgroup.freeze").write_text("0")
+    assert bare.collect(context) == [SyscallTrap(2, (77, 0, 0, 0, 0, 0))]
+    context.set_result(78)
+    assert bare.syscall(context).args[0] == 78
+
+
+def test_signals_of_host_processes_do_not_disturb_what_the_kernel_does(bare: Bare, subject: Subject) -> None:
+    """Neither injected calls nor clones, which Linux itself begins again when a signal comes."""
+    context = bare.load(call(1) + call(56) + call(3))
+    bare.syscall(context)
+    done = threading.Event()
+    pid = subject.host_pid(context)
+
+    def pester() -> None:
+        signals = itertools.cycle((signal.SIGUSR1, signal.SIGTRAP, signal.SIGSTOP, signal.SIGCONT, signal.SIGSEGV))
+        while not done.wait(0.0002):
+            os.kill(pid, next(signals))
+
+    thread = threading.Thread(target=pester)
+    thread.start()
+    try:
+        for _ in range(200):
+            addr = context.space.map(0, PAGE_SIZE, READ_WRITE, ANONYMOUS, -1, 0)
+            context.space.write(addr, b"\7")
+            assert context.space.cmpxchg32(addr, 7, 8) == 7
+            context.space.unmap(addr, PAGE_SIZE)
+            context.clone(share_space=False, same_process=False).release()
+            bare.turn(0)
+    finally:
+        done.set()
+        thread.join()
 
 
 # -- ends --
