@@ -1,4 +1,4 @@
-"""The making of a sandbox, step by step: folder, cgroup, gofer, Sentry, hooks, root container.
+"""The making of a sandbox, step by step: folder, cgroup, Sentry, gofer, hooks, root container.
 
 The gofer and the Sentry start side by side.  The record on disk grows with each step; when one fails, or the creator
 is interrupted, what it lists is taken away again.
@@ -75,8 +75,8 @@ class _Launch:
     def run(self) -> None:
         self._make_cgroup()
         self._save()
+        sentry = self._start_sentry()  # first, for it takes longer
         mount_list, connections, gofer = self._start_gofer()
-        sentry = self._start_sentry()
         self.container.gofer = gofer.wait_ready()
         self.sandbox.record.sentry = sentry.wait_ready()
         self._save()

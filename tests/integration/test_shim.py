@@ -14,8 +14,9 @@ from google.protobuf.empty_pb2 import Empty
 
 from proto.containerd import metrics_v1_pb2, metrics_v2_pb2, task_pb2
 from proto.ttrpc.status import NOT_FOUND, UNKNOWN, RpcError
-from tests.integration.bundle import MOUNTS, Process, busybox_rootfs
-from tests.shimtest.harness import REAL_ENTRY, Bundle, Shims, Task, wait_gone
+from tests.integration.bundle import busybox_rootfs
+from tests.integration.shims import RealShims
+from tests.shimtest.harness import Task, wait_gone
 
 pytestmark = [
     pytest.mark.slow,
@@ -31,50 +32,10 @@ def rootfs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-async def shims(rootfs: Path) -> AsyncIterator["RealShims"]:
+async def shims(rootfs: Path) -> AsyncIterator[RealShims]:
     shims = RealShims(rootfs)
     yield shims
     await shims.close()
-    assert mounts_below(shims.folder) == []
-    assert cgroups_of(shims.namespace) == []
-
-
-def mounts_below(folder: Path) -> list[str]:
-    with open("/proc/self/mountinfo") as mountinfo:
-        return [line.split()[4] for line in mountinfo if f"{folder}/" in line.split()[4]]
-
-
-def cgroups_of(namespace: str) -> list[str]:
-    """What is left of the cgroups of a namespace's containers, in any hierarchy."""
-    roots = [Path("/sys/fs/cgroup"), *Path("/sys/fs/cgroup").iterdir()]
-    return [str(root / namespace) for root in roots if any(root.glob(f"{namespace}/*"))]
-
-
-class RealShims(Shims):
-    """Shims with the real sandbox, and containers with a busybox root."""
-
-    def __init__(self, rootfs: Path) -> None:
-        super().__init__(REAL_ENTRY)
-        self.rootfs = [{"type": "bind", "source": str(rootfs), "options": ["rbind", "ro"]}]
-
-    def container(self, container_id: str, args: list[str], terminal: bool = False) -> Bundle:
-        return self.bundle(
-            container_id,
-            args,
-            process=Process(args, terminal=terminal).to_spec(),
-            mounts=MOUNTS,
-            hostname="guest",
-            linux={
-                "namespaces": [{"type": kind} for kind in ("pid", "network", "ipc", "uts", "mount")],
-                "cgroupsPath": f"/{self.namespace}/{container_id}",
-            },
-        )
-
-    async def make(self, args: list[str], **fields: object) -> Task:
-        """A created container c1."""
-        task = await self.start(self.container("c1", args, bool(fields.get("terminal"))))
-        await task.create(rootfs=self.rootfs, **fields)
-        return task
 
 
 async def fails(code: int, call: object) -> str:

@@ -173,6 +173,10 @@ class Shims:
         self.bundles: list[Bundle] = []
         self.tasks: list[Task] = []
         self.pids: set[int] = set()
+        self.environment = {"PYSC_WARM_DIR": ""}
+        """Of start and delete, beside what containerd's own would be."""
+        self.prefix: list[str] = []
+        """A command that runs them."""
 
     def bundle(
         self, container_id: str, args: Sequence[str], annotations: Mapping[str, str] | None = None, **more: Any
@@ -186,9 +190,11 @@ class Shims:
         self, bundle: Bundle, action: str, stdin: bytes = b"", *flags: str
     ) -> subprocess.CompletedProcess[bytes]:
         """Run the shim's start or delete; as in containerd, stderr of start belongs to the output."""
-        command = [*self._entry, "-namespace", self.namespace, "-address", str(self.folder / "containerd.sock"),
-                   "-publish-binary", "/usr/bin/containerd", "-id", bundle.id, *flags, action]  # fmt: skip
-        environment = {**os.environ, "TTRPC_ADDRESS": str(self.events.path), "PYTHONPATH": str(ROOT), "PYSC_WARM_DIR": ""}
+        command = [*self.prefix, *self._entry, "-namespace", self.namespace,
+                   "-address", str(self.folder / "containerd.sock"), "-publish-binary", "/usr/bin/containerd",
+                   "-id", bundle.id, *flags, action]  # fmt: skip
+        environment = {**os.environ, "TTRPC_ADDRESS": str(self.events.path), "PYTHONPATH": str(ROOT)}
+        environment |= self.environment
         return await asyncio.to_thread(
             subprocess.run, command, input=stdin, cwd=bundle.path, env=environment, timeout=PATIENCE_S,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT if action == "start" else subprocess.PIPE,

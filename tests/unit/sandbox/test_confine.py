@@ -297,6 +297,7 @@ def test_an_aborted_start_leaves_no_process(monkeypatch):
 
     with pytest.raises(SandboxError, match="did not start in time"):
         starting.wait_ready(timeout=0.05)
+    assert starting._intermediate is not None
     with pytest.raises(ChildProcessError):
         os.waitpid(starting._intermediate, os.WNOHANG)
 

@@ -1,0 +1,105 @@
+"""The small parts of the warm parent; tests/integration/test_warm.py is about the whole."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import types
+from pathlib import Path
+
+import pytest
+
+from shim import kinship, warm, warm_client
+from shim.warm_start import start_warm_parent
+
+
+def test_it_can_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(warm_client.FOLDER_VARIABLE, "")
+    assert warm_client.socket_path() == ""
+
+
+def test_every_user_and_installation_has_a_socket_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(warm_client.FOLDER_VARIABLE, "/w")
+    path = warm_client.socket_path()
+    assert path.startswith("/w/") and path == warm_client.socket_path()
+    monkeypatch.setattr(warm_client, "INSTALLATION", "/elsewhere")
+    assert warm_client.socket_path() != path
+
+
+def test_asking_where_nobody_listens_is_no_error(tmp_path: Path) -> None:
+    assert warm_client.ask(str(tmp_path / "none"), ["start"], b"") is None
+    assert warm_client.ask(str(tmp_path / ("x" * 200)), ["start"], b"") is None
+
+
+def test_a_frame_arrives_whole_or_not_at_all() -> None:
+    request = (["-id", "c1"], {b"A": b"\xff"}, "/", bytes(100_000))
+    data = warm_client.frame(request)
+    near, far = socket.socketpair()
+    with near, far:
+        near.sendall(data[:7])
+        near.sendall(data[7:])
+        assert warm_client.receive_frame(far) == request
+        near.sendall(data[:-1])
+        near.shutdown(socket.SHUT_WR)
+        with pytest.raises(EOFError):
+            warm_client.receive_frame(far)
+
+
+def test_a_fork_has_its_parents_surroundings() -> None:
+    pid = os.fork()
+    if pid == 0:
+        same = kinship.surroundings(os.getpid()) == kinship.surroundings(os.getppid())
+        os._exit(0 if same and kinship.parent_of(os.getpid()) == os.getppid() else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def stay_on_one_processor() -> None:
+    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+
+
+@pytest.mark.parametrize(
+    "change", [lambda: os.umask(0o27), lambda: os.nice(1), stay_on_one_processor], ids=["umask", "nice", "affinity"]
+)
+def test_a_changed_process_has_others(change) -> None:
+    pid = os.fork()
+    if pid == 0:
+        before = kinship.surroundings(os.getpid())
+        change()
+        os._exit(0 if kinship.surroundings(os.getpid()) != before else 1)
+    if len(os.sched_getaffinity(0)) > 1:
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    else:
+        os.waitpid(pid, 0)
+
+
+def test_a_replaced_module_makes_the_stamp_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = types.ModuleType("pysc_test_stamp")
+    module.__file__ = str(tmp_path / "module.py")
+    Path(module.__file__).write_text("")
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    stamp = warm.Stamp()
+    assert stamp.is_current()
+    new = tmp_path / "new.py"
+    new.write_text("")
+    new.rename(module.__file__)
+    assert not stamp.is_current()
+    Path(module.__file__).unlink()
+    assert not stamp.is_current()
+
+
+def test_only_one_is_started_at_a_time(tmp_path: Path) -> None:
+    """The first has the lock for as long as it lives; here it finds no folder to listen in, and ends."""
+    folder = tmp_path / "w"
+    go = start_warm_parent(f"{folder}/socket")
+    assert go is not None
+    assert start_warm_parent(f"{folder}/socket") is None
+    for path in folder.iterdir():
+        path.unlink()
+    folder.rmdir()
+    os.close(go)
+
+
+def test_where_none_can_be_started_there_is_none(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    assert start_warm_parent(f"{tmp_path}/file/socket") is None
