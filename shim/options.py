@@ -1,15 +1,18 @@
-"""Options of the runtime: from containerd's configuration, or from a file that it names.
+"""Options of the runtime: from containerd's configuration, from a file that it names, or from a pod's annotations.
 
 containerd wraps them in a runtimeoptions.v1.Options: `config_path` names a TOML file on the host, `config_body` (1.7
 and newer) is the options table itself as TOML.  Keys:
 
-    platform = "auto" | "systrap" | "ptrace" | "kvm"
+    platform = "auto" | "systrap" | "ptrace"
     debug = true                 # debug messages in the sandbox's log
     strace = true                # every system call into the log
     log = "/var/log/pysc/%ID%.log"
     log_format = "text" | "json"
 
 Options of other types (runc's, for a class that was pointed at pysc) are ignored.
+
+Options are the node administrator's, annotations the pod author's: the annotation dev.pysc.platform chooses only where
+the options leave the choice open.
 """
 
 import tomllib
@@ -24,6 +27,7 @@ from sandbox.sandbox import Options
 from sandbox.spec import Spec
 
 TYPE = "runtimeoptions.v1.Options"
+PLATFORM_ANNOTATION = "dev.pysc.platform"
 _KINDS: dict[str, type] = {"platform": str, "debug": bool, "strace": bool, "log": str, "log_format": str}
 
 
@@ -43,6 +47,8 @@ def sandbox_options(wrapped: AnyMessage, spec: Spec, container_id: str, debug: b
         if not isinstance(value, kind):
             raise RpcError(INVALID_ARGUMENT, f"runtime option {key}: {kind.__name__} expected: invalid argument")
         setattr(options, key, Path(str(value).replace("%ID%", container_id)) if key == "log" else value)
+    if options.platform in ("", "auto"):
+        options.platform = spec.annotations.get(PLATFORM_ANNOTATION) or "auto"
     return options
 
 

@@ -12,9 +12,12 @@ from sandbox.spec import Spec
 from shim.options import sandbox_options
 
 
-def make(wrapped: Any, cgroups_path: str = "/x", debug: bool = False) -> Options:
+def make(
+    wrapped: Any, cgroups_path: str = "/x", debug: bool = False, annotations: dict[str, str] | None = None
+) -> Options:
     process = {"args": ["true"], "cwd": "/"}
     raw = {"ociVersion": "1.0.2", "root": {"path": "r"}, "process": process, "linux": {"cgroupsPath": cgroups_path}}
+    raw["annotations"] = annotations or {}
     return sandbox_options(wrapped, Spec.from_json(raw, Path("/b")), "c1", debug)
 
 
@@ -43,6 +46,25 @@ def test_table_in_the_configuration_of_containerd() -> None:
 
 def test_options_of_other_runtimes_are_ignored() -> None:
     assert make(Any(type_url="containerd.runc.v1.Options", value=b"\x08\x01")).platform == "auto"
+
+
+@pytest.mark.parametrize(
+    ("body", "annotation", "chosen"),
+    [
+        (b"", None, "auto"),
+        (b"", "", "auto"),
+        (b"", "ptrace", "ptrace"),
+        (b"", "abacus", "abacus"),  # the sandbox says what there is
+        (b"platform = 'auto'", "systrap", "systrap"),
+        (b"platform = 'systrap'", "ptrace", "systrap"),
+        (b"platform = 'systrap'", None, "systrap"),
+    ],
+)
+def test_an_annotation_chooses_the_platform_where_the_options_do_not(
+    body: bytes, annotation: str | None, chosen: str
+) -> None:
+    annotations = {} if annotation is None else {"dev.pysc.platform": annotation}
+    assert make(wrap(RuntimeOptions(config_body=body)), annotations=annotations).platform == chosen
 
 
 @pytest.mark.parametrize("body", [b"platform = 1", b"debug = 'yes'", b"= nonsense", b"\xff"])
