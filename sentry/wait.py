@@ -25,6 +25,7 @@ from sentry.platform import Context, ExitTrap, Platform, Trap
 log = logging.getLogger(__name__)
 
 NEVER: Final = -1
+READY: Final = object()  # what a job is woken with that waits in a queue
 RUNNING: Final = object()  # Job.trapped: the trap was answered, the context runs on
 
 

@@ -7,21 +7,21 @@ queueing of the waiter, and the loop is single-threaded, so no wake-up falls bet
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import types
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from sentry.abi.errno import EAGAIN, EINTR, ETIMEDOUT
 from sentry.abi.fcntl import O_NONBLOCK
 from sentry.kernel.restart import ERESTARTSYS, Interrupted
 from sentry.vfs.file import File
-from sentry.wait import Waiter, WaitQueue, park
+from sentry.wait import READY, Waiter, WaitQueue, park
 
 if TYPE_CHECKING:
     from sentry.kernel.task import Task
 
 TIMED_OUT: Final = object()
-READY: Final = object()
 T = TypeVar("T")
 
 
@@ -58,11 +58,23 @@ async def wait_any(
         raise ETIMEDOUT
 
 
-async def wait_on(
-    t: Task, queue: WaitQueue, events: int, deadline_ns: int | None = None, kind: int = ERESTARTSYS
-) -> None:
-    """wait_any() for one queue."""
-    await wait_any(t, ((queue, events),), deadline_ns, kind)
+@types.coroutine
+def wait_on(t: Task, queue: WaitQueue, events: int, deadline_ns: int | None = None) -> Generator[Any, Any, None]:
+    """wait_any() for one queue.  For ever is the most frequent wait: the task keeps what that takes."""
+    if deadline_ns is not None:
+        yield from wait_any(t, ((queue, events),), deadline_ns).__await__()
+        return
+    if t.has_signal():
+        raise Interrupted(ERESTARTSYS)
+    waiter = t.waiter
+    waiter.mask = events
+    queue.add(waiter)
+    t.interruptible = True
+    try:
+        yield None  # as park() does
+    finally:
+        t.interruptible = False
+        queue.remove(waiter)
 
 
 async def block_on(
@@ -72,8 +84,9 @@ async def block_on(
     op: Callable[[], T],
     deadline_ns: int | None = None,
     nonblock: bool = False,
+    tried: bool = False,
 ) -> T:
-    """Retry op until it does something other than raise EAGAIN.
+    """Retry op until it does something other than raise EAGAIN.  tried: the caller has just done so, in vain.
 
     The file is held: another thread may close its last descriptor meanwhile, as fdget(9) allows.
     Raises EAGAIN for O_NONBLOCK (or `nonblock`), ETIMEDOUT at deadline_ns, Interrupted on a signal.
@@ -87,13 +100,15 @@ async def block_on(
     file.hold()
     try:
         while True:
+            if not tried:
+                try:
+                    return op()
+                except EAGAIN:
+                    if nonblock or file.flags & O_NONBLOCK:
+                        raise
+            tried = False
             try:
-                return op()
-            except EAGAIN:
-                if nonblock or file.flags & O_NONBLOCK:
-                    raise
-            try:
-                await wait_any(t, ((file.queue, events),), deadline_ns)
+                await wait_on(t, file.queue, events, deadline_ns)
             except (ETIMEDOUT, Interrupted) as e:
                 if patience_ns is None:
                     raise

@@ -10,10 +10,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from sentry.abi.errno import EAGAIN, EFAULT, EINVAL, ETIMEDOUT
-from sentry.kernel.blocking import READY, TIMED_OUT
+from sentry.kernel.blocking import TIMED_OUT
 from sentry.kernel.restart import ERESTARTSYS, Interrupted
 from sentry.kernel.signals import INTERRUPTED
-from sentry.wait import park
+from sentry.wait import READY, park
 
 if TYPE_CHECKING:
     from sentry.kernel.task import Task

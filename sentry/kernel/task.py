@@ -21,7 +21,7 @@ from sentry.platform import AddressSpace, Context, SyscallTrap, Trap
 from sentry.vfs.caller import Caller
 from sentry.vfs.fdtable import FdTable
 from sentry.vfs.walk import Where
-from sentry.wait import RUNNING, Event, Job
+from sentry.wait import READY, RUNNING, Event, Job, Waiter
 
 if TYPE_CHECKING:
     from sentry.kernel.container import Container
@@ -104,6 +104,7 @@ class Task(Job):
         "task_name",
         "tg",
         "vfork_done",
+        "waiter",
     )
 
     _serial = itertools.count(1)
@@ -147,6 +148,7 @@ class Task(Job):
         self.sched_policy = 0
         self.nice = 0
         self.ioprio = 0
+        self.waiter = Waiter(0, self._ready)  # for a wait in one queue
         self.start_ns = kernel.loop.now_ns()
 
     # -- identity --
@@ -184,7 +186,7 @@ class Task(Job):
 
     def has_signal(self) -> bool:
         """A signal that is not blocked is pending, or the task must end."""
-        if self.exiting or self.tg.stop_pending(self):
+        if self.exiting or self.tg.stop_signal:
             return True
         return bool((self.pending.mask | self.tg.pending.mask) & ~self.sigmask)
 
@@ -239,6 +241,9 @@ class Task(Job):
             return None
         self.context.resume()
         return RUNNING
+
+    def _ready(self, events: int) -> None:
+        self.kernel.loop.wake(self, READY)
 
     def context_lost(self) -> None:
         """Killed from outside while in the kernel: as SIGKILL to the process."""

@@ -215,10 +215,6 @@ class ThreadGroup:
 
     # -- stop and continue --
 
-    def stop_pending(self, t: Task) -> bool:
-        """Is t to take part in a group stop now?"""
-        return self.stop_signal != 0
-
     def begin_stop(self, signo: int) -> None:
         """do_signal_stop(): every thread parks; the last one reports."""
         self.stop_signal = signo

@@ -87,7 +87,7 @@ def do_read(t: Task, file: File, dst: Sink, nowait: bool = False) -> Result:
     except EINVAL:
         refuse_directory(file)
         raise
-    return block_on(t, file, POLLIN, lambda: file.read(dst))
+    return block_on(t, file, POLLIN, lambda: file.read(dst), tried=True)
 
 
 def do_pread(t: Task, file: File, dst: Sink, offset: int, nowait: bool = False) -> Result:
@@ -100,7 +100,7 @@ def do_pread(t: Task, file: File, dst: Sink, offset: int, nowait: bool = False) 
     except EINVAL:
         refuse_directory(file)
         raise
-    return block_on(t, file, POLLIN, lambda: file.read_at(dst, offset))
+    return block_on(t, file, POLLIN, lambda: file.read_at(dst, offset), tried=True)
 
 
 def refuse_directory(file: File) -> None:
