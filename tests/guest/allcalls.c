@@ -2,7 +2,9 @@
  *
  * The sixth argument is a mark that a tracer of the host's kernel can look for; the others are -1, which no call can
  * do harm with. Each answer is printed: "WAY NUMBER = RESULT", or "WAY NUMBER killed SIGNAL | exited N | hung".
- * With --effects it makes calls instead that would show on the host if the host answered them.
+ * With --effects it makes calls instead that would show on the host if the host answered them; with --memory START END
+ * the calls that the host may carry out: proper ones, and, with another mark, ones that reach into that range, which is
+ * not the application's.
  * The host's side of the test is tests/integration/test_allcalls.py.
  */
 #define _GNU_SOURCE
@@ -10,8 +12,10 @@
 #include <fcntl.h>
 #include <sched.h>
 #include <signal.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/ipc.h>
 #include <sys/mman.h>
@@ -143,8 +147,60 @@ static void effects(const char *name)
     printf("getpid %d\n", getpid());
 }
 
+/* Where no argument is left for the mark it is in the offset of an anonymous mapping, which means nothing. */
+static long memory_call(long number, unsigned long addr, unsigned long length, long a2, long a3, unsigned long mark)
+{
+    bool maps = number == SYS_mmap;
+    return syscall(number, addr, length, a2, a3, maps ? -1L : 0L, maps ? mark << 12 : mark);
+}
+
+static void proper_memory_calls(void)
+{
+    unsigned long page = (unsigned long)memory_call(SYS_mmap, 0, 4 * 4096, 3, MAP_PRIVATE | MAP_ANONYMOUS, MARK);
+    printf("proper 9 = %d\n", page == (unsigned long)MAP_FAILED ? -1 : 0);
+    printf("proper 10 = %ld\n", memory_call(SYS_mprotect, page, 4096, PROT_READ, 0, MARK));
+    printf("proper 28 = %ld\n", memory_call(SYS_madvise, page, 4096, MADV_DONTNEED, 0, MARK));
+    printf("proper 25 = %d\n", memory_call(SYS_mremap, page + 8192, 8192, 4096, 0, MARK) == (long)page + 8192 ? 0 : -1);
+    printf("proper 11 = %ld\n", memory_call(SYS_munmap, page, 4096, 0, 0, MARK));
+}
+
+static void hostile_memory_calls(unsigned long addr, unsigned long length)
+{
+    static const struct {
+        long number, a2, a3;
+    } calls[] = {
+        {SYS_mmap, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED},
+        {SYS_mmap, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_FIXED},
+        {SYS_mprotect, PROT_READ | PROT_WRITE | PROT_EXEC, 0},
+        {SYS_madvise, MADV_DONTNEED, 0},
+        {SYS_madvise, MADV_DONTFORK, 0},
+        {SYS_mremap, 4096, MREMAP_MAYMOVE},
+        {SYS_munmap, 0, 0},
+    };
+    for (size_t i = 0; i < sizeof calls / sizeof *calls; i++)
+        printf("hostile %ld = %ld\n", calls[i].number,
+               memory_call(calls[i].number, addr, length, calls[i].a2, calls[i].a3, MARK + 1));
+}
+
+static void memory(unsigned long start, unsigned long end)
+{
+    proper_memory_calls();
+    hostile_memory_calls(start, end - start);
+    hostile_memory_calls(start, 4096);
+    hostile_memory_calls(end - 4096, 4096);
+    hostile_memory_calls(start - 4096, 8192);
+    hostile_memory_calls(start - 4096, 4097);
+    hostile_memory_calls(start, -start);
+    hostile_memory_calls(end, 4096);
+    printf("alive\n");
+}
+
 int main(int argc, char **argv)
 {
+    if (argc == 4 && strcmp(argv[1], "--memory") == 0) {
+        memory(strtoul(argv[2], NULL, 0), strtoul(argv[3], NULL, 0));
+        return 0;
+    }
     if (argc == 3 && strcmp(argv[1], "--effects") == 0) {
         effects(argv[2]);
         return 0;
