@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Generator, Sequence
 from typing import Any, Final
 
-from sentry.platform import Context, ExitTrap, Platform, Trap
+from sentry.platform import Platform, Trap
 
 log = logging.getLogger(__name__)
 
@@ -94,11 +94,8 @@ class Job:
         self.done = False
 
     def trapped(self, trap: Trap) -> Any:
-        """Its context trapped: what the coroutine is to be resumed with, or RUNNING if it need not know."""
+        """Its context trapped: what the coroutine is to be resumed with, or RUNNING if that is to stay where it is."""
         return trap
-
-    def context_lost(self) -> None:
-        """The context that this job runs application code in died while the job did something else."""
 
 
 @types.coroutine
@@ -199,7 +196,6 @@ class Loop:
         self._handlers: dict[int, Callable[[int], None]] = {}
         self._stopping = False
         self.resting: list[Job] = []  # woken after the next look for traps: breathe()
-        self.on_turn: list[Callable[[], None]] = []  # called after every wait: signals seen by Python, for one
         platform.watch(self._epoll.fileno())
 
     # -- jobs --
@@ -305,25 +301,16 @@ class Loop:
                 resting, self.resting, timeout_ns = self.resting, [], 0
             traps = platform.wait(timeout_ns)
             for context, trap in traps:
-                self._trapped(context, trap)
+                job = context.owner
+                if job is None:
+                    continue
+                self.current = job
+                value = job.trapped(trap)
+                self.current = None
+                if value is not RUNNING:
+                    self._step(job, value)
             for job in resting:
                 self.wake(job)
             turns += 1
             if not traps or turns % self.IO_EVERY == 0:
                 self._poll_fds()
-                for hook in self.on_turn:
-                    self._call(hook)
-
-    def _trapped(self, context: Context, trap: Trap) -> None:
-        job = context.owner
-        if job is None:
-            return
-        if type(trap) is ExitTrap and not trap.running:
-            job.context_lost()
-            return
-        self.current = job
-        value = job.trapped(trap)
-        if value is RUNNING:
-            self.current = None
-        else:
-            self._step(job, value)

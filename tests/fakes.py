@@ -436,6 +436,7 @@ class ScriptedPlatform:
         self.scripts: deque[deque[Step]] = deque()
         self.contexts: list[ScriptedContext] = []
         self.running: list[ScriptedContext] = []
+        self.waits = 0
         self.on_idle: Callable[[], None] = lambda: None
         self._poll = select.poll()
 
@@ -450,6 +451,7 @@ class ScriptedPlatform:
         self._poll.register(epoll_fd, select.POLLIN)
 
     def wait(self, timeout_ns: int) -> list[tuple[ScriptedContext, Trap]]:
+        self.waits += 1
         traps: list[tuple[ScriptedContext, Trap]] = []
         for context in list(self.running):
             trap = context.next_trap()

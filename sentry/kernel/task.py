@@ -17,7 +17,7 @@ from sentry.abi.fcntl import AT_FDCWD
 from sentry.kernel.creds import Creds
 from sentry.kernel.fscontext import FsContext
 from sentry.kernel.signals import INTERRUPTED, Pending, SigInfo
-from sentry.platform import AddressSpace, Context, SyscallTrap, Trap
+from sentry.platform import AddressSpace, Context, ExitTrap, SyscallTrap, Trap
 from sentry.vfs.caller import Caller
 from sentry.vfs.fdtable import FdTable
 from sentry.vfs.walk import Where
@@ -221,6 +221,10 @@ class Task(Job):
         Else the coroutine gets the trap, with what the handler has `begun`; None only makes it look for signals.
         """
         if type(trap) is not SyscallTrap:
+            if type(trap) is ExitTrap and not trap.running:
+                # Killed from outside while in the kernel: as SIGKILL to the process.
+                self.tg.exit_group(sig.SIGKILL)
+                return RUNNING
             return trap
         kernel = self.kernel
         row = kernel.table.get(trap.number)
@@ -244,10 +248,6 @@ class Task(Job):
 
     def _ready(self, events: int) -> None:
         self.kernel.loop.wake(self, READY)
-
-    def context_lost(self) -> None:
-        """Killed from outside while in the kernel: as SIGKILL to the process."""
-        self.tg.exit_group(sig.SIGKILL)
 
     def start(self, coro: Coroutine[Any, Any, None], name: str) -> None:
         """Begin to run: coro is kernel/run.py's."""
