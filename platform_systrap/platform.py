@@ -20,12 +20,11 @@ from sentry.abi.nr_x86_64 import NAMES
 from sentry.platform import Regs, SyscallTrap, Trap
 
 # The calls that need the thread's registers, or that the Sentry carries out changed.
-TRACED: Final = ("clone", "clone3", "fork", "vfork", "execve", "execveat", "rt_sigreturn", "arch_prctl", "brk")
+TRACED: Final = ("clone", "clone3", "fork", "vfork", "execve", "execveat", "rt_sigreturn")
 
-# The calls that the host may carry out: none of their arguments points anywhere.
-LET_THROUGH: Final = {
-    number: name for number, name in NAMES.items() if name in ("mmap", "munmap", "mprotect", "mremap", "madvise")
-}
+# The calls that the host may carry out: none of their arguments points anywhere, as far as the kernel lets them through.
+HARMLESS: Final = ("mmap", "munmap", "mprotect", "mremap", "madvise", "arch_prctl")
+LET_THROUGH: Final = {number: name for number, name in NAMES.items() if name in HARMLESS}
 
 EVENT: Final = struct.Struct("<iiq?7x6Q")  # struct pt_event, up to its arguments
 unpack_event: Final = EVENT.unpack_from

@@ -13,7 +13,7 @@ from sentry.arch.x86_64 import TASK_SIZE_MAX
 from sentry.kernel import creds as cr
 from sentry.kernel.ids import ProcessGroup, Session
 from sentry.syscalls.args import I32, U64, Addr, Flags, Pid, Size
-from sentry.syscalls.registry import syscall
+from sentry.syscalls.registry import NO_RESULT, syscall
 
 if TYPE_CHECKING:
     from sentry.kernel.task import Task
@@ -158,7 +158,7 @@ def getsid(t: Task, pid: Pid) -> int:
 
 
 @syscall(gaps="of the x86-64 codes, FS and GS bases only")
-def arch_prctl(t: Task, code: I32, addr: U64) -> int:
+def arch_prctl(t: Task, code: I32, addr: U64) -> int | None:
     """arch_prctl(2).
 
     Errors:
@@ -166,16 +166,18 @@ def arch_prctl(t: Task, code: I32, addr: U64) -> int:
       EINVAL  another code
       EFAULT  a bad pointer
     """
-    regs = t.context.regs
     if code in (ARCH_SET_FS, ARCH_SET_GS):
         if addr >= TASK_SIZE_MAX:
             raise EPERM
+        if t.context.let_through("arch_prctl", (code, addr)):
+            return NO_RESULT
         if code == ARCH_SET_FS:
-            regs.fs_base = addr
+            t.context.regs.fs_base = addr
         else:
-            regs.gs_base = addr
+            t.context.regs.gs_base = addr
         return 0
     if code in (ARCH_GET_FS, ARCH_GET_GS):
+        regs = t.context.regs
         value = regs.fs_base if code == ARCH_GET_FS else regs.gs_base
         t.mem.write(addr, value.to_bytes(8, "little"))
         return 0
