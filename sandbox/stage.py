@@ -22,6 +22,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
+from proto.ninep import codec
 from sandbox import confine, filters, hostcalls, network, rlimits
 
 Config = dict[str, Any]
@@ -47,6 +48,7 @@ def preload() -> None:
     import sentry.boot
 
     sentry.boot.load()
+    codec.prepare()
     for role in ROLES:
         filters.compiled(role, False)
 

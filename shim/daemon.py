@@ -49,8 +49,10 @@ class Config:
 def serve(config: Config, listener_fd: int) -> int:
     """Serve on a socket that listens already, until told to stop; the process's exit status."""
     set_up_logging(config)
-    asyncio.run(Daemon(config).run(socket.socket(fileno=listener_fd)))
-    return 0
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    loop.run_until_complete(Daemon(config).run(socket.socket(fileno=listener_fd)))
+    return 0  # whoever forked us ends the process now; closing the loop would only take time
 
 
 class Daemon:

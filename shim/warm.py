@@ -78,7 +78,8 @@ class Stamp:
     def __init__(self) -> None:
         standard = os.path.dirname(os.__file__)
         paths = {file for module in list(sys.modules.values()) if (file := getattr(module, "__file__", None))}
-        self._paths = "\0".join(path for path in paths if not path.startswith(standard) or "-packages/" in path)
+        ours = [path for path in paths if not path.startswith(standard) or "-packages/" in path]
+        self._paths = "\0".join(path for path in ours if os.path.isfile(path))
         self._versions = self._read()
 
     def _read(self) -> bytes:

@@ -304,3 +304,10 @@ class _Decoders(dict[int, "Callable[[bytes, int, int], Message] | None"]):
 
 _encoders = _Encoders()
 _decoders = _Decoders()
+
+
+def prepare() -> None:
+    """Generate all of them now, in a process from which many others are forked."""
+    for kind, cls in MESSAGES.items():
+        made = _functions(cls)
+        _encoders[cls], _decoders[kind] = made["encode"], made["decode"]
