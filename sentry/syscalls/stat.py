@@ -152,6 +152,7 @@ def pack_statx(inode: Inode, path: Path | None) -> bytes:
     """struct statx.  The mount's id and root are known only for what was found by name."""
     attributes = STATX_ATTR_MOUNT_ROOT if path is not None and path.is_mount_root() else 0
     mask = STATX_BASIC_STATS | STATX_BTIME | (STATX_MNT_ID if path is not None else 0)
+    atime, btime, ctime, mtime = inode.atime_ns, inode.btime_ns, inode.ctime_ns, inode.mtime_ns
     rdev_major, rdev_minor = split_device(inode.rdev)
     dev_major, dev_minor = split_device(inode.fs.dev)
     return STATX.pack(
@@ -166,13 +167,17 @@ def pack_statx(inode: Inode, path: Path | None) -> bytes:
         inode.size,
         inode.blocks(),
         STATX_ATTR_MOUNT_ROOT,
-        *divmod(inode.atime_ns, NS),
+        atime // NS,
+        atime % NS,
         0,
-        *divmod(inode.btime_ns, NS),
+        btime // NS,
+        btime % NS,
         0,
-        *divmod(inode.ctime_ns, NS),
+        ctime // NS,
+        ctime % NS,
         0,
-        *divmod(inode.mtime_ns, NS),
+        mtime // NS,
+        mtime % NS,
         0,
         rdev_major,
         rdev_minor,

@@ -3,6 +3,7 @@
 After them the Sentry's view (names, attributes, contents) is compared with the host's.
 """
 
+import gc
 import os
 import random
 
@@ -201,6 +202,7 @@ def test_several_tasks_at_once(tree, seed):
 
 def test_nothing_is_left_behind(tree):
     worker = Worker(tree, random.Random(7))
+    gc.collect()  # not later: what earlier tests left holds descriptors
     before = len(os.listdir("/proc/self/fd")), tree.gofer_fds()
 
     async def some_steps():
