@@ -13,7 +13,7 @@ from platform_ptrace.platform import STUB_START
 from platform_systrap.platform import LET_THROUGH, TRACED, SystrapContext, SystrapPlatform, probe
 from sentry.abi.nr_x86_64 import NAMES
 from sentry.platform import PAGE_SIZE, FaultTrap
-from tests.bare import CALL_RAX, CODE, COUNT, DATA, FIXED, INT80, LOOP, NOP, READ_WRITE, STACK, Bare, call, mov
+from tests.bare import CALL_RAX, CODE, COUNT, DATA, FIXED, INT80, NOP, READ_WRITE, STACK, Bare, call, mov
 from tests.integration.platforms import place, signals_restored, wait_until, word
 
 # A platform waits for any child and for SIGCHLD: the process is to have no other children and no other threads.
