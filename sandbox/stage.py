@@ -44,10 +44,14 @@ def main() -> NoReturn:
 
 
 def preload() -> None:
-    """Import and make ready all that either role will need; for whoever is going to be forked."""
+    """Import all that either role will need; for whoever is going to be forked."""
     import sentry.boot
 
     sentry.boot.load()
+
+
+def prepare() -> None:
+    """Make what each would otherwise make for itself: worth it for one that is going to be forked many times."""
     codec.prepare()
     for role in ROLES:
         filters.compiled(role, False)

@@ -44,6 +44,7 @@ def main(path: str, idle_s: float) -> NoReturn:
     os.setsid()
     os.chdir("/")
     stage.preload()
+    stage.prepare()
     hostcalls.one_malloc_arena()
     hostcalls.set_name("pysc-warm")
     hostcalls.set_command_line(["pysc", "shim.warm", path])
