@@ -20,6 +20,7 @@ from typing import Any
 from sentry.control import ControlServer
 from sentry.kernel.kernel import HostFacts, Kernel
 from sentry.platform import Platform
+from sentry.reserve import set_aside
 from sentry.strace import Strace
 from sentry.syscalls.registry import Syscall, build_table
 
@@ -139,6 +140,7 @@ def main(config: dict[str, Any]) -> int:
 def _boot(config: dict[str, Any]) -> Kernel:
     table = _table or build_table()
     platform = choose_platform(config.get("platform") or "auto", config["proc_fd"])
+    set_aside()
     kernel = Kernel(platform, table, _facts, config["proc_fd"])
     kernel.log.add_boot_lines()
     if config.get("strace"):

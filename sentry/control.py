@@ -35,6 +35,7 @@ from sentry.kernel.threadgroup import ThreadGroup
 from sentry.mounts import MountBuilder
 from sentry.oci import process_spec
 from sentry.profiler import Profiler
+from sentry.reserve import reserved
 from sentry.vfs.dentry import Dentry, Path
 from sentry.vfs.file import File
 from sentry.vfs.walk import lookup_child
@@ -120,7 +121,8 @@ class _Connection:
 
     def _receive(self) -> None:
         try:
-            data, ancillary, _, _ = self.sock.recvmsg(RECEIVE_SIZE, socket.CMSG_SPACE(MAX_FDS * 4))
+            with reserved():
+                data, ancillary, _, _ = self.sock.recvmsg(RECEIVE_SIZE, socket.CMSG_SPACE(MAX_FDS * 4))
         except BlockingIOError:
             return
         except OSError:
@@ -219,7 +221,8 @@ class ControlServer:
 
     def _accept(self, events: int) -> None:
         try:
-            sock, _ = self._listener.accept()
+            with reserved():
+                sock, _ = self._listener.accept()
         except OSError:
             return
         _Connection(self, sock)
