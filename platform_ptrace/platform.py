@@ -8,7 +8,7 @@ import time
 import types
 from collections.abc import Generator, Sequence
 from contextlib import suppress
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from platform_ptrace.core._core import ffi, lib
 from sentry.abi.errno import EFAULT, EINVAL, ENAMETOOLONG, ENOMEM, from_code
@@ -108,7 +108,8 @@ class PtraceContext:
     def _tid(self) -> int:
         if self.gone:
             raise SpaceGone("context")
-        return cast(int, self.c.tid)
+        tid: int = self.c.tid
+        return tid
 
     @property
     def regs(self) -> Regs:
@@ -117,7 +118,8 @@ class PtraceContext:
             self._tid()
             check(lib.pt_fetch_regs(c), "reading registers")
         c.flags |= lib.PT_REGS_DIRTY
-        return cast(Regs, c.regs)
+        regs: Regs = c.regs
+        return regs
 
     def set_result(self, value: int) -> None:
         c = self.c
@@ -136,7 +138,8 @@ class PtraceContext:
             self.stop_wanted = False
             return InterruptTrap()
         self.resume()
-        return cast(Trap, (yield self))
+        trap: Trap = yield self
+        return trap
 
     def resume(self) -> None:
         self.running = True
