@@ -12,6 +12,7 @@ import pytest
 from tests.bare import Bare
 from tests.integration.daemon import Daemon, until
 from tests.integration.events import Events
+from tests.integration.host import Host
 from tests.integration.platforms import SUBJECTS, Subject, signals_restored
 
 
@@ -48,6 +49,24 @@ def events(daemon: Daemon, tmp_path: Path) -> Iterator[Events]:
         yield stream
     finally:
         stream.close()
+
+
+@pytest.fixture(scope="module")
+def module_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+    made = Host(tmp_path_factory.mktemp("host"))
+    yield made
+    made.cgroup.rmdir()
+
+
+@pytest.fixture
+def host(module_host: Host) -> Iterator[Host]:
+    """With a check that nothing of the test's containers is left."""
+    module_host.names = []
+    yield module_host
+    for name in module_host.names:
+        module_host.pysc("delete", "--force", name)
+    until(lambda: not module_host.left_behind(), seconds=5)
+    assert module_host.left_behind() == []
 
 
 @pytest.fixture(params=SUBJECTS, ids=lambda subject: str(subject.name))

@@ -8,9 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.integration.test_command import Host, assert_one_line, host, module_host
-
-__all__ = ("host", "module_host")
+from tests.integration.host import Host, assert_one_line
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("command")]
 
