@@ -20,7 +20,6 @@ from shim.events import Publisher
 from shim.reaper import Reaper
 from shim.service import NAMES, Surroundings, TaskService
 from shim.tasks import Background
-from shim.warm_start import start_warm_parent
 
 log = logging.getLogger(__name__)
 
@@ -42,8 +41,6 @@ class Config:
     events_address: str
     """containerd's ttrpc socket; "" if there is none."""
     nursery_fd: int
-    warm_path: str = ""
-    """Where a warm parent is to be started, once there is time for it; "" if not by us."""
 
 
 def serve(config: Config, listener_fd: int) -> int:
@@ -65,7 +62,6 @@ class Daemon:
     async def run(self, listener: socket.socket) -> None:
         """From the first connection to the last trace."""
         config = self._config
-        warm_go = start_warm_parent(config.warm_path) if config.warm_path else None
         hostcalls.prctl(hostcalls.PR_SET_CHILD_SUBREAPER, 1)
         # Threads are made on demand; many containers may be made at once, and none should wait for another.
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(MAX_THREADS))
@@ -75,7 +71,7 @@ class Daemon:
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
         nursery = Nursery(config.nursery_fd)
         surroundings = Surroundings(
-            config.namespace, root, config.debug, publisher, Reaper(), background, nursery, self._stopping.set, warm_go
+            config.namespace, root, config.debug, publisher, Reaper(), background, nursery, self._stopping.set
         )
         service = TaskService(surroundings)
         server = aio.Server({name: service.methods() for name in NAMES})

@@ -69,8 +69,6 @@ class Surroundings:
     nursery: Nursery
     stop: Callable[[], None]
     """Ends the shim once outstanding calls are answered."""
-    warm_go: int | None = None
-    """Closed when the first container runs: then there is time to make a warm parent."""
 
 
 class TaskService:
@@ -207,9 +205,6 @@ class TaskService:
         """Let a process run; returns when it does."""
         container = self._container(request.id)
         pid = await self._with.background.uninterrupted(container.start(request.exec_id))
-        if self._with.warm_go is not None:
-            os.close(self._with.warm_go)
-            self._with.warm_go = None
         return task_pb2.StartResponse(pid=pid)
 
     async def delete(self, request: task_pb2.DeleteRequest) -> Message:

@@ -54,14 +54,11 @@ class Prepared:
         """What containerd is told."""
 
 
-def run(flags: Flags, stdin: bytes, warm: str) -> bytes:
-    """Start or find the shim of this container's group; what containerd is told.
-
-    `warm` is where a warm parent is to listen next time; "" if nowhere.
-    """
+def run(flags: Flags, stdin: bytes) -> bytes:
+    """Start or find the shim of this container's group; what containerd is told."""
     prepared = prepare(flags, stdin)
     if prepared.listener is not None:
-        fork_daemon(flags, prepared, warm)
+        fork_daemon(flags, prepared)
     return prepared.answer
 
 
@@ -164,11 +161,8 @@ def _bind(path: str) -> socket | None:
     return listener
 
 
-def fork_daemon(flags: Flags, prepared: Prepared, warm: str) -> None:
-    """Fork the serving process; returns in the parent only, which then exits and leaves it to its subreaper.
-
-    `warm` is where a warm parent is to listen next time.
-    """
+def fork_daemon(flags: Flags, prepared: Prepared) -> None:
+    """Fork the serving process; returns in the parent only, which then exits and leaves it to its subreaper."""
     assert prepared.listener is not None
     oom_score = _oom_score_of(os.getppid())
     sys.stdout.flush()
@@ -178,11 +172,11 @@ def fork_daemon(flags: Flags, prepared: Prepared, warm: str) -> None:
     status = 1
     try:
         detach(f"{os.getcwd()}/log")
-        _set_oom_score(oom_score + 1)
+        set_oom_score(oom_score + 1)
         nursery_fd = start_nursery()
         # asyncio imports ssl if it can; without it each shim is 2 MB smaller and there 5 ms earlier.
         sys.modules["ssl"] = None  # type: ignore[assignment]
-        status = serve(flags, prepared, nursery_fd, warm)
+        status = serve(flags, prepared, nursery_fd)
     except BaseException:
         import traceback
 
@@ -200,14 +194,12 @@ def start_nursery() -> int:
     return ours.detach()
 
 
-def serve(flags: Flags, prepared: Prepared, nursery_fd: int, warm: str) -> int:
+def serve(flags: Flags, prepared: Prepared, nursery_fd: int) -> int:
     """Be the shim; its exit status."""
     from shim import daemon
 
     assert prepared.listener is not None
-    config = daemon.Config(
-        flags.namespace, flags.id, flags.debug, prepared.path, prepared.events_address, nursery_fd, warm
-    )
+    config = daemon.Config(flags.namespace, flags.id, flags.debug, prepared.path, prepared.events_address, nursery_fd)
     return daemon.serve(config, prepared.listener.detach())
 
 
@@ -235,7 +227,7 @@ def _oom_score_of(pid: int) -> int:
         return 0
 
 
-def _set_oom_score(score: int) -> None:
+def set_oom_score(score: int) -> None:
     """Be killed before containerd; less is not allowed to an unprivileged process, and then not needed."""
     try:
         with open("/proc/self/oom_score_adj", "w") as file:

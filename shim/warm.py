@@ -1,16 +1,16 @@
 """The warm parent: one process a node, everything imported and nothing else, which shims are forked from.
 
 A fork takes milliseconds where a fresh interpreter with all its imports takes a tenth of a second and more, and all
-forks share the pages of what was imported.  The first `start` that finds no warm parent does its work itself and has
-one started for those to come; nothing depends on there being one.
+forks share the pages of what was imported.  The first `start` that finds no warm parent has one started
+(warm_start.py); one that cannot use it does its work itself, so nothing depends on there being one.
 
 The order in a fork is what keeps secrets apart.  The nursery, from which the Sentry and the gofer come, is forked off
 before a byte of the request is read, so it never holds an environment, a path or a container's configuration; the rest
 becomes the shim.  The warm parent itself reads no request at all, and has one thread, no event loop and no descriptor
 but its listening socket, a lock and a log.
 
-It ends when its own files have changed (an upgrade: the asker does the work itself then, and starts another), and when
-it has had neither a request nor a living fork for a while.
+It ends when its own files have changed (an upgrade: the asker does the work itself then, and the next one starts
+another), and when it has had neither a request nor a living fork for a while.
 """
 
 import gc
@@ -36,13 +36,10 @@ from shim.warm_client import GO, PATIENCE_S, READY, Request, frame, receive_exac
 BACKLOG: Final = 128
 NAME: Final = "containerd-shim-pysc-v1"
 
-def main(path: str, idle_s: float) -> NoReturn:
-    """Load everything, listen, serve.  stdin is done with; stdout and stderr are the log."""
-    null = os.open(os.devnull, os.O_RDWR)
-    os.dup2(null, 0)
-    os.close(null)
+def main(path: str, idle_s: float, starting_fd: int) -> NoReturn:
+    """Load everything, listen, serve.  stdout and stderr are the log; the descriptor is a lock that others wait for."""
     os.setsid()
-    os.chdir("/")
+    start.set_oom_score(oom_score(os.getpid()) + 1)  # as the shims will have it
     stage.preload()
     stage.prepare()
     hostcalls.one_malloc_arena()
@@ -53,6 +50,7 @@ def main(path: str, idle_s: float) -> NoReturn:
     gc.collect()
     gc.freeze()
     listener = _listen(path)
+    os.close(starting_fd)
     _serve(listener, idle_s, _Fork(path, stamp).live)
     remove(path)
     os._exit(0)
@@ -190,7 +188,7 @@ def _start(connection: socket.socket, request: Request, nursery_fd: int) -> int:
     hostcalls.set_name(NAME)
     hostcalls.set_command_line([NAME, *arguments])
     start.detach(f"{folder}/log")
-    return start.serve(flags, prepared, nursery_fd, "")
+    return start.serve(flags, prepared, nursery_fd)
 
 
 def keep_only(*fds: int) -> None:

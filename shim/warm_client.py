@@ -44,12 +44,12 @@ Request = tuple[list[str], dict[bytes, bytes], str, bytes]
 def run(flags: "Flags") -> int:
     """Start or find the shim of this container's group and print where it listens."""
     stdin = read_stdin()
-    path = socket_path()
-    answer = ask(path, flags.arguments, stdin) if path else None
+    warm = find(socket_path())
+    answer = ask(warm, flags.arguments, stdin) if warm else None
     if answer is None:
         from shim import start
 
-        answer = start.run(flags, stdin, path)
+        answer = start.run(flags, stdin)
     os.write(1, answer)
     return 0
 
@@ -103,12 +103,33 @@ def receive_frame(sock: socket) -> "Any":
     return marshal.loads(receive_exactly(sock, int.from_bytes(receive_exactly(sock, LENGTH_SIZE))))
 
 
-def ask(path: str, arguments: list[str], stdin: bytes) -> bytes | None:
-    """Have a start action done by a fork of the warm parent: what it would have printed.  None: do it yourself."""
+def find(path: str) -> socket | None:
+    """A connection to the warm parent, which is started if there is none."""
+    if not path:
+        return None
+    sock = connect(path)
+    if sock is None:
+        from shim.warm_start import start_warm_parent
+
+        if start_warm_parent(path):
+            sock = connect(path)
+    return sock
+
+
+def connect(path: str) -> socket | None:
     sock = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC)
     sock.settimeout(PATIENCE_S)
     try:
         sock.connect(path)
+        return sock
+    except OSError:
+        sock.close()
+        return None
+
+
+def ask(sock: socket, arguments: list[str], stdin: bytes) -> bytes | None:
+    """Have a start action done by a fork of the warm parent: what it would have printed.  None: do it yourself."""
+    try:
         sock.sendall(frame((arguments, environ, os.getcwd(), stdin)))
         if sock.recv(1) != READY:
             return None

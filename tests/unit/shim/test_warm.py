@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import sys
 import types
@@ -27,9 +28,10 @@ def test_every_user_and_installation_has_a_socket_of_its_own(monkeypatch: pytest
     assert warm_client.socket_path() != path
 
 
-def test_asking_where_nobody_listens_is_no_error(tmp_path: Path) -> None:
-    assert warm_client.ask(str(tmp_path / "none"), ["start"], b"") is None
-    assert warm_client.ask(str(tmp_path / ("x" * 200)), ["start"], b"") is None
+def test_where_nobody_listens_there_is_no_connection(tmp_path: Path) -> None:
+    assert warm_client.connect(str(tmp_path / "none")) is None
+    assert warm_client.connect(str(tmp_path / ("x" * 200))) is None
+    assert warm_client.find("") is None
 
 
 def test_a_frame_arrives_whole_or_not_at_all() -> None:
@@ -88,18 +90,39 @@ def test_a_replaced_module_makes_the_stamp_old(tmp_path: Path, monkeypatch: pyte
     assert not stamp.is_current()
 
 
-def test_only_one_is_started_at_a_time(tmp_path: Path) -> None:
-    """The first has the lock for as long as it lives; here it finds no folder to listen in, and ends."""
-    folder = tmp_path / "w"
-    go = start_warm_parent(f"{folder}/socket")
-    assert go is not None
-    assert start_warm_parent(f"{folder}/socket") is None
-    for path in folder.iterdir():
-        path.unlink()
-    folder.rmdir()
-    os.close(go)
+def test_one_is_started_and_waited_for(tmp_path: Path) -> None:
+    path = str(tmp_path / "w" / "socket")
+    assert start_warm_parent(path)
+    try:
+        inode = os.stat(path).st_ino
+        assert start_warm_parent(path)
+        assert os.stat(path).st_ino == inode, "a second one has taken its place"
+    finally:
+        end(path)
+
+
+def end(path: str) -> None:
+    sock = warm_client.connect(path)
+    assert sock is not None
+    sock.close()
+    peer = next(pid for pid in os.listdir("/proc") if pid.isdigit() and shows(int(pid), f"pysc\0shim.warm\0{path}\0"))
+    os.kill(int(peer), signal.SIGKILL)
+
+
+def shows(pid: int, command_line: str) -> bool:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text(errors="replace").startswith(command_line)
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def test_one_that_cannot_listen_is_waited_for_no_longer_than_it_lives(tmp_path: Path) -> None:
+    path = str(tmp_path / ("x" * 90))  # too long for a socket, not for a file
+    assert start_warm_parent(path)
+    assert warm_client.connect(path) is None
+    assert "AF_UNIX path too long" in Path(f"{path}.log").read_text()
 
 
 def test_where_none_can_be_started_there_is_none(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    assert start_warm_parent(f"{tmp_path}/file/socket") is None
+    assert not start_warm_parent(f"{tmp_path}/file/socket")
