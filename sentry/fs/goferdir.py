@@ -59,6 +59,8 @@ if TYPE_CHECKING:
 
 READDIR_SIZE: Final = 60 << 10
 LONGEST_ENTRY: Final = ATTR_ENTRY_SIZE + NAME_MAX
+MIN_MISSES: Final = 4
+MISSES_SHARE: Final = 16
 LISTING_LIMIT: Final = 8192  # a directory of more entries is listed anew each time
 
 FIRST_ENTRY: Final = 2  # positions 0 and 1 are those of . and ..
@@ -88,17 +90,19 @@ class GoferDir(GoferInode):
 
     listing  everything in it, None if not known; _snapshot: of how it is now, None until somebody reads it and again
              soon after (GoferFs.snapshot_made), for it takes as much memory once more
-    primed   attributes of entries of the listing that were not looked up yet
+    primed   attributes of entries of the listing that were not looked up yet; _misses: lookups since then that had to
+             ask the gofer
     _lock    names_lock, made when it is first asked for
     """
 
-    __slots__ = ("_lock", "_snapshot", "listing", "primed")
+    __slots__ = ("_lock", "_misses", "_snapshot", "listing", "primed")
 
     def __init__(self, fs: GoferFs, attr: Attr, fid: int) -> None:
         super().__init__(fs, attr, fid)
         self.listing: Listing | None = None
         self._snapshot: Snapshot | None = None
         self.primed: dict[str, Attr] = {}
+        self._misses = 0
         self._lock: Mutex | None = None
 
     def names_lock(self) -> Mutex:
@@ -131,18 +135,34 @@ class GoferDir(GoferInode):
         return child
 
     async def lookup(self, name: str) -> Inode:
-        return self.lookup_now(name) or await self.walk_to(name)
+        found = self.lookup_now(name)
+        if found is None and self._is_walked_through():
+            await self._list()
+            self._misses = len(self.primed) - len(self.listing or ())  # as patient again as there are misses in store
+            found = self.lookup_now(name)
+        return found or await self.walk_to(name)
+
+    def _is_walked_through(self) -> bool:
+        """Somebody seems to look at each entry, of which we have forgotten many: one more listing costs less."""
+        if self.listing is None:
+            return False
+        self._misses += 1
+        return self._misses >= max(MIN_MISSES, len(self.listing) // MISSES_SHARE)
 
     async def walk_to(self, name: str) -> GoferInode:
         """Ask the gofer.  ENOENT."""
         client = self.fs.client
         fid = client.new_fid()
-        try:
-            reply = cast(Rwalkgetattr, (await self.ask(lambda own: Twalkgetattr(own, fid, [encode_name(name)])))[0])
-        except LinuxError:
-            client.unused_fid(fid)
-            raise
+        with self.fs.changes() as changed:
+            try:
+                answer, _ = await self.ask(lambda own: Twalkgetattr(own, fid, [encode_name(name)]))
+            except LinuxError:
+                client.unused_fid(fid)
+                raise
+        reply = cast(Rwalkgetattr, answer)
         inode = self.fs.inode_of(reply.attrs[0], fid)
+        if inode.ino in changed:
+            inode.outdate()
         if reply.target:
             inode.target = decode_name(reply.target)
         return inode
@@ -186,10 +206,14 @@ class GoferDir(GoferInode):
     async def _list(self) -> Listing:
         listing: Listing = {}
         primed: dict[str, Attr] = {}
-        for name, attr in await self._fetch():
-            listing[name] = (attr.ino, st.dirent_type(attr.mode))
-            # Not those with other names, through which they could change unseen, nor those that are in use.
-            if (attr.nlink == 1 or st.is_dir(attr.mode)) and attr.mode and attr.ino not in self.fs.inodes:
+        with self.fs.changes() as changed:
+            found = await self._fetch()
+        inodes = self.fs.inodes
+        for name, attr in found:
+            ino, mode = attr.ino, attr.mode
+            listing[name] = (ino, st.dirent_type(mode))
+            # Not those with other names, through which they could change unseen, nor those that are in use or were.
+            if (attr.nlink == 1 or st.is_dir(mode)) and mode and ino not in inodes and ino not in changed:
                 primed[name] = attr
         if len(listing) <= LISTING_LIMIT and not self.fs.shared:
             self.listing, self.primed = listing, primed
@@ -321,7 +345,13 @@ class GoferDir(GoferInode):
         elif self.fs.shared:
             raise EINVAL("only the host could exchange atomically")
         else:
-            await self._exchange((own, first), (other, second))
+            try:
+                await self._exchange((own, first), (other, second))
+            except LinuxError:
+                # It was undone, but has left its traces in the directories' times.
+                self.outdate()
+                new_dir.outdate()
+                raise
         moved, target = [await self._attr_if_any(call) for call in stats]
         if moved is None or (target is not None and target.ino == moved.ino):
             return  # two names of one file: nothing happened

@@ -11,6 +11,8 @@ Read goferclient.py for the wire, goferinode.py for files, goferdir.py for direc
 from __future__ import annotations
 
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import ClassVar, Final, cast
 
 from proto.ninep.dialect import Attr, Rwalkgetattr, Twalkgetattr
@@ -33,6 +35,7 @@ class GoferFs(FileSystem):
     shared   others change the tree too: nothing is cached
     inodes   those alive, by number
     written  those with data that sync(2) still has to see to
+    watchers sets to which each inode that changes is added
     """
 
     NAME: ClassVar[str] = "9p"
@@ -45,6 +48,7 @@ class GoferFs(FileSystem):
         self.inodes: weakref.WeakValueDictionary[int, GoferInode] = weakref.WeakValueDictionary()
         self.written: weakref.WeakSet[GoferInode] = weakref.WeakSet()
         self._rename_lock = Mutex(client.loop)
+        self.watchers: list[set[int]] = []
         self._root: GoferInode | None = None
         self._listed: dict[GoferDir, None] = {}  # in the order of snapshot_made
         self._idle: dict[tuple[GoferInode, int], None] = {}  # in the order of _close_oldest
@@ -81,6 +85,21 @@ class GoferFs(FileSystem):
 
     def rename_lock(self) -> Mutex:
         return self._rename_lock
+
+    # -- changes of ours --
+
+    @contextmanager
+    def changes(self) -> Iterator[set[int]]:
+        """Collects the numbers of inodes that change meanwhile: what was asked of the gofer before is not true of them.
+
+        An Inode knows that of itself; but it may be gone when the answer comes.
+        """
+        changed: set[int] = set()
+        self.watchers.append(changed)
+        try:
+            yield changed
+        finally:
+            self.watchers = [watcher for watcher in self.watchers if watcher is not changed]
 
     # -- host descriptors of closed files --
 

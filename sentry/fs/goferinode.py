@@ -165,6 +165,8 @@ class GoferInode(Inode):
         """Something changed them."""
         self.version += 1
         self.stale = True
+        for watcher in self.fs.watchers:
+            watcher.add(self.ino)
 
     def fresh(self) -> bool:
         if not self.stale:
@@ -429,8 +431,7 @@ class GoferInode(Inode):
 
     def wrote(self) -> None:
         """Its content was changed through a host descriptor."""
-        self.version += 1
-        self.stale = True
+        self.outdate()
         if not self.written:
             self.written = True
             self.fs.written.add(self)

@@ -94,10 +94,13 @@ class Creds:
 
     def real_caller(self, umask: int) -> Caller:
         """access(2): the real ids, and for a real non-root user no effective capabilities."""
-        caps = self.effective
-        if not self.securebits & SECBIT_NO_SETUID_FIXUP:
-            caps = self.permitted if self.uid == 0 else 0
-        return Caller(self.uid, self.gid, frozenset(self.groups), caps, umask)
+        caller = self._callers.get(~umask)  # kept among the others under a key that is no umask
+        if caller is None:
+            caps = self.effective
+            if not self.securebits & SECBIT_NO_SETUID_FIXUP:
+                caps = self.permitted if self.uid == 0 else 0
+            caller = self._callers[~umask] = Caller(self.uid, self.gid, frozenset(self.groups), caps, umask)
+        return caller
 
 
 def fixup_for_uids(old: Creds, new: Creds) -> Creds:

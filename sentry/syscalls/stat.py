@@ -29,7 +29,7 @@ from sentry.abi.stat import (
 from sentry.syscalls.args import I32, Addr, AtFlags, DirFd, Fd, Flags, PathAddr
 from sentry.syscalls.paths import check_flags, find_now, read_name, read_optional, read_path, start, walk_at
 from sentry.syscalls.registry import syscall
-from sentry.vfs.cachedwalk import walk_cached
+from sentry.vfs.cachedwalk import find_cached
 from sentry.vfs.caller import MAY_EXEC, MAY_WRITE, Caller
 from sentry.vfs.dentry import MS_NOEXEC, Path
 from sentry.vfs.inode import Inode, split_device
@@ -215,17 +215,17 @@ def do_access(t: Task, dirfd: int, path_addr: int, mode: int, flags: int) -> Res
         raise EINVAL("mode")
     check_flags(flags, AT_EACCESS | AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH)
     name = read_optional(t, path_addr, flags)
-    where = start(t, dirfd, name)
-    if not flags & AT_EACCESS:
-        where.caller = t.creds.real_caller(t.fs.umask)
+    fs = t.fs
+    caller = t.creds.caller(fs.umask) if flags & AT_EACCESS else t.creds.real_caller(fs.umask)
+    at = fs.cwd if dirfd == AT_FDCWD or name[:1] == "/" else t.where(dirfd).start
     follow = not flags & AT_SYMLINK_NOFOLLOW
     if not name and flags & AT_EMPTY_PATH:
-        found: Path | None = where.start
+        found: Path | None = at
     else:
-        found = walk_cached(where, name, follow)
+        found = find_cached(fs.root, at, caller, name, follow)
     if found is None or not found.inode.fresh():
-        return _access_walk(where, found, name, follow, mode)
-    check_access(where.caller, found, mode)
+        return _access_walk(Where(fs.root, at, caller), found, name, follow, mode)
+    check_access(caller, found, mode)
     return 0
 
 

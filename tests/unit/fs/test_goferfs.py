@@ -1,17 +1,21 @@
 import gc
 import os
 import resource
+import select
 import signal
+import socket
 import stat
 
 import pytest
 
 from sentry.abi.errno import EIO, ENFILE, ENOENT, EOPNOTSUPP, EROFS
-from sentry.abi.fcntl import O_CREAT, O_DIRECTORY, O_EXCL, O_RDONLY, O_RDWR, O_TRUNC, O_WRONLY
+from sentry.abi.fcntl import O_CREAT, O_DIRECTORY, O_EXCL, O_RDONLY, O_RDWR, O_TRUNC, O_WRONLY, RENAME_EXCHANGE
 from sentry.fs.goferfs import IDLE_FDS
 from sentry.vfs import names
 from sentry.vfs.inode import AttrChange
 from sentry.vfs.iov import BytesSink, BytesSource
+from sentry.vfs.open import open_name
+from sentry.wait import breathe
 from tests.gofertree import GoferTree
 from tests.unit.fs.conformance import Conformance
 
@@ -83,6 +87,18 @@ def count_calls(tree, monkeypatch):
     return sent
 
 
+def wait_for_answers(tree):
+    """Until all that was asked is answered, if only in the socket."""
+    found = 0
+    while found < len(tree.client._calls):
+        select.select([tree.client._sock], [], [], 10)
+        data = tree.client._sock.recv(1 << 16, socket.MSG_PEEK)
+        found = at = 0
+        while at < len(data):
+            at += int.from_bytes(data[at : at + 4], "little")
+            found += at <= len(data)
+
+
 def entries(tree, directory):
     tree.run(directory.load_entries())
     return [e.name for e in directory.entries(0)]
@@ -112,6 +128,84 @@ def test_a_missing_name_is_remembered(tree, monkeypatch):
         tree.walk("/missing")
 
     assert sent == []
+
+
+def test_who_looks_at_every_forgotten_entry_asks_for_all_at_once(tree, folder, monkeypatch):
+    """find and du, for the second time: the names are known, the attributes were forgotten with the dentries."""
+    for n in range(64):
+        (folder / f"f{n}").write_text("x" * n)
+    directory = tree.open("/", O_DIRECTORY)
+    assert len(entries(tree, directory)) == 66
+    for n in range(64):
+        tree.walk(f"/f{n}")
+    tree.root.dentry.children.clear()
+    gc.collect()
+    sent = count_calls(tree, monkeypatch)
+
+    sizes = [tree.walk(f"/f{n}").inode.size for n in range(64)]
+
+    assert sizes == list(range(64))
+    assert len(sent) < 16
+    directory.drop()
+
+
+def test_a_single_forgotten_entry_is_asked_for_alone(tree, folder, monkeypatch):
+    for n in range(64):
+        (folder / f"f{n}").touch()
+    directory = tree.open("/", O_DIRECTORY)
+    entries(tree, directory)
+    tree.walk("/f1")
+    tree.root.dentry.children.clear()
+    gc.collect()
+    sent = count_calls(tree, monkeypatch)
+
+    tree.walk("/f1")
+
+    assert [request for request in sent if request != "Tclunkmany"] == ["Twalkgetattr"]
+    directory.drop()
+
+
+def test_what_is_written_while_the_directory_is_listed_is_not_remembered_as_it_was(tree, folder):
+    """The answer describes the file as it was before, and the Inode that knows better may be gone by then."""
+    (folder / "a").write_text("x")
+    directory = tree.open("/", O_DIRECTORY)
+
+    async def list_it():
+        await directory.load_entries()
+
+    async def both():
+        file = (await open_name(tree.where, "/a", O_WRONLY, 0)).hold()
+        tree.loop.spawn(list_it(), "list")
+        await breathe(tree.loop)
+        wait_for_answers(tree)  # what the gofer says of the directory, and nobody has looked at yet
+        write(file, b"much more")
+        file.drop()
+        tree.fs.close_all_idle()
+        tree.root.dentry.children.clear()
+        del file
+        gc.collect()
+
+    tree.run(both())
+
+    assert tree.walk("/a").inode.size == 9
+    directory.drop()
+
+
+def test_an_exchange_that_fails_halfway_has_changed_the_times(tree, folder):
+    """The renames that were undone left their traces in the directory; here the host has removed the second name."""
+    for name in ("a", "b"):
+        (folder / name).touch()
+        tree.walk(f"/{name}")
+    root = tree.root.inode
+    tree.run(root.refresh())
+    (folder / "b").unlink()
+
+    with pytest.raises(ENOENT):
+        tree.run(root.rename("a", root, "b", RENAME_EXCHANGE))
+
+    tree.run(root.refresh())
+    assert root.mtime_ns == os.stat(folder).st_mtime_ns
+    assert os.listdir(folder) == ["a"]
 
 
 def test_opening_a_closed_file_again_asks_nobody(tree, folder, monkeypatch):
