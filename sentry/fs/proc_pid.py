@@ -57,6 +57,10 @@ class TaskDir(ProcDir):
         super().__init__(fs, view)
         self.uid, self.gid = view.owner()
 
+    @property
+    def ended(self) -> bool:
+        return self.view.gone
+
     def names(self) -> Iterable[str]:
         yield from (name for name, row in _FILES.items() if row.applies(self.view.whole))
         yield from _LINKS

@@ -41,6 +41,8 @@ MS_SHARED: Final = 1 << 20
 MS_RELATIME: Final = 1 << 21
 MS_STRICTATIME: Final = 1 << 24
 
+MANY_NAMES: Final = 64
+
 
 class Dentry:
     """A name.  `parent` is None for the root of a file system; `inode` None for a negative entry."""
@@ -71,6 +73,15 @@ class Dentry:
         parent = self.parent
         if parent is not None and parent.children.get(self.name) is self:
             del parent.children[self.name]
+
+    def forget_ended(self) -> None:
+        """For a volatile directory: names no longer hold what has ended.  Looks when their number has doubled."""
+        count = len(self.children)
+        if count < MANY_NAMES or count & (count - 1):
+            return
+        for child in list(self.children.values()):
+            if child.inode is not None and child.inode.ended and not child.mounted:
+                child.unhash()
 
 
 class DentryCache:

@@ -150,6 +150,11 @@ class Inode:
         self._locks: FileLocks | None = None
         self._fifo: object | None = None
 
+    @property
+    def ended(self) -> bool:
+        """In a volatile directory: what it stood for is gone, and no name will lead to it again."""
+        return False
+
     # -- attributes --
 
     async def refresh(self) -> None:

@@ -205,8 +205,10 @@ async def lookup_locked(directory: Path, name: str) -> Dentry:
     if dentry is not None:
         dentry.unhash()
     fresh = Dentry(name, parent, found)
-    if found is None and inode.volatile:
-        return fresh
+    if inode.volatile:
+        if found is None:
+            return fresh
+        parent.forget_ended()
     return CACHE.add(fresh)
 
 

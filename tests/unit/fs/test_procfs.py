@@ -748,3 +748,15 @@ MASKS = [
 def test_processor_masks(mask, ncpus, shown, ranges):
     assert cpu_mask(mask, ncpus) == shown
     assert cpu_list(mask) == ranges
+
+
+def test_processes_that_are_gone_are_forgotten(guest, t):
+    """Names of theirs once kept thousands of dead processes, and all that those had had."""
+    proc = run(walk(guest.init.where(), "/proc")).dentry
+    for _ in range(1000):
+        child = guest.process(guest.init.tg)
+        child.context.release = lambda: None
+        assert cat(guest, t, f"/proc/{child.tid}/comm") is not None
+        exit_task(child)
+        reap(child.tg)
+    assert len(proc.children) <= 70
