@@ -17,7 +17,7 @@ C_SOURCES := $(wildcard platform_*/core/*.[chS] platform_*/core/build.py sandbox
 PYTEST := $(BIN)/python -m pytest
 JOBS ?= 2
 
-.PHONY: help setup setup-test check gen test test-unit test-guest test-integration demo bench image clean
+.PHONY: help setup setup-test check gen test test-unit test-guest test-integration test-soak demo bench image clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -62,6 +62,9 @@ test-guest: setup-test  ## the C programs of tests/guest, natively and in the sa
 
 test-integration: setup-test  ## against a real, private containerd
 	$(PYTEST) -n $(JOBS) --dist loadgroup tests/integration
+
+test-soak: setup-test  ## the tests that take minutes each, one after the other
+	$(PYTEST) -m soak -s tests
 
 demo: setup  ## show it: containers from ctr on our own kernel; cleans up after itself
 	@$(NEED) demo
