@@ -74,4 +74,5 @@ def sandbox_options(flags: Values, foreground: bool) -> "Options":
         ignore_cgroups=flags["cgroup-manager"] == "disabled",
         exit_with_init=not foreground,
         lifeline=foreground,
+        nursery=flags["nursery"],
     )

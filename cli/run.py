@@ -9,7 +9,7 @@ from cli.args import Command, Flag, UsageError, Values, ignored
 from cli.options import sandbox_options, state_root
 from sandbox.console import open_console, send_master, window_size
 from sandbox.errors import InvalidSpec, SandboxError
-from sandbox.sandbox import Sandbox, Stdio
+from sandbox.sandbox import Options, Sandbox, Stdio
 from sandbox.spec import Spec, load_spec
 
 OWN_STREAMS = Stdio(0, 1, 2)
@@ -52,7 +52,7 @@ def _create_detached(flags: Values, values: Values, container_id: str) -> Sandbo
             cleanup.callback(os.close, slave)
             stdio = Stdio(console=slave)
         options = sandbox_options(flags, foreground=False)
-        sandbox = Sandbox.create(state_root(flags), container_id, bundle, spec, options, stdio)
+        sandbox = _made(state_root(flags), container_id, spec, options, stdio)
         undo = cleanup.enter_context(ExitStack())
         undo.callback(sandbox.destroy)
         if master is not None:
@@ -61,6 +61,14 @@ def _create_detached(flags: Values, values: Values, container_id: str) -> Sandbo
             write_pid_file(values["pid-file"], sandbox.pid)
         undo.pop_all()
     return sandbox
+
+
+def _made(root: Path, container_id: str, spec: Spec, options: Options, stdio: Stdio) -> Sandbox:
+    try:
+        return Sandbox.create(root, container_id, spec.bundle, spec, options, stdio)
+    finally:
+        if options.nursery is not None:
+            options.nursery.close()
 
 
 def send_console(path: str, master: int) -> None:
@@ -109,7 +117,7 @@ def run_foreground(
             stdio = Stdio(console=slave)
         options = sandbox_options(flags, foreground=True)
         try:
-            sandbox = Sandbox.create(state_root(flags), container_id, spec.bundle, spec, options, stdio)
+            sandbox = _made(state_root(flags), container_id, spec, options, stdio)
         finally:
             if slave is not None:
                 os.close(slave)

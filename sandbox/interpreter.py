@@ -7,6 +7,7 @@ anyway.
 import os
 import sys
 from _signal import SIGKILL, SIGSTOP, valid_signals  # type: ignore[import-not-found]
+from _socket import AF_UNIX, SOCK_SEQPACKET, socketpair
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,6 +21,10 @@ _RUN_MODULE = (
     "import runpy, sys; sys.path.append(sys.argv.pop(1)); "
     "runpy.run_module(sys.argv.pop(1), run_name='__main__', alter_sys=True)"
 )
+
+_NURSERY = "import sys; sys.path.append(sys.argv[1]); from sandbox.nursery import main; main(int(sys.argv[2]))"
+_ROOM = " " * 256
+"""A last argument: what the nursery's forks show as their command line takes its place."""
 
 
 def module_command(module: str, *arguments: str) -> list[str]:
@@ -50,3 +55,15 @@ def fresh_interpreter(
         )  # fmt: skip
     finally:
         os.close(null)
+
+
+def start_nursery() -> tuple[int, int]:
+    """Have the Sentry's and the gofer's modules imported (nursery.py) while the caller imports its own.
+
+    Our end of the nursery's socket, and its pid.
+    """
+    ours, theirs = socketpair(AF_UNIX, SOCK_SEQPACKET)
+    fd = theirs.fileno()
+    pid = fresh_interpreter(_NURSERY, [INSTALLATION, str(fd), _ROOM], inherited=[fd])
+    theirs.close()
+    return ours.detach(), pid

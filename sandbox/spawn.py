@@ -55,8 +55,10 @@ class StageConfig:
 class Nursery:
     """Our end of a nursery (nursery.py), which forks what else would have to be a fresh interpreter."""
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, pid: int | None = None) -> None:
         self._socket = socket.socket(fileno=fd)
+        self._pid = pid
+        """If it is a child that nobody else reaps."""
 
     def fork(self, role: str, config_fd: int, log_fd: int, keep_fds: Sequence[int]) -> None:
         """Have a stage forked; the descriptors stay the caller's.  Raises OSError if the nursery has died."""
@@ -74,8 +76,12 @@ class Nursery:
             socket.send_fds(ours, [role.encode()], fds)
 
     def close(self) -> None:
-        """Let it end."""
+        """Let it end; idempotent."""
         self._socket.close()
+        if self._pid is not None:
+            os.kill(self._pid, signal.SIGKILL)  # it may still be importing
+            os.waitpid(self._pid, 0)
+            self._pid = None
 
 
 class Starting:

@@ -10,18 +10,15 @@ Containers of one pod share a shim: for the second one nothing is started, the a
 
 import os
 import sys
-from _socket import AF_UNIX, SOCK_CLOEXEC, SOCK_SEQPACKET, SOCK_STREAM, socket, socketpair
+from _socket import AF_UNIX, SOCK_CLOEXEC, SOCK_STREAM, socket
 from errno import EADDRINUSE
 
 from proto.ttrpc.protobuf import DecodeError, as_bytes, as_text, fields, int_field, text_field
-from sandbox.interpreter import INSTALLATION, fresh_interpreter
+from sandbox.interpreter import start_nursery
 from shim.address import is_served, remove, socket_path, to_address, write_address
 from shim.flags import Flags, UsageError
 
 BACKLOG = 128
-_NURSERY = "import sys; sys.path.append(sys.argv[1]); from sandbox.nursery import main; main(int(sys.argv[2]))"
-_ROOM = " " * 256
-"""A last argument: what the nursery's forks show as their command line takes its place."""
 GROUP_ANNOTATIONS = (
     "io.containerd.runc.v2.group",
     "io.kubernetes.cri.sandbox-id",
@@ -173,7 +170,7 @@ def fork_daemon(flags: Flags, prepared: Prepared) -> None:
     try:
         detach(f"{os.getcwd()}/log")
         set_oom_score(oom_score + 1)
-        nursery_fd = start_nursery()
+        nursery_fd, _ = start_nursery()  # while it imports, we do; it is reaped with our other children
         # asyncio imports ssl if it can; without it each shim is 2 MB smaller and there 5 ms earlier.
         sys.modules["ssl"] = None  # type: ignore[assignment]
         status = serve(flags, prepared, nursery_fd)
@@ -183,15 +180,6 @@ def fork_daemon(flags: Flags, prepared: Prepared) -> None:
         traceback.print_exc()
     finally:
         os._exit(status)
-
-
-def start_nursery() -> int:
-    """Have the Sentry's and the gofer's modules imported while the shim imports its own; our end of the nursery."""
-    ours, theirs = socketpair(AF_UNIX, SOCK_SEQPACKET)
-    fd = theirs.fileno()
-    fresh_interpreter(_NURSERY, [INSTALLATION, str(fd), _ROOM], inherited=[fd])
-    theirs.close()
-    return ours.detach()
 
 
 def serve(flags: Flags, prepared: Prepared, nursery_fd: int) -> int:
