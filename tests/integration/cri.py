@@ -36,6 +36,7 @@ CRI_CONFIG = (
       runtime_type = "io.containerd.runc.v2"
     [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.pysc]
       runtime_type = "io.containerd.pysc.v1"
+      pod_annotations = ["dev.pysc.*"]
 """
 )
 
@@ -53,6 +54,8 @@ class CriDaemon(Daemon):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
+        self.annotations: dict[str, dict[str, str]] = {}
+        """Of each pod by its name, as the kubelet says them again for each container."""
         self._channel = grpc.insecure_channel(f"unix://{folder}/containerd.sock")
         root = busybox_rootfs(folder / "image-root")
         (root / "etc" / "resolv.conf").touch()  # where the kubelet's is mounted
@@ -79,10 +82,13 @@ class CriDaemon(Daemon):
         metadata = text_field(1, name) + text_field(2, f"uid-{name}") + text_field(3, "default")
         namespaces = int_field(1, HOST_NETWORK) + int_field(2, CONTAINER_PID)
         linux = text_field(1, f"/{self.namespace}") + bytes_field(2, bytes_field(1, namespaces))
-        return bytes_field(1, metadata) + text_field(3, f"{self.folder}/logs") + bytes_field(8, linux)
+        pairs = (text_field(1, key) + text_field(2, value) for key, value in self.annotations[name].items())
+        annotations = b"".join(bytes_field(7, pair) for pair in pairs)
+        return bytes_field(1, metadata) + text_field(3, f"{self.folder}/logs") + annotations + bytes_field(8, linux)
 
-    def run_pod(self, name: str, handler: str) -> str:
+    def run_pod(self, name: str, handler: str, annotations: dict[str, str] | None = None) -> str:
         """RunPodSandbox; the pod's id."""
+        self.annotations[name] = annotations or {}
         request = bytes_field(1, self._pod_config(name)) + text_field(2, handler)
         return as_text(dict(self._call("RunPodSandbox", request))[1])
 

@@ -11,6 +11,7 @@ import pytest
 
 from tests.integration.cri import NAMESPACE, CriDaemon
 from tests.integration.daemon import command_line, until
+from tests.integration.stubs import platform_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("cri")]
 
@@ -73,3 +74,26 @@ def test_hostname_of_a_pod_on_the_hosts_network(cri: CriDaemon, pod: str) -> Non
     container = cri.run_container(pod, "pod", "c1", "sleep", "1000")
     assert cri.exec_sync(container, "hostname").stdout.decode().strip() == os.uname().nodename
     cri.remove_container(container)
+
+
+@pytest.mark.skipif(HANDLER != "pysc", reason="it is pysc's annotation")
+def test_annotation_of_a_pod_chooses_the_platform(cri: CriDaemon) -> None:
+    pod = cri.run_pod("chosen", HANDLER, {"dev.pysc.platform": "ptrace"})
+    try:
+        container = cri.run_container(pod, "chosen", "c1", "sleep", "1000")
+        assert (platform_of(cri, pod), platform_of(cri, container)) == ("ptrace", "ptrace")
+        cri.remove_container(container)
+    finally:
+        cri.remove_pod(pod)
+
+
+def test_a_container_that_storms_leaves_the_others_of_its_pod_answering(cri: CriDaemon, pod: str) -> None:
+    """Signals, forks and system calls as fast as it can."""
+    storm = "trap : USR1; (while :; do kill -USR1 $$; done) & while :; do (:); cat /proc/self/stat >/dev/null; done"
+    stormy = cri.run_container(pod, "pod", "c1", "sh", "-c", storm)
+    quiet = cri.run_container(pod, "pod", "c2", "sleep", "1000")
+    for _ in range(5):
+        assert cri.exec_sync(quiet, "echo", "here") == (b"here\n", b"", 0)
+        assert cri.exec_sync(stormy, "echo", "here") == (b"here\n", b"", 0)
+    for container in (stormy, quiet):
+        cri.remove_container(container)

@@ -6,21 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.daemon import Daemon, until
-from tests.integration.platforms import host_state
+from tests.integration.daemon import Daemon
+from tests.integration.stubs import platform_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("containerd")]
-
-
-def platform_of(daemon: Daemon, name: str) -> str:
-    """A stub that sleeps in a call is stopped by a tracer, or asleep in a notification; the template is stopped."""
-    procs = [path / "cgroup.procs" for path in daemon.cgroups() if path.name == name]
-
-    def states() -> set[str]:
-        return {host_state(int(pid)) for path in procs for pid in path.read_text().split()}
-
-    assert until(lambda: states() in ({"t"}, {"t", "S"})), states()
-    return "systrap" if "S" in states() else "ptrace"
 
 
 def options_file(folder: Path, platform: str) -> tuple[str, ...]:
