@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sentry.abi import signal as sig
-from sentry.abi.errno import EACCES, ENOENT, ENOTDIR, LinuxError
+from sentry.abi.errno import EACCES, EAGAIN, ENOENT, ENOTDIR, LinuxError
 from sentry.abi.poll import ANY
 from sentry.kernel import exec as execve
 from sentry.kernel import run
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+EXEC_DELAYS_NS = tuple(1_000_000 << n for n in range(7))  # 127 ms in all
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -98,6 +99,22 @@ class Container:
 
     def new_space(self) -> Context:
         return self.template.new_space()
+
+    async def space_for_exec(self) -> Context:
+        """A fresh address space for a process that has one already.
+
+        Linux does not ask the limit of processes about it.  The host does, until the old one is gone; so when that
+        limit is near, those of others that are just going are waited for.  EAGAIN: it did not help.
+        """
+        loop = self.kernel.loop
+        for delay_ns in EXEC_DELAYS_NS:
+            try:
+                return self.new_space()
+            except EAGAIN:
+                later = Event(loop)
+                loop.call_at(loop.now_ns() + delay_ns, later.set)
+                await later.wait()
+        return self.new_space()
 
     def process_ended(self, tg: ThreadGroup) -> None:
         """A process of this container ended; tell whoever waits for it by name."""

@@ -216,7 +216,7 @@ async def load(t: Task, program: Program) -> Loaded:
     image = _parse(program.file, program.head)
     interpreter = await _open_interpreter(t, program, image)
     try:
-        context = t.container.new_space()
+        context = await t.container.space_for_exec()
         try:
             return await _load_into(t, program, image, interpreter, context, stack_limit)
         except (LinuxError, SpaceGone):

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sentry.abi import signal as sig
-from sentry.abi.errno import E2BIG, EACCES, EFAULT, ELOOP, ENOENT, ENOEXEC, ETXTBSY, LinuxError
+from sentry.abi.errno import E2BIG, EACCES, EAGAIN, EFAULT, ELOOP, ENOENT, ENOEXEC, ETXTBSY, LinuxError
 from sentry.abi.fcntl import O_CLOEXEC
 from sentry.kernel import exec as k
 from sentry.kernel.creds import ALL_CAPS, CAP_CHOWN, CAP_KILL, SECBIT_KEEP_CAPS, SECBIT_NOROOT, Creds
@@ -99,6 +99,39 @@ def parse_stack(space: ScriptedSpace, sp: int) -> Stack:
 
 def stack_of(t: Task) -> Stack:
     return parse_stack(context(t).space, context(t).regs.rsp)
+
+
+# -- a place for the new image --
+
+
+def refuse_spaces(world: World, monkeypatch: pytest.MonkeyPatch, times: int) -> None:
+    """The host's limit of processes is reached, as often as that."""
+    world.file("prog", PROGRAM)
+    make, refusals = world.container.template.new_space, itertools.count()
+
+    def new_space() -> object:
+        if next(refusals) < times:
+            raise EAGAIN
+        return make()
+
+    monkeypatch.setattr(world.container.template, "new_space", new_space)
+
+
+def test_execve_waits_for_processes_that_are_just_going(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    t = world.process()
+    refuse_spaces(world, monkeypatch, 5)
+    old = context(t)
+    run(world, t, prepare(t, b"/prog", [b"prog"]))
+    assert context(t) is not old
+
+
+def test_execve_gives_up_when_none_goes(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    t = world.process()
+    refuse_spaces(world, monkeypatch, 1000)
+    old = context(t)
+    run(world, t, prepare(t, b"/prog", [b"prog"]))
+    assert context(t) is old
+    assert old.results[-1] == -EAGAIN.code
 
 
 # -- arguments --
