@@ -341,5 +341,5 @@ int pt_interrupt(struct pt_ctx *ctx)
 void pt_forget(struct pt_ctx *ctx)
 {
 	if (ctx->listener)
-		registry_remove(ctx);
+		mark_gone(ctx);
 }

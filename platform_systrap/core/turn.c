@@ -261,6 +261,24 @@ static int take_held_stop(struct pt_ctx *ctx, int status, struct pt_event *ev)
 	return 1;
 }
 
+/* A traced call: its registers, which whoever answers it needs, say all about it.  0: the page of vsyscalls, or gone. */
+static int take_entry(struct pt_ctx *ctx, struct pt_event *ev)
+{
+	const struct pt_regs_x86 *regs = &ctx->regs;
+
+	if (pt(PTRACE_GETREGS, ctx->tid, 0, (unsigned long)regs) || regs->rip >> 32 == 0xffffffff)
+		return 0;
+	turn_set_state(ctx, PT_STOPPED);
+	ctx->flags = (ctx->flags & PT_DYING) | PT_ENTRY | PT_REGS_VALID;
+	ev->kind = PT_EV_SYSCALL;
+	ev->tid = ctx->tid;
+	ev->number = (int)regs->orig_rax; /* the host, too, looks at no more of it */
+	ev->native = 1; /* the filter traces no others */
+	memcpy(ev->args, (unsigned long[]){ regs->rdi, regs->rsi, regs->rdx, regs->r10, regs->r8, regs->r9 },
+	       sizeof(ev->args));
+	return 1;
+}
+
 static int take_stop(int tid, int status, struct pt_event *ev)
 {
 	struct pt_ctx *ctx = registry_find(tid);
@@ -270,6 +288,8 @@ static int take_stop(int tid, int status, struct pt_event *ev)
 		mark_gone(ctx);
 	else if (ctx && !(ctx->flags & PT_DYING) && (ctx->state == PT_NOTIFIED || ctx->state == PT_LATE))
 		return take_held_stop(ctx, status, ev);
+	if (ctx && WIFSTOPPED(status) && status >> 16 == PTRACE_EVENT_SECCOMP && take_entry(ctx, ev))
+		return 1;
 	reported = stops_describe(tid, status, PTRACE_CONT, ev) > 0;
 	if (reported && ctx && WIFSTOPPED(status)) {
 		turn_set_state(ctx, PT_STOPPED);
