@@ -59,12 +59,49 @@ if TYPE_CHECKING:
 
 READDIR_SIZE: Final = 60 << 10
 LONGEST_ENTRY: Final = ATTR_ENTRY_SIZE + NAME_MAX
-MIN_MISSES: Final = 4
+MIN_MISSES: Final = 2
 MISSES_SHARE: Final = 16
 LISTING_LIMIT: Final = 8192  # a directory of more entries is listed anew each time
 
 FIRST_ENTRY: Final = 2  # positions 0 and 1 are those of . and ..
 Listing = dict[str, tuple[int, int]]  # name -> (inode number, DT_*)
+
+
+class Glance(Inode):
+    """Attributes of an entry, as the listing came with them: Inode.glance()."""
+
+    __slots__ = ("_blksize", "_blocks")
+
+    def __init__(self, fs: GoferFs, attr: Attr) -> None:
+        # As in GoferInode, not Inode's own.
+        self.fs = fs
+        self._locks = None
+        self._fifo = None
+        self.users = self.writers = self.executing = 0
+        (
+            self.ino,
+            self.mode,
+            self.nlink,
+            self.uid,
+            self.gid,
+            self.rdev,
+            self.size,
+            self._blocks,
+            self.atime_ns,
+            self.mtime_ns,
+            self.ctime_ns,
+            self._blksize,
+        ) = cast("tuple[int, ...]", attr)
+        self.btime_ns = min(self.mtime_ns, self.ctime_ns)
+
+    def fresh(self) -> bool:
+        return True
+
+    def blocks(self) -> int:
+        return self._blocks
+
+    def blksize(self) -> int:
+        return self._blksize
 
 
 class Snapshot:
@@ -88,18 +125,20 @@ class Snapshot:
 class GoferDir(GoferInode):
     """A directory of an exclusive tree.
 
-    listing  everything in it, None if not known; _snapshot: of how it is now, None until somebody reads it and again
-             soon after (GoferFs.snapshot_made), for it takes as much memory once more
+    listing  everything in it, None if not known; _counted: how many of its entries GoferFs.listed has in it
+    _snapshot  of how it is now, None until somebody reads it and again soon after (GoferFs.snapshot_made), for it
+             takes as much memory once more
     primed   attributes of entries of the listing that were not looked up yet; _misses: lookups since then that had to
              ask the gofer
     _lock    names_lock, made when it is first asked for
     """
 
-    __slots__ = ("_lock", "_misses", "_snapshot", "listing", "primed")
+    __slots__ = ("_counted", "_lock", "_misses", "_snapshot", "listing", "primed")
 
     def __init__(self, fs: GoferFs, attr: Attr, fid: int) -> None:
         super().__init__(fs, attr, fid)
         self.listing: Listing | None = None
+        self._counted = 0
         self._snapshot: Snapshot | None = None
         self.primed: dict[str, Attr] = {}
         self._misses = 0
@@ -133,6 +172,10 @@ class GoferDir(GoferInode):
         if child.fid == NOFID and child.origin is None:
             child.origin = (self, name)
         return child
+
+    def glance(self, name: str) -> Inode | None:
+        attr = self.primed.get(name)
+        return Glance(self.fs, attr) if attr is not None else None
 
     async def lookup(self, name: str) -> Inode:
         found = self.lookup_now(name)
@@ -217,7 +260,21 @@ class GoferDir(GoferInode):
                 primed[name] = attr
         if len(listing) <= LISTING_LIMIT and not self.fs.shared:
             self.listing, self.primed = listing, primed
+            self.fs.listed += len(listing) - self._counted
+            self._counted = len(listing)
+            self.fs.listing_made(self)
         return listing
+
+    def forget_listing(self) -> None:
+        """Make room for other listings: it can be asked for again."""
+        self.fs.listed -= self._counted
+        self._counted = 0
+        self.listing = self._snapshot = None
+        self.primed = {}
+
+    def __del__(self) -> None:
+        super().__del__()
+        self.fs.listed -= self._counted
 
     async def _fetch(self) -> list[tuple[str, Attr]]:
         """The entries, read through a fid made for that: the server keeps a position with each open one."""

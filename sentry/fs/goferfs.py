@@ -11,6 +11,7 @@ Read goferclient.py for the wire, goferinode.py for files, goferdir.py for direc
 from __future__ import annotations
 
 import weakref
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import ClassVar, Final, cast
@@ -27,6 +28,7 @@ from sentry.wait import Mutex
 
 IDLE_FDS: Final = 128
 KEPT_SNAPSHOTS: Final = 16
+LISTED_LIMIT: Final = 32768
 
 
 class GoferFs(FileSystem):
@@ -50,7 +52,9 @@ class GoferFs(FileSystem):
         self._rename_lock = Mutex(client.loop)
         self.watchers: list[set[int]] = []
         self._root: GoferInode | None = None
-        self._listed: dict[GoferDir, None] = {}  # in the order of snapshot_made
+        self.listed = 0  # entries of all listings
+        self._listings: deque[weakref.ref[GoferDir]] = deque()
+        self._snapshots: dict[GoferDir, None] = {}  # directories with one, in the order of snapshot_made
         self._idle: dict[tuple[GoferInode, int], None] = {}  # in the order of _close_oldest
 
     async def root(self) -> Inode:
@@ -146,18 +150,29 @@ class GoferFs(FileSystem):
 
     # -- what directories were read lately --
 
+    def listing_made(self, directory: GoferDir) -> None:
+        """Forget those made longest ago, if they are too many entries in all."""
+        listings = self._listings
+        while self.listed > LISTED_LIMIT and listings:
+            oldest = listings.popleft()()
+            if oldest is not None and oldest is not directory:
+                oldest.forget_listing()
+        listings.append(weakref.ref(directory))
+        if len(listings) > LISTED_LIMIT:
+            self._listings = deque({reference: None for reference in listings if reference() is not None})
+
     def snapshot_made(self, directory: GoferDir) -> None:
         """directory has one now: keep those of the last few."""
-        listed = self._listed
-        listed.pop(directory, None)
-        listed[directory] = None
-        if len(listed) > KEPT_SNAPSHOTS:
-            oldest = next(iter(listed))
-            del listed[oldest]
+        kept = self._snapshots
+        kept.pop(directory, None)
+        kept[directory] = None
+        if len(kept) > KEPT_SNAPSHOTS:
+            oldest = next(iter(kept))
+            del kept[oldest]
             oldest.forget_snapshot()
 
     def directory_removed(self, directory: GoferDir) -> None:
-        self._listed.pop(directory, None)
+        self._snapshots.pop(directory, None)
 
     # -- the whole --
 
@@ -181,6 +196,6 @@ class GoferFs(FileSystem):
         self.close_all_idle()
         for inode, which in list(self._idle):
             self.forget_idle(inode, which)  # in use: closed by the last that uses it
-        self._listed.clear()
+        self._snapshots.clear()
         self._root = None
         self.client.close()

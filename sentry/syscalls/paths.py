@@ -47,14 +47,15 @@ def start(t: Task, dirfd: int, name: str, resolve: int = 0) -> Where:
     return t.where(dirfd, resolve)
 
 
-def find_now(t: Task, dirfd: int, name: str, follow: bool) -> Path | None:
+def find_now(t: Task, dirfd: int, name: str, follow: bool, glance: bool = False) -> Path | None:
     """The file that (dirfd, name) means, if that can be said without waiting; None: await walk_at().
 
+    glance: as for find_cached().
     Errors: EBADF, ENOENT, ENOTDIR, EACCES
     """
     fs = t.fs
     where = fs.cwd if dirfd == AT_FDCWD or name[:1] == "/" else t.where(dirfd).start
-    return find_cached(fs.root, where, t.creds.caller(fs.umask), name, follow)
+    return find_cached(fs.root, where, t.creds.caller(fs.umask), name, follow, glance)
 
 
 async def walk_at(t: Task, dirfd: int, name: str, flags: int, follow: bool) -> Path:

@@ -48,7 +48,7 @@ NO_DIO: Final = (0, 0, 0, 0, 0)  # stx_dio_*, stx_subvol, stx_atomic_write_*: no
 
 def stat_name(t: Task, dirfd: int, name: str, follow: bool, buf: int) -> Result:
     """By name: at once if everything is cached, otherwise a coroutine."""
-    path = find_now(t, dirfd, name, follow)
+    path = find_now(t, dirfd, name, follow, glance=True)
     return _stat_walk(t, dirfd, name, follow, buf) if path is None else stat_inode(t, path.inode, buf)
 
 
@@ -126,7 +126,7 @@ def statx(t: Task, dirfd: DirFd, path: PathAddr, flags: AtFlags, mask: Flags, bu
     if not name and flags & AT_EMPTY_PATH:
         return statx_inode(t, inode_at(t, dirfd), t.fs.cwd if dirfd == AT_FDCWD else t.files.get_any(dirfd).path, buf)
     follow = not flags & AT_SYMLINK_NOFOLLOW
-    found = find_now(t, dirfd, name, follow)
+    found = find_now(t, dirfd, name, follow, glance=True)
     return _statx_walk(t, dirfd, name, follow, buf) if found is None else statx_inode(t, found.inode, found, buf)
 
 
@@ -222,7 +222,7 @@ def do_access(t: Task, dirfd: int, path_addr: int, mode: int, flags: int) -> Res
     if not name and flags & AT_EMPTY_PATH:
         found: Path | None = at
     else:
-        found = find_cached(fs.root, at, caller, name, follow)
+        found = find_cached(fs.root, at, caller, name, follow, glance=True)
     if found is None or not found.inode.fresh():
         return _access_walk(Where(fs.root, at, caller), found, name, follow, mode)
     check_access(caller, found, mode)

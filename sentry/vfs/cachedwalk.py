@@ -42,13 +42,23 @@ def _lookup_now(parent: Dentry, inode: Inode, name: str) -> Dentry | None:
     return CACHE.add(Dentry(name, parent, found)) if found is not None else None
 
 
+def _glance(parent: Dentry, inode: Inode, name: str) -> Dentry | None:
+    found = inode.glance(name)
+    return Dentry(name, parent, found) if found is not None else None
+
+
 def walk_cached(where: Where, name: str, follow: bool) -> Path | None:
     """What walk() would return; None: unknown without waiting.  Raises ENOENT, ENOTDIR, EACCES as walk() does."""
     return None if where.resolve else find_cached(where.root, where.start, where.caller, name, follow)
 
 
-def find_cached(root: Path, start: Path, caller: Caller, name: str, follow: bool) -> Path | None:
-    """walk_cached() for who has no Where yet: most never need one."""
+def find_cached(
+    root: Path, start: Path, caller: Caller, name: str, follow: bool, glance: bool = False
+) -> Path | None:
+    """walk_cached() for who has no Where yet: most never need one.
+
+    glance: only the attributes are wanted, and before anything else happens: see Inode.glance().
+    """
     if not name:
         raise ENOENT
     mount, dentry = root if name[0] == "/" else start
@@ -76,7 +86,7 @@ def find_cached(root: Path, start: Path, caller: Caller, name: str, follow: bool
                 continue
             if part == ".":
                 continue
-            child = _lookup_now(dentry, inode, part)
+            child = (_glance(dentry, inode, part) if glance and not todo else None) or _lookup_now(dentry, inode, part)
             if child is None:
                 return None
         if inode.volatile:

@@ -264,6 +264,13 @@ class Inode:
         """As lookup(), if that need not wait; None: await lookup().  ENOENT.  Not asked of volatile directories."""
         return None
 
+    def glance(self, name: str) -> Inode | None:
+        """For who looks at an entry's attributes only, and at once: an Inode with nothing but these; None: look it up.
+
+        It is made for this one question and hashed nowhere, so that looking through a tree fills no cache.
+        """
+        return None
+
     async def create(self, name: str, mode: int, caller: Caller) -> Inode:
         """A regular file that does not exist yet.  mode: permission bits, umask applied."""
         raise EPERM

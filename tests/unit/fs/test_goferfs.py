@@ -10,8 +10,10 @@ import pytest
 
 from sentry.abi.errno import EIO, ENFILE, ENOENT, EOPNOTSUPP, EROFS
 from sentry.abi.fcntl import O_CREAT, O_DIRECTORY, O_EXCL, O_RDONLY, O_RDWR, O_TRUNC, O_WRONLY, RENAME_EXCHANGE
+from sentry.fs import goferfs
 from sentry.fs.goferfs import IDLE_FDS
 from sentry.vfs import names
+from sentry.vfs.cachedwalk import find_cached
 from sentry.vfs.inode import AttrChange
 from sentry.vfs.iov import BytesSink, BytesSource
 from sentry.vfs.open import open_name
@@ -99,6 +101,10 @@ def wait_for_answers(tree):
             found += at <= len(data)
 
 
+def glance(tree, name, follow=False):
+    return find_cached(tree.root, tree.root, tree.caller, name, follow, glance=True)
+
+
 def entries(tree, directory):
     tree.run(directory.load_entries())
     return [e.name for e in directory.entries(0)]
@@ -147,6 +153,52 @@ def test_who_looks_at_every_forgotten_entry_asks_for_all_at_once(tree, folder, m
     assert sizes == list(range(64))
     assert len(sent) < 16
     directory.drop()
+
+
+def test_looking_through_a_tree_fills_no_cache_and_asks_once(tree, folder, monkeypatch):
+    for n in range(64):
+        (folder / f"f{n}").write_text("x" * n)
+    (folder / "link").symlink_to("f7")
+    directory = tree.open("/", O_DIRECTORY)
+    entries(tree, directory)
+    sent = count_calls(tree, monkeypatch)
+
+    for _ in range(2):
+        found = [glance(tree, f"/f{n}") for n in range(64)]
+        assert [path.inode.size for path in found] == list(range(64))
+        assert all(path.inode.stat_now() for path in found)
+    assert glance(tree, "/link").inode.size == 2
+    assert glance(tree, "/link", follow=True) is None  # where it leads to has to be asked for
+
+    assert not tree.root.dentry.children.keys() - {"link"}
+    assert sent == []
+    assert tree.walk("/f3").inode is glance(tree, "/f3").inode  # once it is in use, that is what counts
+    directory.drop()
+
+
+def test_listings_are_forgotten_when_they_are_many(tree, folder, monkeypatch):
+    monkeypatch.setattr(goferfs, "LISTED_LIMIT", 50)
+    for n in range(10):
+        (folder / f"d{n}").mkdir()
+        for name in "abcdefgh":
+            (folder / f"d{n}" / name).touch()
+    for n in range(10):
+        directory = tree.open(f"/d{n}", O_DIRECTORY)
+        assert sorted(entries(tree, directory)) == [".", "..", *"abcdefgh"]
+        directory.drop()
+
+    listed = [n for n in range(10) if tree.walk(f"/d{n}").inode.listing is not None]
+
+    assert listed == [4, 5, 6, 7, 8, 9]
+    assert tree.fs.listed == 48
+    directory = tree.open("/d0", O_DIRECTORY)
+    assert len(entries(tree, directory)) == 10
+    directory.drop()
+    del directory
+    tree.fs._snapshots.clear()
+    tree.root.dentry.children.clear()
+    gc.collect()
+    assert tree.fs.listed == 0
 
 
 def test_a_single_forgotten_entry_is_asked_for_alone(tree, folder, monkeypatch):
