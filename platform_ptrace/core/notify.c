@@ -88,7 +88,7 @@ int notify_serve(struct pt_ctx *ctx, int listener, int calls, int fd)
 
 		if (n < 0 && errno != EINTR)
 			return -errno;
-		if (n <= 0) {
+		if (n <= 0 || !(pfd.revents & POLLIN)) {
 			err = send_on(ctx);
 			if (err)
 				return err;

@@ -12,19 +12,32 @@
  */
 #include "core.h"
 #include <stdlib.h>
+#include <sys/signalfd.h>
 #include <time.h>
 
 #define MAX_LISTENERS 256
 #define MAX_TRACED 32
 
-static struct pollfd polled[1 + MAX_LISTENERS]; /* the Sentry's epoll descriptor, then the listeners */
-static int n_polled = 1;
+/* A signalfd for SIGCHLD: ppoll takes the signal itself only when no descriptor is ready, and in a busy container one
+ * always is.  The Sentry's epoll descriptor.  Then the listeners. */
+enum { CHILDREN, EPOLL, FIRST_LISTENER };
+static struct pollfd polled[FIRST_LISTENER + MAX_LISTENERS] = { [CHILDREN] = { .fd = -1 } };
+static int n_polled = FIRST_LISTENER;
 static int traced_calls[MAX_TRACED], n_traced_calls;
 static struct pt_event *out;
 static int max_out;
 static struct seccomp_notif *deferred;
 static int n_deferred, max_deferred;
 static int n_running;
+
+static int watch_children(void)
+{
+	sigset_t sigchld;
+
+	sigemptyset(&sigchld);
+	sigaddset(&sigchld, SIGCHLD);
+	return signalfd(-1, &sigchld, SFD_NONBLOCK | SFD_CLOEXEC);
+}
 
 /* events: where turn() reports; it must outlive the last turn. */
 int turn_init(int epoll_fd, const int *traced, int n_traced, struct pt_event *events, int max_events)
@@ -33,8 +46,13 @@ int turn_init(int epoll_fd, const int *traced, int n_traced, struct pt_event *ev
 		return -EINVAL;
 	memcpy(traced_calls, traced, n_traced * sizeof(*traced));
 	n_traced_calls = n_traced;
-	polled[0] = (struct pollfd){ .fd = epoll_fd, .events = POLLIN };
-	n_polled = 1;
+	if (polled[CHILDREN].fd < 0) {
+		polled[CHILDREN] = (struct pollfd){ .fd = watch_children(), .events = POLLIN };
+		if (polled[CHILDREN].fd < 0)
+			return -errno;
+	}
+	polled[EPOLL] = (struct pollfd){ .fd = epoll_fd, .events = POLLIN };
+	n_polled = FIRST_LISTENER;
 	n_deferred = 0;
 	place_init();
 	out = events;
@@ -44,7 +62,7 @@ int turn_init(int epoll_fd, const int *traced, int n_traced, struct pt_event *ev
 
 int turn_listen(int listener)
 {
-	if (n_polled > MAX_LISTENERS)
+	if (n_polled == FIRST_LISTENER + MAX_LISTENERS)
 		return -ENOSPC;
 	polled[n_polled++] = (struct pollfd){ .fd = listener, .events = POLLIN };
 	return 0;
@@ -52,7 +70,7 @@ int turn_listen(int listener)
 
 void turn_unlisten(int listener)
 {
-	for (int i = 1; i < n_polled; i++)
+	for (int i = FIRST_LISTENER; i < n_polled; i++)
 		if (polled[i].fd == listener) {
 			polled[i] = polled[--n_polled];
 			return;
@@ -320,13 +338,19 @@ static int take_stops(int n)
 /* What poll found readable: events from the listeners.  1 in *other: the Sentry's own descriptors. */
 static int take_ready(int *other)
 {
+	struct signalfd_siginfo info;
 	struct seccomp_notif notif;
 	int n = 0;
 
-	*other = polled[0].revents != 0;
-	for (int i = 1; i < n_polled && n < max_out; i++)
+	*other = polled[EPOLL].revents != 0;
+	if (polled[CHILDREN].revents && read(polled[CHILDREN].fd, &info, sizeof(info)) > 0)
+		pt_sigchld = 1;
+	for (int i = FIRST_LISTENER; i < n_polled && n < max_out; i++) {
 		if (polled[i].revents & POLLIN && !notify_receive(polled[i].fd, &notif))
 			n += take_notification(&notif, &out[n]);
+		else if (polled[i].revents & POLLHUP)
+			turn_unlisten(polled[i--].fd); /* the last thread under this filter is gone */
+	}
 	return n;
 }
 
@@ -362,7 +386,7 @@ static int sleep_and_take(long timeout_ns)
 			n = take_ready(&other);
 		if (pt_sigchld && n < max_out)
 			n = take_stops(n);
-		/* Python has to see a signal, unless it was SIGCHLD. */
+		/* A signal is Python's to see, unless it was SIGCHLD. */
 		if (n || other || err || timeout_ns == 0)
 			return n;
 		if (timeout_ns > 0 && (timeout_ns = deadline - now_ns()) <= 0)
