@@ -369,6 +369,8 @@ class PtraceSpace:
         n: int = move(self.c, fd, offset, _address(addr), length)
         if n >= 0:
             return n
+        if n == -errno.ESRCH:
+            raise EFAULT
         if n != -ECHILD:
             raise from_code(-n)
         self._other()
