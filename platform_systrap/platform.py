@@ -22,7 +22,7 @@ from sentry.platform import Regs, SyscallTrap, Trap
 # The calls that need the thread's registers, or that the Sentry carries out changed.
 TRACED: Final = ("clone", "clone3", "fork", "vfork", "execve", "execveat", "rt_sigreturn")
 
-# The calls that the host may carry out: as far as the kernel lets them through, none of their arguments points anywhere.
+# The calls that the host may carry out: of those the kernel lets through, no argument points anywhere.
 HARMLESS: Final = ("mmap", "munmap", "mprotect", "mremap", "madvise", "arch_prctl")
 LET_THROUGH: Final = {number: name for number, name in NAMES.items() if name in HARMLESS}
 
