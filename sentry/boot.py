@@ -18,8 +18,9 @@ from collections.abc import Callable
 from typing import Any
 
 from sentry.control import ControlServer
+from sentry.fs.memdata import MEMORY
 from sentry.kernel.kernel import HostFacts, Kernel
-from sentry.platform import Platform
+from sentry.platform import PAGE_SIZE, Platform
 from sentry.reserve import set_aside
 from sentry.strace import Strace
 from sentry.syscalls.registry import Syscall, build_table
@@ -142,6 +143,7 @@ def _boot(config: dict[str, Any]) -> Kernel:
     platform = choose_platform(config.get("platform") or "auto", config["proc_fd"])
     set_aside()
     kernel = Kernel(platform, table, _facts, config["proc_fd"])
+    MEMORY.limit = _facts.total_ram // PAGE_SIZE
     kernel.log.add_boot_lines()
     if config.get("strace"):
         fd = config.get("strace_fd")

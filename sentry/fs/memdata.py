@@ -26,23 +26,36 @@ SMALL: Final = 64 << 10
 
 
 class Pool:
-    """Pages that a file system may use; limit 0 means any number (mount option size=)."""
+    """Pages that a file system may use; limit 0 means any number (mount option size=).  They are the parent's, too."""
 
-    __slots__ = ("limit", "used")
+    __slots__ = ("limit", "parent", "used")
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, parent: Pool | None = None) -> None:
         self.limit = limit
+        self.parent = parent
         self.used = 0
 
     @property
     def free(self) -> int:
-        return max(self.limit - self.used, 0) if self.limit else 1 << 51
+        own = max(self.limit - self.used, 0) if self.limit else 1 << 51
+        return own if self.parent is None else min(own, self.parent.free)
 
     def take(self, pages: int) -> None:
         """ENOSPC."""
-        if self.limit and pages > 0 and self.used + pages > self.limit:
+        if pages > self.free and pages > 0:
             raise ENOSPC
+        self.count(pages)
+
+    def count(self, pages: int) -> None:
+        """Pages that are in use, or no more (if negative), whatever the limits say."""
         self.used += pages
+        if self.parent is not None:
+            self.parent.count(pages)
+
+
+# All memory files of the sandbox.  The pages are the Sentry's, so no cgroup of a container limits them: boot sets the
+# limit to the memory that the sandbox may use.
+MEMORY: Final = Pool(0)
 
 
 def pages_of(length: int) -> int:
@@ -64,7 +77,7 @@ class MemData:
     # The default argument keeps os.close callable while the interpreter shuts down.
     def close(self, close_fd: Callable[[int], None] = os.close) -> None:
         """Give back the memory."""
-        self._pool.used -= self.pages
+        self._pool.count(-self.pages)
         self.pages = self.size = 0
         self._bytes = bytearray()
         if self._fd >= 0:
@@ -91,7 +104,7 @@ class MemData:
         """Charge what is really allocated, if the host knows better."""
         if self._fd >= 0:
             pages = os.fstat(self._fd).st_blocks * 512 // PAGE_SIZE
-            self._pool.used += pages - self.pages
+            self._pool.count(pages - self.pages)
             self.pages = pages
 
     def _charge_to(self, pages: int) -> None:

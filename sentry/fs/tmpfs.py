@@ -39,7 +39,7 @@ from sentry.abi.fcntl import (
     RENAME_WHITEOUT,
 )
 from sentry.fs.entries import Entries
-from sentry.fs.memdata import MemData, Pool
+from sentry.fs.memdata import MEMORY, MemData, Pool
 from sentry.fs.simple import accessed, apply_attrs, dots, open_special
 from sentry.fs.xattrs import Xattrs
 from sentry.platform import PAGE_SIZE
@@ -118,7 +118,7 @@ class TmpFs(FileSystem):
     def __init__(self, options: Mapping[str, str] | None = None) -> None:
         super().__init__()
         self.options = Options.parse(options or {})
-        self.pool = Pool(self.options.pages)
+        self.pool = Pool(self.options.pages, MEMORY)
         self.inodes_used = 0
         self._root = TmpDir(self, st.S_IFDIR | self.options.mode, self.options.uid, self.options.gid)
 

@@ -93,6 +93,9 @@ REFUSED: dict[str, tuple[dict[str, Any], Container[int], set[int]]] = {
     "timers": ({"SIGPENDING": 500}, (499, 500), {errno.EAGAIN}),
     "descriptors": ({"NOFILE": 1000}, (997,), {errno.EMFILE}),
     "memfds": ({"NOFILE": 1000}, MANY, {errno.ENFILE, errno.EMFILE, errno.ENOSPC}),
+    # Written by the Sentry, which is in no container's cgroup: counted by it.  Linux would kill.
+    "written": ({"resources": {"memory": {"limit": 32 * MIB}}}, range(24, 33), {errno.ENOSPC}),
+    "tmpfs": ({"resources": {"memory": {"limit": 32 * MIB}}}, range(24, 33), {errno.ENOSPC}),
     "file": ({"resources": {"memory": {"limit": 32 * MIB}}}, (64,), {0}),  # pages of files can be dropped
 }
 NO_ROOM_FOR_MORE = {"forks", "threads", "memfds"}

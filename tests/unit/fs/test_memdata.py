@@ -107,3 +107,15 @@ def test_pages_touched_through_a_mapping_are_counted_when_asked():
 
     assert pool.used == 1
     data.close()
+
+
+def test_a_pools_pages_are_its_parents_too() -> None:
+    parent = Pool(3)
+    pools = Pool(0, parent), Pool(2, parent)
+    pools[0].take(2)
+    assert (pools[1].free, parent.used) == (1, 2)
+    with pytest.raises(ENOSPC):
+        pools[1].take(2)
+    pools[1].take(1)
+    pools[0].count(-2)
+    assert (pools[0].free, pools[1].free, parent.used) == (2, 1, 1)
