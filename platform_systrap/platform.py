@@ -150,6 +150,10 @@ class SystrapPlatform(PtracePlatform):
                 return ((context, trap),)
         return self._taken(n)
 
+    def close(self) -> None:
+        super().close()
+        lib.turn_close()
+
     def _wait_for_many(self, timeout_ns: int) -> list[tuple[Any, Trap]]:
         """Any number to resume, some of them perhaps to be interrupted at once."""
         resuming, self.resuming = self.resuming, []

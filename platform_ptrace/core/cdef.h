@@ -71,6 +71,7 @@ unsigned long pt_stub_start(void);
 unsigned long pt_stub_end(void);
 
 int turn_init(int epoll_fd, const int *traced, int n_traced, struct pt_event *events, int max_events);
+void turn_close(void);
 int turn_listen(int listener);
 void turn_unlisten(int listener);
 int turn_resume(struct pt_ctx *ctx, long result, int answer);

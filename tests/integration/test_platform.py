@@ -44,6 +44,9 @@ from tests.bare import (
 )
 from tests.integration.platforms import ANONYMOUS, Subject, host_state, wait_until, word
 
+# A platform waits for any child and for SIGCHLD: the process is to have no other children and no other threads.
+pytestmark = pytest.mark.own_process
+
 # Behind this the processor runs 32-bit code: push $0x23; push $target; lretq
 COMPAT = (b"\x6a\x23\x68" + struct.pack("<I", CODE + 0x10) + b"\x48\xcb").ljust(0x10, NOP)
 

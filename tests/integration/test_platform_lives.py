@@ -19,6 +19,9 @@ from tests.bare import AWAIT, CODE, COUNT, DATA, FIXED, LOOP, READ_WRITE, STACK,
 from tests.integration.daemon import own_cgroup
 from tests.integration.platforms import ANONYMOUS, Subject, host_state, place, wait_until, word
 
+# A platform waits for any child and for SIGCHLD: the process is to have no other children and no other threads.
+pytestmark = pytest.mark.own_process
+
 # -- clones --
 
 

@@ -15,6 +15,9 @@ from sentry.platform import PAGE_SIZE, FaultTrap, SyscallTrap
 from tests.bare import CODE, DATA, FIXED, MASK64, NOP, READ_WRITE, STACK, Bare, call, mov
 from tests.integration.platforms import ANONYMOUS, place
 
+# A platform waits for any child and for SIGCHLD: the process is to have no other children and no other threads.
+pytestmark = pytest.mark.own_process
+
 # -- memory, as the kernel sees it --
 
 
