@@ -3,7 +3,9 @@
  * A trap hands the thread of execution from the stub to the Sentry and back, with nothing left to do in parallel.  On
  * one processor that is a switch of tasks; across two it is an interrupt and a wake-up, which cost several times as
  * much, in a virtual machine tens of times.  So a stub is bound to the processor on which the Sentry is when it
- * resumes it.  The Sentry itself is bound to none: the host's scheduler moves it, and the stubs follow.
+ * resumes it.  The Sentry binds itself there, too, while a stub runs, for a wake-up would else often send it to another
+ * that is idle.  It lets go when no stub runs, and for a moment now and then: so the host's scheduler can move it, away
+ * from other sandboxes for one, and the stubs follow.
  *
  * Stubs that compute for long are to use all processors: when several run, those that have not trapped between two
  * looks around are set free.
@@ -12,16 +14,36 @@
 #include <sched.h>
 #include <time.h>
 
+#define FREE_EVERY 64 /* sleeps: some hundred microseconds of a busy sandbox */
+
 static unsigned int look;
 static long last_look;
 static cpu_set_t everywhere;
 static int n_processors, n_bound;
+static int we_are_bound;
 
 void place_init(void)
 {
+	if (we_are_bound)
+		return;
 	if (sched_getaffinity(0, sizeof(everywhere), &everywhere))
 		CPU_ZERO(&everywhere);
 	n_processors = CPU_COUNT(&everywhere);
+}
+
+/* Before a sleep, after which a stub or, if none runs, something else is to be served. */
+void place_ourselves(int n_running)
+{
+	static unsigned int sleeps;
+	int bind = n_running && ++sleeps % FREE_EVERY != 0;
+	cpu_set_t set;
+
+	if (bind == we_are_bound || n_processors < 2)
+		return;
+	CPU_ZERO(&set);
+	CPU_SET(sched_getcpu(), &set);
+	if (!sched_setaffinity(0, sizeof(set), bind ? &set : &everywhere))
+		we_are_bound = bind;
 }
 
 /* Bind ctx, which is about to run, to the processor that we are on. */
@@ -63,8 +85,6 @@ int place_apart(void)
 	if (now - last_look < PLACE_LOOK_NS)
 		return 1;
 	last_look = now;
-	/* What an administrator has changed meanwhile counts. */
-	place_init();
 	n_bound = 0;
 	registry_each(set_free);
 	look++;

@@ -377,6 +377,7 @@ static int poll_for(long timeout_ns)
 	long ns = limit < 0 || (timeout_ns >= 0 && timeout_ns < limit) ? timeout_ns : limit;
 	struct timespec ts = { ns / 1000000000, ns % 1000000000 };
 
+	place_ourselves(n_running);
 	return ppoll(polled, n_polled, ns < 0 ? NULL : &ts, &pt_wait_mask) < 0 ? -errno : 0;
 }
 

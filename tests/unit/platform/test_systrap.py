@@ -13,7 +13,7 @@ from platform_ptrace.platform import STUB_START
 from platform_systrap.platform import LET_THROUGH, TRACED, SystrapContext, SystrapPlatform, probe
 from sentry.abi.nr_x86_64 import NAMES
 from sentry.platform import PAGE_SIZE, FaultTrap
-from tests.bare import CALL_RAX, CODE, COUNT, DATA, FIXED, INT80, NOP, READ_WRITE, STACK, Bare, call, mov
+from tests.bare import CALL_RAX, CODE, COUNT, DATA, FIXED, INT80, LOOP, NOP, READ_WRITE, STACK, Bare, call, mov
 from tests.integration.platforms import place, signals_restored, wait_until, word
 
 # A platform waits for any child and for SIGCHLD: the process is to have no other children and no other threads.
@@ -178,6 +178,7 @@ def test_a_stub_runs_on_the_sentrys_processor(bare: Bare) -> None:
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one processor")
 def test_stubs_that_compute_at_the_same_time_are_set_free(bare: Bare) -> None:
+    everywhere = os.sched_getaffinity(0)
     parent = bare.load(call(1) + call(2))
     bare.syscall(parent)
     counters = []
@@ -189,7 +190,6 @@ def test_stubs_that_compute_at_the_same_time_are_set_free(bare: Bare) -> None:
         child.regs.rsp = STACK - 4096 * (index + 1)
         bare.start(child)
         counters.append(child)
-    everywhere = os.sched_getaffinity(0)
     wait_until(lambda: bool(bare.turn(0.01)) or all(processors_of(stub(c).c.tid) == everywhere for c in counters))
     assert all(word(parent, DATA + 64 * index) for index in range(2))
 
@@ -203,6 +203,16 @@ def test_a_stub_holds_no_descriptor_and_no_privilege(bare: Bare) -> None:
         status = dict(line.split(":\t", 1) for line in file)
     assert status["NoNewPrivs"].strip() == "1"
     assert status["Seccomp"].strip() == "2"
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one processor")
+def test_the_sentry_lets_go_of_its_processor_when_no_stub_runs(bare: Bare) -> None:
+    everywhere = os.sched_getaffinity(0)
+    context = bare.load(call(1) + LOOP)
+    bare.syscall(context)
+    assert len(os.sched_getaffinity(0)) == 1
+    assert bare.turn() == []
+    assert os.sched_getaffinity(0) == everywhere
 
 
 def test_probing_leaves_nothing(platform: SystrapPlatform) -> None:
