@@ -186,8 +186,11 @@ class ThreadGroup:
         only_kernel = signo in (sig.SIGKILL, sig.SIGSTOP)
         bit = sig.bit(signo)
         # A blocked signal may find a handler when it is unblocked; a sigwait takes it too.
-        targets = [t] if t is not None else self.tasks
-        if any((task.sigmask | task.sigwait_set) & bit for task in targets) and not only_kernel:
+        if t is not None:
+            awaited = (t.sigmask | t.sigwait_set) & bit
+        else:
+            awaited = any((task.sigmask | task.sigwait_set) & bit for task in self.tasks)
+        if awaited and not only_kernel:
             return False
         handlers = self.handlers
         if self.unkillable and handlers.get(signo).handler == sig.SIG_DFL and not (forced and only_kernel):

@@ -43,6 +43,7 @@ LEGACY_MASK: Final = sum(LEGACY_FLAGS) | MAP_FIXED_NOREPLACE
 # What the host is asked for: the rest is advice, or a wish that a sandbox does not grant (locking).
 # MAP_DENYWRITE and MAP_EXECUTABLE mean nothing to the host either.
 IGNORED_FLAGS: Final = 0x1800
+UNREMARKABLE: Final = IGNORED_FLAGS | MAP_NORESERVE | MAP_STACK
 HOST_FLAGS: Final = (
     MAP_SHARED | MAP_PRIVATE | MAP_FIXED | MAP_ANONYMOUS | MAP_32BIT | MAP_NORESERVE | MAP_POPULATE
     | MAP_STACK | MAP_FIXED_NOREPLACE
@@ -102,6 +103,11 @@ def mmap(
       ENODEV      the file can't be mapped
       EOPNOTSUPP  MAP_SHARED_VALIDATE with an unknown flag
     """
+    # By far the most frequent: fresh memory, wherever there is room.
+    if flags & ~UNREMARKABLE == MAP_PRIVATE | MAP_ANONYMOUS and not addr | offset and 0 < length < 1 << 40:
+        if t.tg.rlimits.get(RLIMIT_AS)[0] == RLIM_INFINITY:
+            if t.context.let_through("mmap", (0, length, prot & 7, flags)):
+                return NO_RESULT
     if offset % PAGE_SIZE:
         raise EINVAL
     file = None if flags & MAP_ANONYMOUS else t.files.get(fd)

@@ -2,6 +2,7 @@
 #include "check.h"
 #include <sys/epoll.h>
 #include <sys/sendfile.h>
+#include <sys/random.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 
@@ -28,11 +29,14 @@ static socklen_t name(struct sockaddr_un *address, const char *path)
     return (socklen_t)(offsetof(struct sockaddr_un, sun_path) + strlen(path) + 1);
 }
 
-/* An abstract name that only this test process has. */
+/* An abstract name that only this test process has: others may have its pid, in a PID namespace of theirs. */
 static socklen_t abstract(struct sockaddr_un *address, const char *text)
 {
+    static unsigned long mine;
     char path[100];
-    snprintf(path, sizeof path, "@guest-%s-%d-%s", current_test, getpid(), text);
+    if (!mine)
+        MUST(getrandom(&mine, sizeof mine, 0));
+    snprintf(path, sizeof path, "@guest-%s-%d-%lx-%s", current_test, getpid(), mine, text);
     socklen_t length = name(address, path);
     address->sun_path[0] = 0;
     return length - 1;
