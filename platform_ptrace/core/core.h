@@ -14,6 +14,7 @@
 #include <sys/syscall.h>
 #include <sys/user.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 #include <linux/audit.h>
 #include <linux/filter.h>
@@ -84,6 +85,14 @@ int stops_describe(int tid, int status, long go_on, struct pt_event *ev);
 static inline long pt(long request, int tid, unsigned long addr, unsigned long data)
 {
 	return syscall(SYS_ptrace, request, (long)tid, addr, data);
+}
+
+static inline long now_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return ts.tv_sec * 1000000000l + ts.tv_nsec;
 }
 
 static inline int wait_stop(int tid, int *status)

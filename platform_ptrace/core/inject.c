@@ -23,6 +23,29 @@ static void take_sigchld(void)
 		pt_sigchld = 1;
 }
 
+/* Wait until ctx stops.  -ESRCH: it ended instead. */
+static int next_stop(struct pt_ctx *ctx, int *status)
+{
+	int err = wait_stop(ctx->tid, status);
+
+	if (err || WIFSTOPPED(*status))
+		return err;
+	mark_gone(ctx);
+	return -ESRCH;
+}
+
+/* For a call of ours, which is not to be single-stepped. */
+static void load_arguments(struct pt_regs_x86 *regs, const unsigned long *args)
+{
+	regs->rdi = args[0];
+	regs->rsi = args[1];
+	regs->rdx = args[2];
+	regs->r10 = args[3];
+	regs->r8 = args[4];
+	regs->r9 = args[5];
+	regs->eflags &= ~0x100ul;
+}
+
 /* Take a thread that sleeps in a notification out of it: its call stays the Sentry's to answer,
  * now through its registers. */
 int pt_stop(struct pt_ctx *ctx)
@@ -33,13 +56,9 @@ int pt_stop(struct pt_ctx *ctx)
 		return 0;
 	if (pt(PTRACE_INTERRUPT, ctx->tid, 0, 0))
 		return -errno;
-	err = wait_stop(ctx->tid, &status);
+	err = next_stop(ctx, &status);
 	if (err)
 		return err;
-	if (!WIFSTOPPED(status)) {
-		mark_gone(ctx);
-		return -ESRCH;
-	}
 	take_sigchld();
 	turn_set_state(ctx, PT_STOPPED);
 	ctx->flags |= PT_CALLED;
@@ -112,13 +131,9 @@ int pt_wait_int3(struct pt_ctx *ctx)
 	int status, err;
 
 	for (;;) {
-		err = wait_stop(ctx->tid, &status);
+		err = next_stop(ctx, &status);
 		if (err)
 			return err;
-		if (!WIFSTOPPED(status)) {
-			mark_gone(ctx);
-			return -ESRCH;
-		}
 		if (is_int3_stop(ctx->tid, status))
 			return 0;
 		/* The gadget can't fault; should it, then for ever. */
@@ -136,13 +151,7 @@ static int start_injection(struct pt_ctx *ctx, unsigned long rip, long number, c
 	regs.rip = rip;
 	regs.rax = number;
 	regs.orig_rax = -1;
-	regs.rdi = args[0];
-	regs.rsi = args[1];
-	regs.rdx = args[2];
-	regs.r10 = args[3];
-	regs.r8 = args[4];
-	regs.r9 = args[5];
-	regs.eflags &= ~0x100ul; /* no single-stepping through the gadget */
+	load_arguments(&regs, args);
 	/* The application may have been in 32-bit code, where the gadget could not run. */
 	regs.cs = USER_CS;
 	regs.ss = USER_SS;
@@ -216,13 +225,9 @@ long pt_cmpxchg(struct pt_ctx *ctx, unsigned long addr, unsigned int expected, u
 	if (err)
 		return err;
 	for (;;) {
-		err = wait_stop(ctx->tid, &status);
+		err = next_stop(ctx, &status);
 		if (err)
 			return err;
-		if (!WIFSTOPPED(status)) {
-			mark_gone(ctx);
-			return -ESRCH;
-		}
 		if (is_int3_stop(ctx->tid, status))
 			break;
 		/* The exchange itself faulted: the signal is not delivered, the word stays as it was. */
@@ -251,25 +256,15 @@ static long replace_call(struct pt_ctx *ctx, long number, const unsigned long *a
 	long result;
 
 	regs.orig_rax = number;
-	regs.rdi = args[0];
-	regs.rsi = args[1];
-	regs.rdx = args[2];
-	regs.r10 = args[3];
-	regs.r8 = args[4];
-	regs.r9 = args[5];
-	regs.eflags &= ~0x100ul;
+	load_arguments(&regs, args);
 	ctx->flags = (ctx->flags & ~PT_ENTRY) | PT_REGS_DIRTY;
 	place_beside(ctx);
 	if (pt(PTRACE_SETREGS, ctx->tid, 0, (unsigned long)&regs) || pt(PTRACE_SYSCALL, ctx->tid, 0, 0))
 		return -errno;
 	for (;;) {
-		err = wait_stop(ctx->tid, &status);
+		err = next_stop(ctx, &status);
 		if (err)
 			return err;
-		if (!WIFSTOPPED(status)) {
-			mark_gone(ctx);
-			return -ESRCH;
-		}
 		if (status >> 8 == (SIGTRAP | 0x80) && !entering) {
 			result = peek_result(ctx);
 			if (!is_restart(result))

@@ -77,11 +77,8 @@ static void set_free(struct pt_ctx *ctx)
 /* To be called, while several stubs run, PLACE_LOOK_NS after it returned 1, if nothing happens before. */
 int place_apart(void)
 {
-	struct timespec ts;
-	long now;
+	long now = now_ns();
 
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	now = ts.tv_sec * 1000000000l + ts.tv_nsec;
 	if (now - last_look < PLACE_LOOK_NS)
 		return 1;
 	last_look = now;

@@ -362,14 +362,6 @@ static int take_ready(int *other)
 	return n;
 }
 
-static long now_ns(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return ts.tv_sec * 1000000000l + ts.tv_nsec;
-}
-
 /* ppoll, with time limits of our own while several stubs run: then they are spread. */
 static int poll_for(long timeout_ns)
 {

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
+
+import pytest
 
 import platform_ptrace.platform as ptrace
 import platform_systrap.platform as systrap
@@ -16,6 +19,7 @@ from sentry.mm.mm import MAP_ANONYMOUS, MAP_PRIVATE, PROT_EXEC, PROT_READ
 from sentry.platform import PAGE_SIZE, Context, Platform
 from tests.bare import CODE, READ_WRITE
 
+P = TypeVar("P", bound=Platform)
 ANONYMOUS: Final = MAP_PRIVATE | MAP_ANONYMOUS
 
 
@@ -44,6 +48,22 @@ def signals_restored() -> Iterator[None]:
     finally:
         signal.signal(signal.SIGCHLD, handler)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+@contextmanager
+def opened(probe: Callable[[], str], make: Callable[[int], P]) -> Iterator[P]:
+    """A platform, closed in the end; skips where it does not work."""
+    reason = probe()
+    if reason:
+        pytest.skip(reason)
+    proc = os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    with signals_restored():
+        platform = make(proc)
+        try:
+            yield platform
+        finally:
+            platform.close()
+            os.close(proc)
 
 
 def word(context: Context, addr: int) -> int:

@@ -15,7 +15,7 @@ from platform_ptrace.platform import STUB_START, PtraceContext, PtracePlatform, 
 from sentry.abi.nr_x86_64 import NAMES
 from sentry.platform import PlatformError, SpaceGone
 from tests.bare import CODE, DATA, FIXED, INT80, LOOP, NOP, READ_WRITE, Bare, call
-from tests.integration.platforms import signals_restored
+from tests.integration.platforms import opened
 
 # A platform waits for any child and for SIGCHLD: the process is to have no other children and no other threads.
 pytestmark = pytest.mark.own_process
@@ -31,17 +31,8 @@ UNFILTERED = {"uprobe", "uretprobe"}
 
 @pytest.fixture
 def platform() -> Iterator[PtracePlatform]:
-    reason = probe()
-    if reason:
-        pytest.skip(reason)
-    proc = os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    with signals_restored():
-        platform = PtracePlatform(proc)
-        try:
-            yield platform
-        finally:
-            platform.close()
-            os.close(proc)
+    with opened(probe, PtracePlatform) as platform:
+        yield platform
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from platform_systrap.platform import LET_THROUGH, TRACED, SystrapContext, Systr
 from sentry.abi.nr_x86_64 import NAMES
 from sentry.platform import PAGE_SIZE, FaultTrap
 from tests.bare import CALL_RAX, CODE, COUNT, DATA, FIXED, INT80, LOOP, NOP, READ_WRITE, STACK, Bare, call, mov
-from tests.integration.platforms import place, signals_restored, wait_until, word
+from tests.integration.platforms import opened, place, wait_until, word
 
 # A platform waits for any child and for SIGCHLD: the process is to have no other children and no other threads.
 pytestmark = pytest.mark.own_process
@@ -27,17 +27,8 @@ GADGET = STUB_START + 0x1000 + 2  # behind the entry's int3 and hlt
 
 @pytest.fixture
 def platform() -> Iterator[SystrapPlatform]:
-    reason = probe()
-    if reason:
-        pytest.skip(reason)
-    proc = os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    with signals_restored():
-        platform = SystrapPlatform(proc)
-        try:
-            yield platform
-        finally:
-            platform.close()
-            os.close(proc)
+    with opened(probe, SystrapPlatform) as platform:
+        yield platform
 
 
 @pytest.fixture
