@@ -13,7 +13,7 @@ export PYTHON
 VENV := .venv
 BIN := $(VENV)/bin
 NEED := packaging/need
-C_SOURCES := $(wildcard platform_*/core/*.[chS] platform_*/core/build.py sandbox/*_build.py sandbox/*.[ch])
+C_SOURCES := $(wildcard platform_*/core/*.[chS] platform_*/core/*.ld platform_*/core/build.py sandbox/*_build.py sandbox/*.[ch])
 PYTEST := $(BIN)/python -m pytest
 JOBS ?= 2
 

@@ -12,6 +12,8 @@ from typing import Any, Final
 
 from platform_ptrace.core._core import ffi, lib
 from sentry.abi.errno import EFAULT, EINVAL, ENAMETOOLONG, ENOMEM, from_code
+from sentry.arch.vsyscall import ENTRIES as VSYSCALLS
+from sentry.arch.vsyscall import vsyscall_trap
 from sentry.platform import (
     PAGE_SIZE,
     ExitTrap,
@@ -67,7 +69,6 @@ _read, _read_cstr, _write = lib.pt_read, lib.pt_read_cstr, lib.pt_write
 _bytes, _string = ffi.buffer, ffi.string
 RESERVE: Final = 0x4032  # MAP_PRIVATE | MAP_FIXED | MAP_ANONYMOUS | MAP_NORESERVE
 
-VSYSCALLS: Final = {0xFFFFFFFFFF600000: 96, 0xFFFFFFFFFF600400: 201, 0xFFFFFFFFFF600800: 309}
 
 
 def _address(addr: int) -> int:
@@ -539,24 +540,15 @@ class PtracePlatform:
         if kind == lib.PT_EV_SYSCALL:
             return SyscallTrap(event.number, tuple(event.args), bool(event.native))
         if kind == lib.PT_EV_FAULT:
-            number = VSYSCALLS.get(event.addr)
-            if number is not None and context.regs.rip == event.addr:
-                return self._vsyscall(context, number)
+            if event.addr in VSYSCALLS:
+                trap = vsyscall_trap(context.regs, context.space, event.addr)
+                if trap is not None:
+                    return trap
             return FaultTrap(event.signo, event.code, event.addr)
         if kind == lib.PT_EV_INTERRUPT:
             return InterruptTrap()
         context.c.flags = lib.PT_GONE
         return ExitTrap(event.signo or 9, context.running)
-
-    def _vsyscall(self, context: PtraceContext, number: int) -> Trap:
-        """A call of the vsyscall page on a host without one: do its `ret` and report the call."""
-        regs = context.regs
-        try:
-            regs.rip = int.from_bytes(context.space.read(regs.rsp, 8), "little")
-        except EFAULT:
-            return FaultTrap(11, 1, regs.rsp)
-        regs.rsp += 8
-        return SyscallTrap(number, (regs.rdi, regs.rsi, regs.rdx, 0, 0, 0))
 
     def close(self) -> None:
         """End every stub, and collect them all: threads before the process that they belong to."""

@@ -131,6 +131,15 @@ _SECCOMP_IOCTLS: Final = {
     "SECCOMP_IOCTL_NOTIF_ADDFD": 0x40182103,
     "SECCOMP_IOCTL_NOTIF_SET_FLAGS": 0x40082104,
 }
+_KVM_IOCTLS: Final = {
+    "KVM_GET_API_VERSION": 0xAE00, "KVM_CREATE_VM": 0xAE01, "KVM_CHECK_EXTENSION": 0xAE03,
+    "KVM_GET_VCPU_MMAP_SIZE": 0xAE04, "KVM_GET_SUPPORTED_CPUID": 0xC008AE05, "KVM_CREATE_VCPU": 0xAE41,
+    "KVM_SET_USER_MEMORY_REGION": 0x4020AE46, "KVM_RUN": 0xAE80, "KVM_GET_SREGS": 0x8138AE83,
+    "KVM_SET_SREGS": 0x4138AE84, "KVM_SET_REGS": 0x4090AE82, "KVM_SET_MSRS": 0x4008AE89,
+    "KVM_SET_CPUID2": 0x4008AE90, "KVM_INTERRUPT": 0x4004AE86, "KVM_SET_XCRS": 0x4188AEA7,
+    "KVM_GET_VCPU_EVENTS": 0x8040AE9F, "KVM_SET_VCPU_EVENTS": 0x4040AEA0, "KVM_SET_DEVICE_ATTR": 0x4018AEE1,
+    "KVM_GET_TSC_KHZ": 0xAEA3,
+}  # fmt: skip
 _TTY_IOCTLS: Final = {
     "TCGETS": 0x5401, "TCSETS": 0x5402, "TCSETSW": 0x5403, "TCSETSF": 0x5404, "TIOCSCTTY": 0x540E,
     "TIOCGWINSZ": 0x5413, "TIOCSWINSZ": 0x5414, "TIOCNOTTY": 0x5422,
@@ -175,6 +184,7 @@ SENTRY: Final = (
     Rule("kcmp", "whether two descriptors are one open file"),
     *_one_of("prctl", 0, _STUB_PRCTLS, "names and a stub's start"),
     *_one_of("ioctl", 1, _SECCOMP_IOCTLS, "system calls of the stubs"),
+    *_one_of("ioctl", 1, _KVM_IOCTLS, "the virtual machine, where /dev/kvm was handed over"),
     *_one_of("ioctl", 1, _TTY_IOCTLS, "the console that was handed over"),
     *_one_of("ioctl", 1, _FILE_IOCTLS, "pipes and sockets that were handed over"),
     # The network of the container's network namespace.

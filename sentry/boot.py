@@ -15,7 +15,8 @@ import socket
 import struct
 import sys
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Final
 
 from sentry.control import ControlServer
 from sentry.fs.memdata import MEMORY
@@ -31,35 +32,79 @@ _facts = HostFacts()
 _table: dict[int, Syscall] = {}
 
 
-def _ptrace(proc_fd: int) -> Platform:
+@dataclass(slots=True)
+class Host:
+    """What a platform is made from.  kvm_fd: /dev/kvm, or -1 where it was not asked for or is not to be had."""
+
+    proc_fd: int = -1
+    kvm_fd: int = -1
+    kvm_missing: str = "it is chosen by itself only where the processor has virtualisation and is not virtual"
+    memory_limit: int = 1 << 40
+    ncpus: int = 1
+
+
+def _ptrace(host: Host) -> Platform:
     from platform_ptrace.platform import PtracePlatform
 
-    return PtracePlatform(proc_fd)
+    return PtracePlatform(host.proc_fd)
 
 
-def _probe_ptrace() -> str:
+def _probe_ptrace(host: Host) -> str:
     from platform_ptrace.platform import probe
 
     return probe()
 
 
-def _systrap(proc_fd: int) -> Platform:
+def _systrap(host: Host) -> Platform:
     from platform_systrap.platform import SystrapPlatform
 
-    return SystrapPlatform(proc_fd)
+    return SystrapPlatform(host.proc_fd)
 
 
-def _probe_systrap() -> str:
+def _probe_systrap(host: Host) -> str:
     from platform_systrap.platform import probe
 
     return probe()
 
 
+def _kvm(host: Host) -> Platform:
+    from platform_kvm.platform import KvmPlatform
+
+    return KvmPlatform(host.kvm_fd, host.memory_limit, host.ncpus)
+
+
+def _probe_kvm(host: Host) -> str:
+    from platform_kvm.platform import probe
+
+    return probe(host.kvm_fd) if host.kvm_fd >= 0 else host.kvm_missing
+
+
 # The only names by which platforms are known; "auto" takes the first that works.
-PLATFORMS: dict[str, tuple[Callable[[int], Platform], Callable[[], str]]] = {
+PLATFORMS: dict[str, tuple[Callable[[Host], Platform], Callable[[Host], str]]] = {
+    "kvm": (_kvm, _probe_kvm),
     "systrap": (_systrap, _probe_systrap),
     "ptrace": (_ptrace, _probe_ptrace),
 }
+KVM_DEVICE: Final = "/dev/kvm"
+
+
+_host = Host()
+
+
+def _open_kvm(host: Host) -> None:
+    """While files of the host can be opened, and modules imported."""
+    import platform_kvm.platform  # noqa: F401
+
+    try:
+        host.kvm_fd = os.open(KVM_DEVICE, os.O_RDWR | os.O_CLOEXEC)
+    except OSError as e:
+        host.kvm_missing = f"{KVM_DEVICE} can't be opened: {e.strerror}"
+
+
+def _is_bare_metal(cpuinfo: str) -> bool:
+    """Virtual machines are the processor's own work here, not that of another virtual machine's host."""
+    flags = next((line.split() for line in cpuinfo.splitlines() if line.startswith("flags")), [])
+    return ("vmx" in flags or "svm" in flags) and "hypervisor" not in flags
 
 
 class BootError(Exception):
@@ -85,6 +130,9 @@ def preload(config: dict[str, Any]) -> None:
         total_ram=int(config.get("total_ram") or 0) or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
         auxv=_read_auxv(),
     )
+    _host.ncpus, _host.memory_limit = _facts.ncpus, _facts.total_ram
+    if config.get("platform") == "kvm" or (config.get("platform") in (None, "auto") and _is_bare_metal(_facts.cpuinfo)):
+        _open_kvm(_host)
 
 
 def _read_text(path: str) -> str:
@@ -104,16 +152,16 @@ def _read_auxv() -> dict[int, int]:
         return {}
 
 
-def choose_platform(name: str, proc_fd: int) -> Platform:
+def choose_platform(name: str, host: Host) -> Platform:
     """BootError names what was tried and why it does not work."""
     if name != "auto" and name not in PLATFORMS:
         raise BootError(f"platform {name!r} is unknown; there are: auto, {', '.join(PLATFORMS)}")
     reasons = []
     for candidate in PLATFORMS if name == "auto" else [name]:
         make, probe = PLATFORMS[candidate]
-        reason = probe()
+        reason = probe(host)
         if not reason:
-            return make(proc_fd)
+            return make(host)
         reasons.append(f"{candidate}: {reason}")
     raise BootError("no platform works on this host: " + "; ".join(reasons))
 
@@ -140,7 +188,8 @@ def main(config: dict[str, Any]) -> int:
 
 def _boot(config: dict[str, Any]) -> Kernel:
     table = _table or build_table()
-    platform = choose_platform(config.get("platform") or "auto", config["proc_fd"])
+    _host.proc_fd = config["proc_fd"]
+    platform = choose_platform(config.get("platform") or "auto", _host)
     set_aside()
     kernel = Kernel(platform, table, _facts, config["proc_fd"])
     MEMORY.limit = _facts.total_ram // PAGE_SIZE
@@ -191,7 +240,9 @@ def _set_up_log(config: dict[str, Any]) -> None:
 
 def probe_report() -> dict[str, str]:
     """Platform name -> "" or the reason why it does not work here."""
-    return {name: probe() for name, (_, probe) in PLATFORMS.items()}
+    host = Host()
+    _open_kvm(host)
+    return {name: probe(host) for name, (_, probe) in PLATFORMS.items()}
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 containerd wraps them in a runtimeoptions.v1.Options: `config_path` names a TOML file on the host, `config_body` (1.7
 and newer) is the options table itself as TOML.  Keys:
 
-    platform = "auto" | "systrap" | "ptrace"
+    platform = "auto" | "systrap" | "ptrace" | "kvm"
     debug = true                 # debug messages in the sandbox's log
     strace = true                # every system call into the log
     log = "/var/log/pysc/%ID%.log"

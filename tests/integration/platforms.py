@@ -13,6 +13,7 @@ from typing import Any, Final, TypeVar
 
 import pytest
 
+import platform_kvm.platform as kvm
 import platform_ptrace.platform as ptrace
 import platform_systrap.platform as systrap
 from sentry.mm.mm import MAP_ANONYMOUS, MAP_PRIVATE, PROT_EXEC, PROT_READ
@@ -25,17 +26,45 @@ ANONYMOUS: Final = MAP_PRIVATE | MAP_ANONYMOUS
 
 @dataclass(frozen=True)
 class Subject:
-    """A platform under test.  host_pid: the host process that a context's space would die with."""
+    """A platform under test.  pid_of: the host process that a context's space would die with, where there is one."""
 
     name: str
     probe: Callable[[], str]
     make: Callable[[int], Platform]
-    host_pid: Callable[[Any], int]
+    pid_of: Callable[[Any], int] | None
+
+    def host_pid(self, context: Any) -> int:
+        if self.pid_of is None:
+            pytest.skip(f"{self.name} has no host process for each space")
+        return self.pid_of(context)
+
+
+@contextmanager
+def kvm_device() -> Iterator[int]:
+    fd = os.open("/dev/kvm", os.O_RDWR | os.O_CLOEXEC)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def probe_kvm() -> str:
+    try:
+        with kvm_device() as fd:
+            return kvm.probe(fd)
+    except OSError as e:
+        return f"/dev/kvm: {e.strerror}"
+
+
+def make_kvm(proc_fd: int) -> Platform:
+    with kvm_device() as fd:
+        return kvm.KvmPlatform(fd, 1 << 30, os.cpu_count() or 1)
 
 
 SUBJECTS: Final = (
     Subject("ptrace", ptrace.probe, ptrace.PtracePlatform, lambda context: int(context.c.pid)),
     Subject("systrap", systrap.probe, systrap.SystrapPlatform, lambda context: int(context.c.pid)),
+    Subject("kvm", probe_kvm, make_kvm, None),
 )
 
 

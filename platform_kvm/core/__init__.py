@@ -1,0 +1,1 @@
+"""The C core: the virtual machine, and the memory of the application."""

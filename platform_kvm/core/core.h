@@ -1,0 +1,79 @@
+/* What the core's files share on the Sentry's side.
+ *
+ * machine.c  the virtual machine: ring 0's memory, the virtual CPUs and their state
+ * vcpu.c     one stay in the guest: enter, leave, say why
+ * xstate.c   the extended state of contexts
+ * turn.c     contexts, the threads that run them, and the wait for what they trap with
+ * probe.c    whether this host's KVM can do all that
+ */
+#ifndef PYSC_KVM_CORE_H
+#define PYSC_KVM_CORE_H
+
+#define _GNU_SOURCE
+#include "constants.h"
+#include "cdef.h"
+#include "layout.h"
+#include "memory_cdef.h"
+#include <errno.h>
+#include <linux/kvm.h>
+#include <pthread.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#define PAGE 4096ul
+#define KICK_SIGNAL (SIGRTMIN + 3)
+
+/* A host thread and the virtual CPU that only it runs. */
+struct vcpu {
+	int fd, index;
+	struct kvm_run *run;
+	struct ring0_cpu *shared;
+	struct kv_ctx *extended; /* whose extended state is in its registers */
+	unsigned long entered;	 /* the time stamp counter when it went into the guest; 0: it is not there */
+	unsigned long root;	 /* of the space whose translations it may hold */
+	int parked;		 /* it left by `out`: its context's registers are saved */
+	int in_stock;		 /* of shared->stock, what the guest was given */
+	int faults;		 /* host memory that was not there, one after the other */
+
+	/* Under the memory's lock, kv_lock(). */
+	struct kv_space *inside; /* the space in which it executes */
+	int flush;		 /* translations of `root` may have become wrong */
+
+	/* Under the lock of turn.c. */
+	struct kv_ctx *current;
+	int preempt;		 /* it is to let another context run */
+	long since;		 /* when current began to run, ns of CLOCK_MONOTONIC */
+	pthread_t thread;
+	int tid;
+};
+
+extern struct vcpu vcpus[MAX_CPUS];
+extern int n_vcpus;
+
+/* machine.c */
+int machine_make(int kvm_fd, int n_cpus, int params_fd, const char **why);
+void machine_unmake(void);
+struct ring0_ctx *machine_ctx(int index, unsigned long *address);
+void machine_forget_ctx(int index);
+int machine_has_xsave(void);
+unsigned long machine_syscall_address(void);
+int machine_syscall_faults(void);
+void machine_set_syscall_faults(void);
+int vcpu_reset(struct vcpu *v);
+
+/* xstate.c */
+unsigned long xstate_choose(unsigned long offered, const int (*layout)[2]);
+void xstate_reset(char *state);
+
+/* vcpu.c */
+enum { RAN_EVENT, RAN_STOP };
+int vcpu_stay(struct vcpu *v, struct kv_ctx *ctx, struct kv_event *ev);
+void vcpu_kick(struct vcpu *v);
+void quiesce(struct kv_space *space);
+
+/* turn.c */
+int turn_wants_out(struct vcpu *v);
+
+#endif

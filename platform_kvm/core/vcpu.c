@@ -1,0 +1,314 @@
+/* One stay in the guest: enter with a context, leave, and say why.
+ *
+ * A virtual CPU is in one of two places while its thread is here.  Parked: it left by ring 0's `out`, so the registers of
+ * its context are in the context.  Or it was taken out between any two instructions by a signal: then it can only be
+ * entered again, with an interrupt on its way that makes ring 0 save the registers and leave properly.
+ *
+ * What the guest can bring about, and what it hands over, is examined here: ring 0 is ours, but registers are not.
+ */
+#include "core.h"
+#include <sched.h>
+#include <sys/syscall.h>
+#include <x86intrin.h>
+
+#define USER_FLAGS 0x254dd5ul	/* ID AC RF OF DF TF SF ZF AF PF CF */
+#define ALWAYS_FLAGS 0x202ul	/* IF, and the one that is always set */
+#define MAX_HOST_FAULTS 64
+#define RESTOCK_AT (STOCK_SIZE / 4)
+
+#define FAULT_PRESENT 1ul
+#define FAULT_WRITE 2ul
+#define FAULT_FETCH 16ul
+
+/* ---- others' ways to get it out ---- */
+
+/* Make it leave the guest, or not enter, soon. */
+void vcpu_kick(struct vcpu *v)
+{
+	__atomic_store_n(&v->run->immediate_exit, 1, __ATOMIC_SEQ_CST);
+	syscall(SYS_tgkill, getpid(), v->tid, KICK_SIGNAL);
+}
+
+/* memory.h: return when nobody executes in the space.  Whoever wants to go in waits for the lock, which we hold. */
+void quiesce(struct kv_space *space)
+{
+	unsigned long root = kv_space_root(space);
+
+	for (int i = 0; i < n_vcpus; i++) {
+		struct vcpu *v = &vcpus[i];
+
+		if (v->root == root)
+			v->flush = 1;
+		if (__atomic_load_n(&v->inside, __ATOMIC_SEQ_CST) == space)
+			vcpu_kick(v);
+	}
+	for (int i = 0; i < n_vcpus; i++)
+		while (__atomic_load_n(&vcpus[i].inside, __ATOMIC_SEQ_CST) == space)
+			sched_yield();
+}
+
+/* ---- the stock of zeroed frames ---- */
+
+/* What ring 0 took belongs to the space now. */
+static void count_stock(struct vcpu *v, struct kv_space *space)
+{
+	int left = v->shared->n_stock < STOCK_SIZE ? v->shared->n_stock : 0;
+
+	while (v->in_stock > left)
+		kv_stock_used(space, v->shared->stock[--v->in_stock]);
+}
+
+static void fill_stock(struct vcpu *v)
+{
+	if (v->in_stock > RESTOCK_AT)
+		return;
+	v->in_stock += kv_stock_take(v->shared->stock + v->in_stock, STOCK_SIZE - v->in_stock);
+	v->shared->n_stock = v->in_stock;
+}
+
+/* ---- entering ---- */
+
+/* Ring 0 must not be made to return to itself, nor be given what it would fail to load. */
+static int may_run(const struct ring0_regs *regs)
+{
+	return (regs->cs & 3) == 3 && (regs->ss & 3) == 3 && !(regs->fs_base >> 47) && !(regs->gs_base >> 47);
+}
+
+static void prepare(struct vcpu *v, struct kv_ctx *ctx)
+{
+	struct ring0_cpu *shared = v->shared;
+
+	ctx->regs->eflags = (ctx->regs->eflags & USER_FLAGS) | ALWAYS_FLAGS;
+	shared->ctx = ctx->address;
+	if (v->extended != ctx || ctx->replaced) {
+		shared->restore = ctx->address + CTX_XSAVE;
+		v->extended = ctx;
+		ctx->replaced = 0;
+	}
+	fill_stock(v);
+}
+
+/* Its registers are not where we could look at them: have ring 0 put them there, as soon as it can be interrupted. */
+static void call_back(struct vcpu *v)
+{
+	struct kvm_interrupt interrupt = { .irq = VECTOR_KICK };
+
+	if (v->parked || !v->run->ready_for_interrupt_injection) {
+		v->run->request_interrupt_window = !v->parked;
+		return;
+	}
+	v->run->request_interrupt_window = 0;
+	ioctl(v->fd, KVM_INTERRUPT, &interrupt);
+}
+
+/* In and out.  0, or KVM_RUN's errno. */
+static int enter(struct vcpu *v, struct kv_ctx *ctx)
+{
+	unsigned long root = kv_space_root(ctx->space);
+	int err;
+
+	kv_lock();
+	__atomic_store_n(&v->inside, ctx->space, __ATOMIC_SEQ_CST);
+	if (v->parked && (v->flush || v->root != root)) {
+		v->shared->cr3 = v->root = root;
+		v->shared->flush = 1;
+		v->flush = 0;
+	}
+	kv_unlock();
+	call_back(v);
+	v->parked = 0;
+	__atomic_store_n(&v->entered, __rdtsc(), __ATOMIC_RELAXED);
+	err = ioctl(v->fd, KVM_RUN, 0) ? errno : 0;
+	ctx->ran += __rdtsc() - v->entered;
+	__atomic_store_n(&v->entered, 0, __ATOMIC_RELAXED);
+	__atomic_store_n(&v->inside, NULL, __ATOMIC_SEQ_CST);
+	__atomic_store_n(&v->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
+	return err;
+}
+
+/* ---- why it left ---- */
+
+static int fault(struct kv_event *ev, int signo, int code, unsigned long addr)
+{
+	ev->kind = KV_EV_FAULT;
+	ev->signo = signo;
+	ev->code = code;
+	ev->addr = addr;
+	return RAN_EVENT;
+}
+
+/* The virtual CPU can't go on, and begins anew; the context is lost. */
+static int broken(struct vcpu *v, struct kv_event *ev, long number, unsigned long what)
+{
+	ev->kind = KV_EV_BROKEN;
+	ev->number = number;
+	ev->addr = what;
+	kv_stock_return(v->shared->stock, v->in_stock);
+	vcpu_reset(v);
+	return RAN_EVENT;
+}
+
+static int system_call(struct kv_ctx *ctx, struct kv_event *ev, int native)
+{
+	const struct ring0_regs *regs = ctx->regs;
+
+	ev->kind = KV_EV_SYSCALL;
+	ev->native = native;
+	ev->number = (int)regs->rax;
+	if (native)
+		memcpy(ev->args, (unsigned long[]){ regs->rdi, regs->rsi, regs->rdx, regs->r10, regs->r8, regs->r9 },
+		       sizeof(ev->args));
+	else
+		memcpy(ev->args,
+		       (unsigned long[]){ (unsigned int)regs->rbx, (unsigned int)regs->rcx, (unsigned int)regs->rdx,
+					  (unsigned int)regs->rsi, (unsigned int)regs->rdi, (unsigned int)regs->rbp },
+		       sizeof(ev->args));
+	return RAN_EVENT;
+}
+
+/* The si_code of a floating point exception: fpu__exception_code() of arch/x86/kernel/fpu/core.c. */
+static int fpe_code(const struct kv_ctx *ctx, int simd)
+{
+	const unsigned short *x87 = (const unsigned short *)ctx->xstate;
+	unsigned int mxcsr, raised;
+
+	memcpy(&mxcsr, ctx->xstate + 24, sizeof(mxcsr));
+	raised = simd ? mxcsr & ~(mxcsr >> 7) : x87[1] & ~x87[0];
+	if (raised & 1)
+		return FPE_FLTINV;
+	if (raised & 4)
+		return FPE_FLTDIV;
+	if (raised & 8)
+		return FPE_FLTOVF;
+	if (raised & (2 | 16))
+		return FPE_FLTUND;
+	return raised & 32 ? FPE_FLTRES : SI_KERNEL;
+}
+
+/* -1: the instruction is to be tried again. */
+static int page_fault(struct vcpu *v, struct kv_ctx *ctx, struct kv_event *ev)
+{
+	unsigned long error = v->shared->error;
+	int access = error & FAULT_WRITE ? KV_WRITE : error & FAULT_FETCH ? KV_EXEC : 0;
+	struct kv_fault_info info;
+	int result = kv_fault(ctx->space, v->shared->cr2, access, &info);
+
+	if (result == 0)
+		return -1;
+	if (result > 0)
+		return fault(ev, info.signo, info.code, info.addr);
+	ev->kind = KV_EV_MEMORY;
+	return RAN_EVENT;
+}
+
+/* A host that runs ring 3 on its own processor but emulates ring 0 does not know the instruction INT. */
+static int is_int(struct kv_ctx *ctx)
+{
+	unsigned char code;
+
+	return kv_read(ctx->space, ctx->regs->rip, (char *)&code, 1) == 1 && code == 0xcd;
+}
+
+static int software_interrupt(struct kv_ctx *ctx, struct kv_event *ev)
+{
+	unsigned char vector;
+
+	if (kv_read(ctx->space, ctx->regs->rip + 1, (char *)&vector, 1) != 1 || vector != 0x80)
+		return fault(ev, SIGSEGV, SI_KERNEL, 0);
+	ctx->regs->rip += 2;
+	ctx->regs->orig_rax = ctx->regs->rax;
+	return system_call(ctx, ev, 0);
+}
+
+/* As Linux tells of each exception: arch/x86/kernel/traps.c. */
+static int exception(struct vcpu *v, struct kv_ctx *ctx, struct kv_event *ev)
+{
+	unsigned long rip = ctx->regs->rip;
+
+	switch (v->shared->reason) {
+	case 0:
+		return fault(ev, SIGFPE, FPE_INTDIV, rip);
+	case 1:
+		return fault(ev, SIGTRAP, TRAP_TRACE, rip);
+	case 2: /* NMI, MCE */
+	case 18:
+		return -1;
+	case 3:
+		return fault(ev, SIGTRAP, SI_KERNEL, 0);
+	case 6:
+		if (machine_syscall_faults() && is_int(ctx))
+			return software_interrupt(ctx, ev);
+		return fault(ev, SIGILL, ILL_ILLOPN, rip);
+	case 11:
+	case 12:
+		return fault(ev, SIGBUS, SI_KERNEL, 0);
+	case 14:
+		return page_fault(v, ctx, ev);
+	case 16:
+		return fault(ev, SIGFPE, fpe_code(ctx, 0), rip);
+	case 17:
+		return fault(ev, SIGBUS, BUS_ADRALN, 0);
+	case 19:
+		return fault(ev, SIGFPE, fpe_code(ctx, 1), rip);
+	case VECTOR_KICK:
+		return turn_wants_out(v) ? RAN_STOP : -1;
+	case 0x80:
+		ctx->regs->orig_rax = ctx->regs->rax;
+		return system_call(ctx, ev, 0);
+	case REASON_SYSCALL:
+		return system_call(ctx, ev, 1);
+	case REASON_SYSCALL32:
+		return system_call(ctx, ev, 0);
+	case REASON_RING0:
+		return broken(v, ev, KVM_EXIT_IO, v->shared->lost);
+	default: /* among them 4, 5, 10, 13 */
+		return fault(ev, SIGSEGV, SI_KERNEL, 0);
+	}
+}
+
+/* Host memory under a file's page is not there: the file was cut, or its file system is full. */
+static int host_fault(struct vcpu *v, struct kv_ctx *ctx, struct kv_event *ev)
+{
+	if (v->faults++ < MAX_HOST_FAULTS && kv_drop_beyond_eof(ctx->space) >= 0)
+		return -1;
+	return broken(v, ev, EFAULT, 0);
+}
+
+/* -1: enter again. */
+static int left(struct vcpu *v, struct kv_ctx *ctx, int err, struct kv_event *ev)
+{
+	if (err == EINTR || err == EAGAIN)
+		return -1;
+	if (err == EFAULT)
+		return host_fault(v, ctx, ev);
+	if (err)
+		return broken(v, ev, err, 0);
+	if (v->run->exit_reason == KVM_EXIT_IRQ_WINDOW_OPEN || v->run->exit_reason == KVM_EXIT_INTR)
+		return -1;
+	if (v->run->exit_reason != KVM_EXIT_IO || v->run->io.port != EXIT_PORT)
+		return broken(v, ev, v->run->exit_reason, v->run->internal.suberror);
+	v->parked = 1;
+	v->faults = 0;
+	return exception(v, ctx, ev);
+}
+
+/* Run a context until something is the Sentry's to hear (RAN_EVENT: *ev tells), or somebody wants it out (RAN_STOP). */
+int vcpu_stay(struct vcpu *v, struct kv_ctx *ctx, struct kv_event *ev)
+{
+	int result;
+
+	if (!may_run(ctx->regs))
+		return fault(ev, SIGSEGV, SI_KERNEL, 0);
+	prepare(v, ctx);
+	do {
+		result = left(v, ctx, enter(v, ctx), ev);
+		if (v->in_stock != (int)v->shared->n_stock)
+			count_stock(v, ctx->space);
+		if (result < 0 && v->parked) {
+			if (turn_wants_out(v))
+				return RAN_STOP;
+			fill_stock(v);
+		}
+	} while (result < 0);
+	return result;
+}
