@@ -5,6 +5,7 @@ from setuptools import setup
 setup(
     cffi_modules=[
         "platform_ptrace/core/build.py:ffibuilder",
+        "platform_kvm/core/build.py:ffibuilder",
         "sandbox/hostcalls_build.py:ffibuilder",
     ]
 )
