@@ -62,6 +62,7 @@ unsigned long machine_syscall_address(void);
 int machine_syscall_faults(void);
 void machine_set_syscall_faults(void);
 int vcpu_reset(struct vcpu *v);
+void vcpu_leave_space(struct vcpu *v);
 
 /* xstate.c */
 unsigned long xstate_choose(unsigned long offered, const int (*layout)[2]);

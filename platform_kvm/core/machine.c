@@ -275,6 +275,18 @@ int vcpu_reset(struct vcpu *v)
 	return err ? err : set_msrs(v);
 }
 
+/* Its tables are to go, and it is parked: ring 0, which runs on whatever tables there are, is to have its own. */
+void vcpu_leave_space(struct vcpu *v)
+{
+	struct kvm_sregs sregs;
+
+	v->root = 0;
+	if (ioctl(v->fd, KVM_GET_SREGS, &sregs))
+		return;
+	sregs.cr3 = CORE_GPA + CORE_PML4;
+	ioctl(v->fd, KVM_SET_SREGS, &sregs);
+}
+
 /* ---- what the processor can do ---- */
 
 static struct kvm_cpuid2 *supported_cpuid(int kvm_fd)

@@ -270,7 +270,7 @@ void kv_space_close(struct kv_space *space)
 	kv_lock();
 	for (int i = 0; i < n_vcpus; i++)
 		if (vcpus[i].root == kv_space_root(space))
-			vcpus[i].root = 0; /* another space may have its top table in the same place */
+			vcpu_leave_space(&vcpus[i]);
 	kv_unlock();
 	kv_space_free(space);
 }
