@@ -74,9 +74,11 @@ def _kvm(host: Host) -> Platform:
 
 
 def _probe_kvm(host: Host) -> str:
+    if host.kvm_fd < 0:
+        return host.kvm_missing
     from platform_kvm.platform import probe
 
-    return probe(host.kvm_fd) if host.kvm_fd >= 0 else host.kvm_missing
+    return probe(host.kvm_fd)
 
 
 # The only names by which platforms are known; "auto" takes the first that works.
@@ -86,8 +88,6 @@ PLATFORMS: dict[str, tuple[Callable[[Host], Platform], Callable[[Host], str]]] =
     "ptrace": (_ptrace, _probe_ptrace),
 }
 KVM_DEVICE: Final = "/dev/kvm"
-
-
 _host = Host()
 
 

@@ -16,6 +16,7 @@
 #define GIGABYTE (1ul << 30)
 #define LARGE_PAGE (2ul << 20)
 
+#define SCRATCH_GPA (CORE_GPA + CORE_SIZE)
 #define CR0_BITS 0x80050033ul /* PG AM WP NE ET MP PE */
 #define CR4_PAE (1ul << 5)
 #define CR4_OSFXSR (1ul << 9)
@@ -41,7 +42,7 @@ int n_vcpus;
 static unsigned long ring0_features;
 static int vm_fd = -1;
 static char *core;
-static int n_slots;
+static int n_slots, shadowed;
 static unsigned long xcr0, cr4, tsc_khz, run_size;
 static long tsc_offset;
 static unsigned long kernel_half[256];
@@ -485,7 +486,7 @@ void machine_unmake(void)
 			munmap(vcpus[i].run, run_size);
 		close(vcpus[i].fd);
 	}
-	n_vcpus = n_slots = 0;
+	n_vcpus = n_slots = shadowed = 0;
 	if (vm_fd >= 0)
 		close(vm_fd);
 	vm_fd = -1;
@@ -516,6 +517,32 @@ void machine_set_syscall_faults(void)
 	ring0_features |= SYSCALL_FAULTS;
 	for (int i = 0; i < n_vcpus; i++)
 		vcpus[i].shared->features = ring0_features;
+}
+
+/* KVM is to be told when page tables have changed. */
+void machine_set_shadowed(void)
+{
+	shadowed = 1;
+}
+
+int machine_is_shadowed(void)
+{
+	return shadowed;
+}
+
+/* Taking a slot away, any slot, makes KVM forget all copies of page tables. */
+void machine_forget_tables(void)
+{
+	struct kvm_userspace_memory_region region = {
+		.slot = n_slots,
+		.guest_phys_addr = SCRATCH_GPA,
+		.memory_size = PAGE,
+		.userspace_addr = (unsigned long)core,
+	};
+
+	ioctl(vm_fd, KVM_SET_USER_MEMORY_REGION, &region);
+	region.memory_size = 0;
+	ioctl(vm_fd, KVM_SET_USER_MEMORY_REGION, &region);
 }
 
 /* Give the memory of contexts back: it is zero when it is used again. */

@@ -1,9 +1,11 @@
-/* Whether the virtual machine does what it should: a guest of two instructions, under a time limit. */
+/* Whether the virtual machine does what it should: a guest of a few instructions, under a time limit. */
 #include "core.h"
 #include <sys/mman.h>
 
 #define LIMIT_NS 3000000000l
 #define ADDRESS 0x10000ul
+#define DATA (ADDRESS + PAGE)
+#define STORE_AT 2
 #define NUMBER 0x505953 /* of no system call */
 #define USER_CODE_AND_FLAGS(regs) ((regs)->cs = SEL_USER_CS, (regs)->ss = SEL_USER_SS, (regs)->eflags = 0x202)
 
@@ -22,31 +24,67 @@ static int is_the_call(const struct kv_event *ev)
 	return ev->kind == KV_EV_SYSCALL && ev->number == NUMBER && ev->native;
 }
 
+static void begin(struct kv_ctx *ctx, unsigned long rip)
+{
+	USER_CODE_AND_FLAGS(ctx->regs);
+	ctx->regs->rip = rip;
+	ctx->regs->rax = NUMBER;
+	ctx->regs->rdi = DATA;
+}
+
 /* SYSCALL is to arrive as one; or, on some hosts, as a page fault in ring 3 at the address where it should. */
-static int judge(struct kv_ctx *ctx)
+static int judge_call(struct kv_ctx *ctx)
 {
 	struct kv_event ev;
 	int err;
 
-	USER_CODE_AND_FLAGS(ctx->regs);
-	ctx->regs->rip = ADDRESS;
-	ctx->regs->rax = NUMBER;
+	begin(ctx, ADDRESS);
 	err = run(ctx, &ev);
 	if (err || is_the_call(&ev))
 		return err;
 	if (ev.kind != KV_EV_FAULT || ev.addr != machine_syscall_address() || ctx->regs->rip != ev.addr)
 		return -EPROTO;
 	machine_set_syscall_faults();
-	ctx->regs->rip = ADDRESS;
+	begin(ctx, ADDRESS);
 	err = run(ctx, &ev);
-	return err ? err : is_the_call(&ev) ? 1 : -EPROTO;
+	return err ? err : is_the_call(&ev) ? 0 : -EPROTO;
+}
+
+/* Is a page that was written to, and then protected, protected?  1, 0 or -errno. */
+static int is_protected(struct kv_ctx *ctx)
+{
+	struct kv_event ev;
+	int err = kv_protect(ctx->space, DATA, PAGE, PROT_READ | PROT_WRITE);
+
+	begin(ctx, ADDRESS + STORE_AT);
+	err = err ? err : run(ctx, &ev);
+	if (err || !is_the_call(&ev))
+		return err ? err : -EPROTO;
+	err = kv_protect(ctx->space, DATA, PAGE, PROT_READ);
+	begin(ctx, ADDRESS + STORE_AT);
+	err = err ? err : run(ctx, &ev);
+	return err ? err : ev.kind == KV_EV_FAULT && ev.addr == DATA;
+}
+
+/* A host without nested paging has copies of our tables, and does not look at them again by itself. */
+static int judge_tables(struct kv_ctx *ctx)
+{
+	int result = is_protected(ctx);
+
+	if (result)
+		return result < 0 ? result : 0;
+	machine_set_shadowed();
+	machine_forget_tables();
+	result = is_protected(ctx);
+	return result < 0 ? result : result ? 0 : -EPROTO;
 }
 
 static int try_in(struct kv_space *space)
 {
-	static const char code[] = { 0x0f, 0x05, 0x0f, 0x0b }; /* syscall; ud2 */
+	/* syscall; then, at STORE_AT: mov %rax, (%rdi); syscall */
+	static const char code[] = { 0x0f, 0x05, 0x48, 0x89, 0x07, 0x0f, 0x05 };
 	struct kv_ctx ctx;
-	long at = kv_map(space, ADDRESS, PAGE, PROT_READ | PROT_WRITE | PROT_EXEC,
+	long at = kv_map(space, ADDRESS, 2 * PAGE, PROT_READ | PROT_WRITE | PROT_EXEC,
 			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
 	int result;
 
@@ -57,13 +95,15 @@ static int try_in(struct kv_space *space)
 	result = kv_ctx_init(&ctx, 0, space);
 	if (result)
 		return result;
-	result = judge(&ctx);
+	result = judge_call(&ctx);
+	if (!result)
+		result = judge_tables(&ctx);
 	if (result != -ETIMEDOUT) /* a thread that does not come back keeps it */
 		kv_ctx_release(&ctx);
 	return result;
 }
 
-/* 0: it works.  1: it works, but emulates ring 0, slowly.  -errno: it does not. */
+/* 0, or -errno: it does not. */
 int kv_machine_check(void)
 {
 	struct kv_account *account = kv_account_new(64);

@@ -12,7 +12,7 @@ import pytest
 
 from tests.integration import guest
 
-PLATFORMS = ("systrap", "ptrace")
+PLATFORMS = ("systrap", "ptrace", "kvm")
 DIRECTORIES = {"gofer": "/work", "tmpfs": "/tmp"}
 NATIVE_DIRECTORIES = {"gofer": Path("/var/tmp"), "tmpfs": Path("/dev/shm")}
 
