@@ -1,0 +1,40 @@
+"""Builds the vDSO's image with the system's C compiler:  python build_image.py TARGET
+
+Run by setup.py, and before anything of ours can be imported: it uses the standard library alone.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+PAGE_SIZE = 4096
+
+COMPILE = """
+-std=gnu11 -O2 -Wall -Wextra -ffreestanding -fPIC -fvisibility=hidden -fasynchronous-unwind-tables
+-fno-stack-protector -fno-jump-tables -fno-lto -fcf-protection=none -mgeneral-regs-only -U_FORTIFY_SOURCE
+""".split()
+LINK = """
+-nostdlib -shared -Wl,-soname=linux-vdso.so.1 -Wl,--hash-style=both -Wl,--eh-frame-hdr -Wl,-Bsymbolic
+-Wl,--no-undefined -Wl,--build-id=none -Wl,-z,max-page-size=4096 -Wl,-z,noexecstack -Wl,-z,norelro -Wl,-s
+""".split()
+
+
+def build_image(target: Path) -> None:
+    """Compile and link the image, and fill its last page: it is mapped by pages."""
+    compiler = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")
+    sources = [str(HERE / "vdso.c"), f"-Wl,-T,{HERE / 'vdso.lds'}"]
+    target.parent.mkdir(parents=True, exist_ok=True)
+    subprocess.run([*compiler, *COMPILE, *LINK, *sources, "-o", str(target)], check=True)
+    image = target.read_bytes()
+    target.write_bytes(image.ljust(-(-len(image) // PAGE_SIZE) * PAGE_SIZE, b"\0"))
+    target.chmod(0o644)
+
+
+if __name__ == "__main__":
+    build_image(Path(sys.argv[1]))
