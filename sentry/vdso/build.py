@@ -1,4 +1,4 @@
-"""Builds sentry.vdso._clock (cffi, API mode): the sampling of the host's clocks and the writing of the parameter page."""
+"""Builds sentry.vdso._clock (cffi, API mode): samples the host's clocks, writes the parameter page."""
 
 from pathlib import Path
 
