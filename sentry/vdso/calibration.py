@@ -34,6 +34,7 @@ LARGE_ERROR_NS: Final = 1_000
 TOLERANCE_PPB: Final = 1_000  # 1 microsecond in a second
 WIDE: Final = 8  # a sample that is so many times as wide as the best is left out
 STRANGE_SHARE: Final = 8  # no host adjusts a clock's rate by an eighth: adjtimex(2) ends at a tenth
+KNOWN_PPB: Final = NSEC // 100  # rates that are known this well can be compared for that
 STRANGE_LIMIT: Final = 3
 PROBATION_NS: Final = 10 * NSEC
 
@@ -73,9 +74,9 @@ class Track:
             return
         ticks = reading.tsc - first.tsc
         mult = (reading.ns - first.ns << lib.VDSO_SHIFT) // ticks
-        known = self.bound_ppb <= TOLERANCE_PPB
-        self.bound_ppb = (first.width + reading.width) * NSEC // (2 * ticks)
-        if known and abs(mult - self.mult) * STRANGE_SHARE > self.mult:
+        old_bound_ppb, self.bound_ppb = self.bound_ppb, (first.width + reading.width) * NSEC // (2 * ticks)
+        comparable = max(old_bound_ppb, self.bound_ppb) <= KNOWN_PPB
+        if comparable and abs(mult - self.mult) * STRANGE_SHARE > self.mult:
             raise CounterError("the counter and the clock drift apart")
         self.mult = mult
 
@@ -233,7 +234,10 @@ class Calibration:
             self._period_ns = FIRST_PERIOD_NS
 
     def measure_error(self) -> tuple[int, int]:
-        """How far ahead of the host's the page's CLOCK_MONOTONIC is now, and by how much that may be wrong; in ns."""
+        """How far ahead of the host's the page's CLOCK_MONOTONIC is now, and by how much that may be wrong; in ns.
+
+        For a usable page.
+        """
         sample = self._sample
         lib.vdso_take_sample(sample, TRIES)
         ahead_ns = lib.vdso_mono_at(self._page, sample.mono_tsc) - sample.mono_ns

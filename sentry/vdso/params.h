@@ -42,42 +42,42 @@ static inline uint64_t vdso_line_ns(const volatile struct vdso_line *line, uint6
 	return line->ns + (uint64_t)((unsigned __int128)ticks * line->mult >> VDSO_SHIFT);
 }
 
+/* Two returns, not one of a chosen line: so the processor guesses the branch and loads the line before it has tsc. */
 static inline uint64_t vdso_clock_ns(const volatile struct vdso_clock *clock, uint64_t tsc)
 {
-	return vdso_line_ns(tsc < clock->then.tsc ? &clock->mend : &clock->then, tsc);
-}
-
-static inline uint64_t vdso_floor(uint64_t ns, uint64_t unit)
-{
-	return ns - ns % unit;
+	if (tsc < clock->then.tsc)
+		return vdso_line_ns(&clock->mend, tsc);
+	return vdso_line_ns(&clock->then, tsc);
 }
 
 /* What clock shows at tsc.  The coarse clocks tick together, as Linux's do.  0: not one of the page's. */
 static inline int vdso_evaluate(const volatile struct vdso_params *page, int clock, uint64_t tsc, uint64_t *ns)
 {
-	uint32_t coarse_ns = page->coarse_ns;
+	uint32_t coarse_ns;
+	uint64_t mono_ns;
 
-	switch (clock) {
-	case CLOCK_MONOTONIC:
-		*ns = vdso_clock_ns(&page->mono, tsc);
-		return 1;
-	case CLOCK_REALTIME:
-		*ns = vdso_clock_ns(&page->mono, tsc) + page->real_ns;
-		return 1;
-	case CLOCK_BOOTTIME:
-		*ns = vdso_clock_ns(&page->mono, tsc) + page->boot_ns;
-		return 1;
-	case CLOCK_MONOTONIC_RAW:
+	if (clock == CLOCK_MONOTONIC_RAW) {
 		*ns = vdso_clock_ns(&page->raw, tsc);
 		return 1;
+	}
+	mono_ns = vdso_clock_ns(&page->mono, tsc);
+	switch (clock) {
+	case CLOCK_MONOTONIC:
+		*ns = mono_ns;
+		return 1;
+	case CLOCK_REALTIME:
+		*ns = mono_ns + page->real_ns;
+		return 1;
+	case CLOCK_BOOTTIME:
+		*ns = mono_ns + page->boot_ns;
+		return 1;
 	case CLOCK_MONOTONIC_COARSE:
-		if (coarse_ns)
-			*ns = vdso_floor(vdso_clock_ns(&page->mono, tsc), coarse_ns);
-		return coarse_ns != 0;
 	case CLOCK_REALTIME_COARSE:
-		if (coarse_ns)
-			*ns = vdso_floor(vdso_clock_ns(&page->mono, tsc), coarse_ns) + page->real_ns;
-		return coarse_ns != 0;
+		coarse_ns = page->coarse_ns;
+		if (!coarse_ns)
+			return 0;
+		*ns = mono_ns - mono_ns % coarse_ns + (clock == CLOCK_REALTIME_COARSE ? page->real_ns : 0);
+		return 1;
 	}
 	return 0;
 }
