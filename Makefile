@@ -13,7 +13,8 @@ export PYTHON
 VENV := .venv
 BIN := $(VENV)/bin
 NEED := packaging/need
-C_SOURCES := $(wildcard platform_*/core/*.[chS] platform_*/core/*.ld platform_*/core/build.py sandbox/*_build.py sandbox/*.[ch])
+C_SOURCES := $(wildcard platform_*/core/*.[chS] platform_*/core/*.ld platform_*/core/build.py sandbox/*_build.py sandbox/*.[ch] \
+	sentry/vdso/build*.py sentry/vdso/*.[ch] sentry/vdso/*.lds)
 PYTEST := $(BIN)/python -m pytest
 JOBS ?= 2
 
@@ -76,5 +77,5 @@ bench: setup  ## beside Linux and other runtimes, 10 to 15 minutes; QUICK=1: 2 m
 
 clean:  ## remove what setup and the tests made
 	rm -rf $(VENV) .cache build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
-	rm -f platform_*/core/_*.c platform_*/core/*.o sandbox/_*.c
+	rm -f platform_*/core/_*.c platform_*/core/*.o sandbox/_*.c sentry/vdso/_*.c
 	find . -name __pycache__ -prune -exec rm -rf {} + -o -name '*.so' -exec rm -f {} +

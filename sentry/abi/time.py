@@ -15,6 +15,9 @@ CLOCK_REALTIME_ALARM: Final = 8
 CLOCK_BOOTTIME_ALARM: Final = 9
 CLOCK_TAI: Final = 11
 
+# How coarse the coarse clocks are: one jiffy of a kernel with 250 Hz.
+COARSE_NS: Final = 4_000_000
+
 TIMER_ABSTIME: Final = 1
 TFD_TIMER_CANCEL_ON_SET: Final = 2
 

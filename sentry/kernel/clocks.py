@@ -22,6 +22,7 @@ from sentry.abi.time import (
     CLOCK_REALTIME_COARSE,
     CLOCK_TAI,
     CLOCK_THREAD_CPUTIME_ID,
+    COARSE_NS,
     NSEC,
 )
 
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from sentry.kernel.task import Task
     from sentry.kernel.threadgroup import ThreadGroup
 
-COARSE_NS: Final = 4_000_000  # one jiffy of a kernel with 250 Hz
 CPU_TICK_NS: Final = 1_000_000  # how finely timers on CPU clocks are looked at
 
 # Number -> the host clock that shows it.  The alarm clocks differ only in waking a sleeping machine.
