@@ -61,6 +61,7 @@ int machine_has_xsave(void);
 unsigned long machine_syscall_address(void);
 int machine_syscall_faults(void);
 void machine_set_syscall_faults(void);
+void machine_drop_smap(void);
 void machine_set_shadowed(void);
 int machine_is_shadowed(void);
 void machine_forget_tables(void);

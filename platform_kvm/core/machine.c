@@ -519,6 +519,15 @@ void machine_set_syscall_faults(void)
 		vcpus[i].shared->features = ring0_features;
 }
 
+/* As above: none of them is in the guest. */
+void machine_drop_smap(void)
+{
+	ring0_features &= ~HAS_SMAP;
+	cr4 &= ~CR4_SMAP;
+	for (int i = 0; i < n_vcpus; i++)
+		vcpu_reset(&vcpus[i]);
+}
+
 /* KVM is to be told when page tables have changed. */
 void machine_set_shadowed(void)
 {

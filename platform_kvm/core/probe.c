@@ -6,6 +6,7 @@
 #define ADDRESS 0x10000ul
 #define DATA (ADDRESS + PAGE)
 #define STORE_AT 2
+#define RETURN_AT 7
 #define NUMBER 0x505953 /* of no system call */
 #define USER_CODE_AND_FLAGS(regs) ((regs)->cs = SEL_USER_CS, (regs)->ss = SEL_USER_SS, (regs)->eflags = 0x202)
 
@@ -79,10 +80,38 @@ static int judge_tables(struct kv_ctx *ctx)
 	return result < 0 ? result : result ? 0 : -EPROTO;
 }
 
+/* A far return pops from the application's stack.  Some emulators do that as ring 0, which SMAP then refuses. */
+static int judge_far_return(struct kv_ctx *ctx)
+{
+	struct kv_event ev;
+	int err;
+
+	begin(ctx, ADDRESS + RETURN_AT);
+	ctx->regs->rsp = DATA + PAGE;
+	err = run(ctx, &ev);
+	if (err || is_the_call(&ev))
+		return err;
+	machine_drop_smap();
+	begin(ctx, ADDRESS + RETURN_AT);
+	err = run(ctx, &ev);
+	return err ? err : is_the_call(&ev) ? 0 : -EPROTO;
+}
+
+/* What is wrong with this machine, as far as it can be got round, is. */
+static int judge(struct kv_ctx *ctx)
+{
+	int err = judge_call(ctx);
+
+	if (!err)
+		err = judge_far_return(ctx);
+	return err ? err : judge_tables(ctx);
+}
+
 static int try_in(struct kv_space *space)
 {
-	/* syscall; then, at STORE_AT: mov %rax, (%rdi); syscall */
-	static const char code[] = { 0x0f, 0x05, 0x48, 0x89, 0x07, 0x0f, 0x05 };
+	/* syscall; then, at STORE_AT: mov %rax, (%rdi); syscall; at RETURN_AT: push $0x33; push $ADDRESS; lretq */
+	static const unsigned char code[] = { 0x0f, 0x05, 0x48, 0x89, 0x07, 0x0f, 0x05, 0x6a, SEL_USER_CS,
+					      0x68, 0x00, 0x00, 0x01, 0x00, 0x48, 0xcb };
 	struct kv_ctx ctx;
 	long at = kv_map(space, ADDRESS, 2 * PAGE, PROT_READ | PROT_WRITE | PROT_EXEC,
 			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
@@ -90,14 +119,12 @@ static int try_in(struct kv_space *space)
 
 	if (at < 0)
 		return at;
-	if (kv_write(space, ADDRESS, code, sizeof(code)) != sizeof(code))
+	if (kv_write(space, ADDRESS, (const char *)code, sizeof(code)) != sizeof(code))
 		return -EFAULT;
 	result = kv_ctx_init(&ctx, 0, space);
 	if (result)
 		return result;
-	result = judge_call(&ctx);
-	if (!result)
-		result = judge_tables(&ctx);
+	result = judge(&ctx);
 	if (result != -ETIMEDOUT) /* a thread that does not come back keeps it */
 		kv_ctx_release(&ctx);
 	return result;

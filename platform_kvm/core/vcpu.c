@@ -16,8 +16,8 @@
 #define MAX_HOST_FAULTS 64
 #define RESTOCK_AT (STOCK_SIZE / 4)
 
-#define FAULT_PRESENT 1ul
 #define FAULT_WRITE 2ul
+#define FAULT_USER 4ul
 #define FAULT_FETCH 16ul
 
 /* ---- others' ways to get it out ---- */
@@ -199,7 +199,12 @@ static int page_fault(struct vcpu *v, struct kv_ctx *ctx, struct kv_event *ev)
 	unsigned long error = v->shared->error;
 	int access = error & FAULT_WRITE ? KV_WRITE : error & FAULT_FETCH ? KV_EXEC : 0;
 	struct kv_fault_info info;
-	int result = kv_fault(ctx->space, v->shared->cr2, access, &info);
+	int result;
+
+	/* The processor's own look at its tables, on behalf of the application: not the application's memory. */
+	if (!(error & FAULT_USER))
+		return fault(ev, SIGSEGV, SEGV_MAPERR, v->shared->cr2);
+	result = kv_fault(ctx->space, v->shared->cr2, access, &info);
 
 	if (result == 0)
 		return -1;
