@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import struct
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from platform_kvm.core._core import ffi, lib
 
@@ -28,6 +28,19 @@ class Fault(Exception):
 
 class OutOfMemory(Exception):
     """An access for which there is no memory."""
+
+
+class Shown(NamedTuple):
+    """A struct kv_mapping."""
+
+    start: int
+    end: int
+    offset: int
+    dev: int
+    ino: int
+    prot: int
+    shared: int
+    kind: int
 
 
 class Memory:
@@ -198,9 +211,10 @@ class Core:
     def word(self, addr: int) -> int:
         return int(struct.unpack("<I", self.read(addr, 4))[0])
 
-    def mappings(self) -> list[Any]:
+    def mappings(self) -> list[Shown]:
         out = ffi.new("struct kv_mapping[1024]")
-        return [out[i] for i in range(lib.kv_mappings(self.space, out, 1024))]
+        n = lib.kv_mappings(self.space, out, 1024)
+        return [Shown(m.start, m.end, m.offset, m.dev, m.ino, m.prot, m.shared, m.kind) for m in out[0:n]]
 
     def ranges(self) -> list[tuple[int, int, int]]:
         return [(m.start, m.end, m.prot) for m in self.mappings()]
