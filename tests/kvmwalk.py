@@ -61,8 +61,7 @@ class Memory:
     def _quiesced(self, space: Any) -> None:
         core = self.cores.get(space)
         if core is not None:
-            core.quiesced += 1
-            core.tlb.clear()
+            core.stop()
 
     def frames(self) -> Any:
         out = ffi.new("struct kv_frames_info *")
@@ -108,6 +107,10 @@ class Core:
         lib.kv_space_free(self.space)
 
     # -- the processor --
+
+    def stop(self) -> None:
+        self.quiesced += 1
+        self.tlb.clear()
 
     def walk(self, addr: int) -> tuple[Any, int, int]:
         """The leaf entry's pointer (None: no table), the table's gpa, and what the levels above allow."""

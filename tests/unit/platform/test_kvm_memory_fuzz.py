@@ -423,6 +423,8 @@ def arguments(operation: tuple[Any, ...], fds: tuple[int, int]) -> tuple[Any, ..
     if name == "mmap":
         prot, kind, fixed, readonly = rest
         fd = -1 if kind & MAP_ANONYMOUS else fds[readonly]
+        if fd >= 0 and not fixed:
+            fixed = MAP_FIXED  # some of the host's file systems take no hint, for the sake of large pages
         return addr, length, prot, kind | fixed, fd, 0 if fd < 0 else start % 5 * PAGE
     if name == "mremap":
         grow, flags, to = rest
