@@ -72,7 +72,8 @@ class Memory:
         assert lib.KV_WINDOW_GPA <= gpa < lib.KV_WINDOW_GPA + lib.KV_WINDOW_SIZE
         if self.slots:
             assert any(start <= gpa < start + size for start, _, size in self.slots), "not in a slot"
-        return self.window + gpa - lib.KV_WINDOW_GPA
+        offset: int = gpa - lib.KV_WINDOW_GPA
+        return self.window + offset
 
     def entry(self, table_gpa: int, index: int) -> Any:
         """A pointer to the entry."""
@@ -83,9 +84,9 @@ class Memory:
 
 
 class Core:
-    """One space, and a processor that runs in it.
+    """One space, and two processors that run in it.
 
-    tlb: per page what the processor may still have cached: table, frame, rights.
+    tlbs: per processor and page what it may still have cached: table, frame, rights.
     """
 
     def __init__(self, memory: Memory, account: Any, space: Any = None) -> None:
@@ -93,7 +94,7 @@ class Core:
         self.account = account
         self.space = space or lib.kv_space_new(account, END, MMAP_BASE, ffi.NULL)
         assert self.space != ffi.NULL
-        self.tlb: dict[int, tuple[int, int, int]] = {}
+        self.tlbs: tuple[dict[int, tuple[int, int, int]], ...] = ({}, {})
         self.quiesced = 0
         memory.cores[self.space] = self
 
@@ -110,7 +111,8 @@ class Core:
 
     def stop(self) -> None:
         self.quiesced += 1
-        self.tlb.clear()
+        for tlb in self.tlbs:
+            tlb.clear()
 
     def walk(self, addr: int) -> tuple[Any, int, int]:
         """The leaf entry's pointer (None: no table), the table's gpa, and what the levels above allow."""
@@ -130,7 +132,7 @@ class Core:
         entry = slot[0]
         return table, entry & ADDRESS, (entry & rights & (WRITABLE | USER)) | (entry & NX)
 
-    def access(self, addr: int, access: int) -> int:
+    def access(self, addr: int, access: int, processor: int = 0) -> int:
         """Where in our memory the byte is, after as many faults as it takes.  Raises Fault, OutOfMemory."""
         info = ffi.new("struct kv_fault_info *")
         for _ in range(4):
@@ -139,7 +141,7 @@ class Core:
                 _, frame, rights = found
                 assert rights & USER
                 if not (access & WRITE and not rights & WRITABLE) and not (access & EXEC and rights & NX):
-                    self.tlb[addr // PAGE] = found
+                    self.tlbs[processor][addr // PAGE] = found
                     return self.memory.host(frame) + addr % PAGE
             result = lib.kv_fault(self.space, addr, access, info)
             if result == -errno.ENOMEM:
@@ -148,12 +150,12 @@ class Core:
                 raise Fault(info.signo, info.code, info.addr)
         raise AssertionError("the same fault again and again")
 
-    def load(self, addr: int, length: int = 1, access: int = READ) -> bytes:
-        data: bytes = ffi.buffer(ffi.cast("char *", self.access(addr, access)), length)[:]
+    def load(self, addr: int, length: int = 1, access: int = READ, processor: int = 0) -> bytes:
+        data: bytes = ffi.buffer(ffi.cast("char *", self.access(addr, access, processor)), length)[:]
         return data
 
-    def store(self, addr: int, data: bytes) -> None:
-        ffi.memmove(ffi.cast("char *", self.access(addr, WRITE)), data, len(data))
+    def store(self, addr: int, data: bytes, processor: int = 0) -> None:
+        ffi.memmove(ffi.cast("char *", self.access(addr, WRITE, processor)), data, len(data))
 
     def fill_mark(self, addr: int, *, say: bool = True) -> bool:
         """What ring 0 does with a fault where it finds a mark: whether it did."""
@@ -169,7 +171,7 @@ class Core:
 
     def check_tlb(self) -> None:
         """What is cached must still hold, or have been flushed."""
-        for page, (table, frame, rights) in self.tlb.items():
+        for page, (table, frame, rights) in [cached for tlb in self.tlbs for cached in tlb.items()]:
             now = self.translation(page * PAGE)
             assert now is not None, f"page {page:x} was taken out without a flush"
             assert now[:2] == (table, frame), f"page {page:x} was replaced without a flush"

@@ -13,6 +13,7 @@ import os
 import signal
 import struct
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -48,8 +49,18 @@ NEEDS = {READ: 7, WRITE: 2, EXEC: 4}
 spot = st.sampled_from(SPOTS)
 ranges = st.tuples(spot, spot).filter(lambda pair: pair[0] != pair[1]).map(lambda pair: (min(pair), max(pair)))
 prots = st.sampled_from([0, 1, 2, 3, 3, 3, 5, 7])
+# Of a region, by its number, a part; sometimes more than there is.
+parts = st.tuples(st.integers(0, 30), st.integers(0, 12), st.integers(1, 600), st.sampled_from([0, 0, 0, 1]))
 values = st.integers(1, 1 << 30)
 which = st.integers(0, MOST_SPACES - 1)
+
+
+def part_of(regions: Sequence[tuple[int, int]], part: tuple[int, int, int, int]) -> tuple[int, int]:
+    """In pages, from, to."""
+    number, skip, length, more = part
+    start, end = regions[number % len(regions)] if regions else (0, 5)
+    start += skip % (end - start)
+    return start, min(start + length, end) + more
 
 
 @dataclass
@@ -161,9 +172,10 @@ class Machine(RuleBasedStateMachine):
             space.pages[i].prot = prot
         assert result == 0
 
-    @rule(number=which, at=ranges, to=spot, grow=st.sampled_from([0, 0, 1, 5, 512]), keep=st.booleans())
-    def remap(self, number: int, at: tuple[int, int], to: int, grow: int, keep: bool) -> None:
-        space, (start, end) = self.space(number), at
+    @rule(number=which, part=parts, to=spot, grow=st.sampled_from([0, 0, 1, 5, 512]), keep=st.booleans())
+    def remap(self, number: int, part: tuple[int, int, int, int], to: int, grow: int, keep: bool) -> None:
+        space = self.space(number)
+        start, end = part_of([((r[0] - BASE) // PAGE, (r[1] - BASE) // PAGE) for r in space.core.ranges()], part)
         length = end - start
         new_length = length + (0 if keep else grow)
         flags = 3 | (4 if keep else 0)
@@ -223,7 +235,8 @@ class Machine(RuleBasedStateMachine):
         first = next((one for one in wrong if one is not None), None)
         # Holes are passed over, and reported if nothing worse happens.
         worse = next((one for one in wrong if one not in (None, MAPERR)), None)
-        codes = {None: 0, MAPERR: -errno.ENOMEM, ACCERR: -errno.EINVAL, ADRERR: -errno.EFAULT}
+        codes: dict[tuple[int, int] | None, int] = {None: 0, MAPERR: -errno.ENOMEM}
+        codes |= {ACCERR: -errno.EINVAL, ADRERR: -errno.EFAULT}
         assert result == codes[worse or first]
         if access == WRITE:
             for i in range(start, end):
@@ -250,15 +263,17 @@ class Machine(RuleBasedStateMachine):
 
     # -- the application, the Sentry, and others --
 
-    @rule(number=which, at=spot, access=st.sampled_from([READ, WRITE, EXEC]), value=values)
-    def touch(self, number: int, at: int, access: int, value: int) -> None:
+    @rule(
+        number=which, at=spot, access=st.sampled_from([READ, WRITE, EXEC]), value=values, processor=st.integers(0, 1)
+    )
+    def touch(self, number: int, at: int, access: int, value: int, processor: int) -> None:
         space = self.space(number)
         expected = self.expected(space, at, access)
         try:
             if access == WRITE:
-                space.core.store(BASE + at * PAGE, struct.pack("<I", value))
+                space.core.store(BASE + at * PAGE, struct.pack("<I", value), processor)
             else:
-                found = struct.unpack("<I", space.core.load(BASE + at * PAGE, 4, access))[0]
+                found = struct.unpack("<I", space.core.load(BASE + at * PAGE, 4, access, processor))[0]
                 assert expected is None and found == self.value(space.pages[at])
         except Fault as fault:
             assert fault.args[:2] == expected
@@ -328,8 +343,8 @@ class Machine(RuleBasedStateMachine):
 
 
 Machine.TestCase.settings = settings(
-    max_examples=60,
-    stateful_step_count=40,
+    max_examples=100,
+    stateful_step_count=50,
     deadline=None,
     derandomize=True,
     phases=[Phase.explicit, Phase.generate],
@@ -357,7 +372,8 @@ operations = st.one_of(
     ),
     st.tuples(st.just("munmap"), ranges),
     st.tuples(st.just("mprotect"), ranges, prots),
-    st.tuples(st.just("mremap"), ranges, st.integers(0, 12), st.integers(0, 7), spot),
+    st.tuples(st.just("mremap"), parts, st.integers(0, 12), st.integers(0, 7), spot),
+    st.tuples(st.just("mremap"), parts, st.integers(0, 12), st.just(3), spot),
     st.tuples(st.just("madvise"), ranges, st.sampled_from([4, 8, 10, 11, 18, 19, 24, 9999])),
     st.tuples(st.just("msync"), ranges, st.sampled_from([1, 4])),
 )
@@ -447,6 +463,9 @@ def test_calls_and_maps_are_those_of_linux(script: list[tuple[Any, ...]]) -> Non
         readonly = os.open(file.name, os.O_RDONLY)
         try:
             for operation in script:
+                if operation[0] == "mremap":
+                    there = [((r[0] - ARENA) // PAGE, (r[1] - ARENA) // PAGE) for r in on_host()]
+                    operation = ("mremap", part_of(there, operation[1]), *operation[2:])
                 args = arguments(operation, (file.fileno(), readonly))
                 if operation[0] == "mremap":
                     span = args[0], args[0] + args[1]

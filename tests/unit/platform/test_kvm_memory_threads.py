@@ -34,7 +34,6 @@ class Guest(Core):
     def stop(self) -> None:
         with self.running:
             self.is_stopped = True
-            self.tlb.clear()
 
     def enter(self) -> None:
         """Take `running` at a time when the space is not being changed after a stop."""
