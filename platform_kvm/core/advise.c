@@ -80,9 +80,16 @@ static int advise_part(struct kv_space *space, unsigned long start, unsigned lon
 		return populate(space, start, end, 0);
 	case POPULATE_WRITE:
 		return populate(space, start, end, KV_WRITE);
-	default:
-		return -EINVAL;
 	}
+	return -EINVAL;
+}
+
+static int is_known(int advice)
+{
+	static const char known[] = { DONTNEED, FREE, DONTFORK, DOFORK, WIPEONFORK, KEEPONFORK,
+				      POPULATE_READ, POPULATE_WRITE, DONTNEED_LOCKED };
+
+	return advice > 0 && advice < 128 && memchr(known, advice, sizeof(known));
 }
 
 /* Holes are passed over, and make the result -ENOMEM; any other failure ends it. */
@@ -114,7 +121,7 @@ int kv_advise(struct kv_space *space, unsigned long addr, unsigned long length, 
 {
 	int result;
 
-	if (addr % PAGE)
+	if (addr % PAGE || !is_known(advice))
 		return -EINVAL;
 	if (range_is_bad(space, addr, length))
 		return -ENOMEM;

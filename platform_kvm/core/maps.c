@@ -76,40 +76,55 @@ static int describe(struct region *new, unsigned long length, int prot, int flag
 	return 0;
 }
 
-/* Find a place for what is to be mapped, and map it: the address or -errno. */
-static long place(struct kv_space *space, struct region *new, unsigned long addr, unsigned long length, int flags)
+/* Where it is to lie: the address or -errno. */
+static long find_address(struct kv_space *space, unsigned long addr, unsigned long length, int flags)
 {
-	int error;
-
-	if (flags & (MAP_FIXED | MAP_FIXED_NOREPLACE)) {
-		if (addr % PAGE)
-			return -EINVAL;
-		if (range_is_bad(space, addr, length))
-			return -ENOMEM;
-		if (addr < MIN_ADDR)
-			return -EPERM;
-		if (flags & MAP_FIXED_NOREPLACE && !regions_free_at(space, addr, addr + length))
-			return -EEXIST;
-	} else {
+	if (!(flags & (MAP_FIXED | MAP_FIXED_NOREPLACE))) {
 		addr = regions_choose(space, addr, length, flags);
-		if (!addr)
-			return -ENOMEM;
+		return addr ? (long)addr : -ENOMEM;
 	}
-	if (space->n_regions > MAX_REGIONS)
+	if (addr % PAGE)
+		return -EINVAL;
+	if (range_is_bad(space, addr, length))
 		return -ENOMEM;
-	error = unmap_range(space, addr, addr + length);
+	if (addr < MIN_ADDR)
+		return -EPERM;
+	if (flags & MAP_FIXED_NOREPLACE && !regions_free_at(space, addr, addr + length))
+		return -EEXIST;
+	return addr;
+}
+
+/* The checks are in Linux's order. */
+static long map(struct kv_space *space, unsigned long addr, unsigned long length, int prot, int flags, int fd,
+		unsigned long offset, int kind)
+{
+	struct region new;
+	long error = regions_room(space);
+
+	if (error || space->n_regions > MAX_REGIONS)
+		return -ENOMEM;
+	error = find_address(space, addr, length, flags);
+	if (error < 0)
+		return error;
+	addr = error;
+	error = describe(&new, length, prot, flags, fd, offset);
 	if (error)
 		return error;
-	new->start = addr;
-	new->end = addr + length;
-	regions_insert(space, new);
-	return addr;
+	error = unmap_range(space, addr, addr + length);
+	if (!error) {
+		new.start = addr;
+		new.end = addr + length;
+		new.kind = kind;
+		regions_insert(space, &new);
+	}
+	if (new.object)
+		object_put(new.object);
+	return error ? error : (long)addr;
 }
 
 long kv_map_kind(struct kv_space *space, unsigned long addr, unsigned long length, int prot, int flags, int fd,
 		 unsigned long offset, int kind)
 {
-	struct region new;
 	long result;
 
 	if (!length || offset % PAGE)
@@ -118,15 +133,7 @@ long kv_map_kind(struct kv_space *space, unsigned long addr, unsigned long lengt
 		return -ENOMEM;
 	length = page_up(length);
 	space_enter(space);
-	result = regions_room(space);
-	if (!result)
-		result = describe(&new, length, prot, flags, fd, offset);
-	if (!result) {
-		new.kind = kind;
-		result = place(space, &new, addr, length, flags);
-		if (new.object)
-			object_put(new.object);
-	}
+	result = map(space, addr, length, prot, flags, fd, offset, kind);
 	/* That there is no memory for it yet is no failure of the mapping. */
 	if (result > 0 && flags & MAP_POPULATE && prot)
 		kv_advise(space, result, length, prot & PROT_WRITE ? MADV_POPULATE_WRITE_ADVICE : MADV_POPULATE_READ_ADVICE);
