@@ -37,8 +37,7 @@
 #include <time.h>
 #include <unistd.h>
 
-/* For one test; a machine that is N times slower than usual says so with PYSC_TEST_SLOWNESS=N. */
-#define TIME_LIMIT_SECONDS 30
+#define TIME_LIMIT_SECONDS 30 /* for one test, times slowness() */
 
 struct test {
     const char *name;
@@ -213,10 +212,16 @@ __attribute__((unused)) static void check_file(const char *path, const char *tex
         fail_at(__FILE__, __LINE__, "%s holds '%.60s', not '%.60s'", path, got, text);
 }
 
+/* How many times slower than usual this machine is. */
+static inline int slowness(void)
+{
+    const char *factor = getenv("PYSC_TEST_SLOWNESS");
+    return factor ? atoi(factor) : 1;
+}
+
 static int run_test(const struct test *test, const char *base)
 {
     char dir[PATH_MAX];
-    const char *slowness = getenv("PYSC_TEST_SLOWNESS");
     current_test = test->name;
     snprintf(dir, sizeof dir, "%s/%s.XXXXXX", base, test->name);
     if (mkdtemp(dir) == NULL || chdir(dir) != 0) {
@@ -226,7 +231,7 @@ static int run_test(const struct test *test, const char *base)
     fflush(stdout);
     pid_t pid = fork();
     if (pid == 0) {
-        alarm(TIME_LIMIT_SECONDS * (slowness ? atoi(slowness) : 1));
+        alarm(TIME_LIMIT_SECONDS * slowness());
         test->run();
         _exit(0);
     }
