@@ -18,7 +18,7 @@ C_SOURCES := $(wildcard platform_*/core/*.[chS] platform_*/core/*.ld platform_*/
 PYTEST := $(BIN)/python -m pytest
 JOBS ?= 2
 
-.PHONY: help setup setup-test check gen test test-unit test-guest test-integration test-soak demo bench image clean
+.PHONY: help setup setup-test check gen test test-unit test-guest test-integration test-kvm test-soak demo bench image clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,6 +40,7 @@ $(VENV)/.pysc-built: $(VENV)/.pysc-deps setup.py $(C_SOURCES)
 
 setup-test: setup
 	@$(NEED) test
+	@$(NEED) kvm || echo "setup-test: without them, the tests in the machine with software SVM are skipped"
 
 check: setup  ## ruff, mypy --strict, import rules, generated files fresh
 	@$(NEED) gen
@@ -63,6 +64,10 @@ test-guest: setup-test  ## the C programs of tests/guest, natively and in the sa
 
 test-integration: setup-test  ## against a real, private containerd
 	$(PYTEST) -n $(JOBS) --dist loadgroup tests/integration
+
+test-kvm: setup-test  ## the platform and guest tests for kvm (or PLATFORM=...) in a machine with software SVM
+	@$(NEED) kvm
+	$(BIN)/python -m tests.kvm.suite $(or $(PLATFORM),kvm) -q --durations=5
 
 test-soak: setup-test  ## the tests that take minutes each, one after the other
 	$(PYTEST) -m soak -s tests

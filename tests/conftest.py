@@ -11,7 +11,9 @@ import traceback
 import pytest
 from _pytest.runner import runtestprotocol
 
-SECONDS = 120
+from tests.slowness import SLOWNESS
+
+SECONDS = 120 * SLOWNESS
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.integration.bundle import PYSC, Process, write_bundle
+from tests.slowness import SLOWNESS, VARIABLE
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ROOT / "tests" / "guest"
@@ -32,7 +33,7 @@ PROGRAMS = sorted(path.stem for path in SOURCES.glob("*.c") if path.stem not in 
 # What to do with files is tried on the gofer's file system and on the Sentry's own.
 ABOUT_FILES = {"creds", "exec", "fd", "futex", "lock", "meta", "mmap", "names", "open", "pipe", "rw", "unix"}
 
-BATCH_SECONDS = 300
+BATCH_SECONDS = 300 * SLOWNESS
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,9 +114,11 @@ def run_in_sandbox(names: list[str], platform: str, guest_dir: str, scratch: Pat
     for folder in ("proc", "dev", "sys", "tmp", "work"):
         (rootfs / folder).mkdir(exist_ok=True)
 
+    environment = {"GUEST_DIR": guest_dir, VARIABLE: str(SLOWNESS)}
+
     def start(remaining: list[str]) -> str:
         args = ["/guest/runner", *(f"/guest/{name}" for name in remaining)]
-        bundle = write_bundle(scratch / "bundle", rootfs, Process(args, env={"GUEST_DIR": guest_dir}))
+        bundle = write_bundle(scratch / "bundle", rootfs, Process(args, env=environment))
         command = [str(PYSC), "--root", str(scratch / "state"), "--platform", platform, "run", "--bundle", str(bundle)]
         return output_of([*command, f"guest-{uuid.uuid4().hex[:8]}"], {})
 

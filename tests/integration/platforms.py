@@ -19,6 +19,7 @@ import platform_systrap.platform as systrap
 from sentry.mm.mm import MAP_ANONYMOUS, MAP_PRIVATE, PROT_EXEC, PROT_READ
 from sentry.platform import PAGE_SIZE, Context, Platform
 from tests.bare import CODE, READ_WRITE
+from tests.slowness import SLOWNESS
 
 P = TypeVar("P", bound=Platform)
 ANONYMOUS: Final = MAP_PRIVATE | MAP_ANONYMOUS
@@ -108,7 +109,7 @@ def place(context: Context, addr: int, code: bytes) -> None:
 
 def wait_until(condition: Callable[[], bool], seconds: float = 10) -> None:
     """For states of host processes, which nothing announces."""
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + seconds * SLOWNESS
     while not condition():
         assert time.monotonic() < deadline, "not in time"
         time.sleep(0.001)

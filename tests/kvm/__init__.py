@@ -6,5 +6,5 @@ image to build: the machine's root is this host's own, shared read-only (virtiof
 Python, the checkout, its .venv and its C cores are what they are here, and nothing that happens in it stays.
 
 Read on in kernel.py (where the kernel comes from), initramfs.py and init.sh (its first steps), machine.py (one
-boot), __main__.py (the command).
+boot), __main__.py (a command in it), suite.py (the tests in it).
 """

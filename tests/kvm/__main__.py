@@ -6,12 +6,10 @@ Runs the command in the machine, in this checkout's folder, and ends with its st
 from __future__ import annotations
 
 import argparse
-import os
-import signal
 import sys
 
-from tests.kvm.kernel import Unavailable
-from tests.kvm.machine import Failed, run
+from tests.kvm.command import finish, to_stdout
+from tests.kvm.machine import run
 
 
 def main() -> int:
@@ -23,15 +21,8 @@ def main() -> int:
     arguments = parser.parse_args()
     if not arguments.command:
         parser.error("what is to be run?")
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that everything is cleared up
     environment = dict(variable.split("=", 1) for variable in arguments.env)
-    try:
-        return run(arguments.command, arguments.seconds, lambda chunk: os.write(1, chunk), environment)
-    except (Unavailable, Failed) as e:
-        print(f"kvm machine: {e}", file=sys.stderr)
-        return 125
-    except KeyboardInterrupt:
-        return 130
+    return finish(lambda: run(arguments.command, arguments.seconds, to_stdout, environment))
 
 
 if __name__ == "__main__":

@@ -17,12 +17,16 @@ run=$(/busybox sed -n 's/.*\brun=\([^ ]*\).*/\1/p' /proc/cmdline)
 for folder in proc dev sys; do
     /busybox mount --move "/$folder" "/root/$folder"
 done
-for folder in tmp run; do
+for folder in tmp run var/tmp; do # the layer has no O_TMPFILE yet and no RWF_APPEND
     /busybox mount -t tmpfs -o mode=1777 tmpfs "/root/$folder"
 done
 /busybox mkdir -p /root/dev/shm /root/dev/pts "/root$run"
 /busybox mount -t tmpfs -o mode=1777 shm /root/dev/shm
 /busybox mount -t devpts -o ptmxmode=666 devpts /root/dev/pts
+/busybox ln -s /proc/self/fd /root/dev/fd
+for number in 0:stdin 1:stdout 2:stderr; do
+    /busybox ln -s "/proc/self/fd/${number%%:*}" "/root/dev/${number#*:}"
+done
 /busybox mount -t cgroup2 cgroup /root/sys/fs/cgroup
 /busybox mount -o bind "/host$run" "/root$run"
 /busybox ip link set lo up
