@@ -7,12 +7,15 @@ import itertools
 import logging
 import os
 import random
+import time
 import types
 from collections.abc import Generator, Sequence
 from typing import Any, Final
 
 from platform_kvm.core._core import ffi, lib
+from platform_kvm.timepage import TimePage
 from sentry.abi.errno import EFAULT, ENAMETOOLONG, ENOMEM, LinuxError, from_code
+from sentry.abi.nr_x86_64 import NAMES
 from sentry.arch.vsyscall import ENTRIES as VSYSCALLS
 from sentry.arch.vsyscall import vsyscall_trap
 from sentry.arch.x86_64 import TASK_SIZE_MAX
@@ -47,6 +50,11 @@ PERMISSIONS: Final = tuple(
     "".join((r, w, x)) for x in "-x" for w in "-w" for r in "-r"
 )  # by PROT_READ | PROT_WRITE | PROT_EXEC
 KINDS: Final = {lib.KV_NORMAL: "", lib.KV_VDSO: "vdso", lib.KV_VVAR: "vvar"}
+# Ring 0 answers these by itself, core/slots.h; those of CLOCKS from the page that the vDSO reads.
+SLOTS: Final[dict[str, int]] = {
+    name: slot for number, name in NAMES.items() if (slot := int(lib.kv_slot_of(number))) != 0
+}
+CLOCKS: Final = ("clock_gettime", "gettimeofday", "time", "getcpu", "sched_yield")
 REGS_SIZE: Final[int] = ffi.sizeof("struct ring0_regs")
 XSTATE_SIZE_MAX: Final = 3072
 
@@ -123,6 +131,15 @@ class KvmContext:
     def let_through(self, name: str, args: tuple[int, ...]) -> bool:
         return False
 
+    def answer(self, results: dict[str, int]) -> None:
+        c = self.c
+        bits = self.space.platform.clock_slots if results else 0
+        for name, result in results.items():
+            slot = SLOTS[name]
+            c.answers[slot] = result
+            bits |= 1 << slot
+        c.answered[0] = bits
+
     def interrupt(self) -> None:
         if not self.running:
             return
@@ -182,6 +199,8 @@ class KvmContext:
         platform = self.space.platform
         if self in platform.resuming:
             platform.resuming.remove(self)
+        elif self.running:
+            platform.forget_running()
         self.running = False
         self.lose()
         platform.contexts.pop(self.id, None)
@@ -203,7 +222,7 @@ class KvmSpace:
         self.c = c
         self.users = 0
         self.end = TASK_SIZE_MAX
-        self.vdso = template.vdso
+        self.vdso = 0
 
     def _alive(self) -> Any:
         if not self.c:
@@ -222,7 +241,9 @@ class KvmSpace:
     def forked(self) -> KvmSpace:
         child = ffi.new("struct kv_space **")
         _done(lib.kv_space_fork(self._alive(), child))
-        return KvmSpace(self.template, child[0])
+        space = KvmSpace(self.template, child[0])
+        space.vdso = self.vdso
+        return space
 
     def close_if_unused(self) -> None:
         if not self.users and self.c:
@@ -334,7 +355,6 @@ class KvmTemplate:
 
     def __init__(self, platform: KvmPlatform) -> None:
         self.platform = platform
-        self.vdso = 0
         self.account = lib.kv_account_new(platform.memory_limit // PAGE_SIZE)
         if not self.account:
             raise PlatformError("no memory for an account")
@@ -347,6 +367,7 @@ class KvmTemplate:
             raise ENOMEM("no memory for an address space")
         space = KvmSpace(self, c)
         try:
+            space.vdso = _done(self.platform.time_page.map_into(c))
             context = KvmContext(space, Process())
         except LinuxError:
             space.close_if_unused()
@@ -364,12 +385,14 @@ class KvmTemplate:
 class KvmPlatform:
     """Implements sentry.platform.Platform.
 
-    kvm_fd: /dev/kvm, which is kept open by whoever gave it; memory_limit: bytes that the applications may use.
+    kvm_fd: /dev/kvm, which is kept open by whoever gave it; memory_limit: bytes that the applications may use;
+    trust_counter: the host's own clock is the time stamp counter, whatever the processor promises of it.
     """
 
     name = "kvm"
+    answers = True
 
-    def __init__(self, kvm_fd: int, memory_limit: int, cpus: int) -> None:
+    def __init__(self, kvm_fd: int, memory_limit: int, cpus: int, trust_counter: bool = False) -> None:
         self.memory_limit = memory_limit
         self.ids = itertools.count(1)
         self.contexts: dict[int, KvmContext] = {}
@@ -377,17 +400,28 @@ class KvmPlatform:
         self.scratch = ffi.new("char[]", SCRATCH_SIZE)
         self._events = ffi.new("struct kv_event[]", MAX_EVENTS)
         self._epoll_fd = -1
+        self.time_page = TimePage()
+        self.clock_slots = sum(1 << SLOTS[name] for name in CLOCKS)
         why = ffi.new("const char **")
-        result = lib.kv_machine_init(kvm_fd, cpus, -1, why)
+        result = lib.kv_machine_init(kvm_fd, cpus, self.time_page.fd, why)
         if result < 0:
+            self.time_page.close()
             reason = ffi.string(why[0]).decode() if why[0] else os.strerror(-result)
             raise PlatformError(f"no virtual machine can be made with KVM: {reason}")
         result = lib.kv_machine_check()
         if result < 0:
             if result != -errno.ETIMEDOUT:
                 lib.kv_machine_close()
+                self.time_page.close()
             raise PlatformError(f"KVM does not run a guest as a processor would: {os.strerror(-result)}")
         self._khz = int(lib.kv_tsc_khz()) or 1
+        self._n_running = 0
+        if lib.kv_tsc_offset() == 0:
+            self.time_page.calibrate(trust_counter)
+
+    def forget_running(self) -> None:
+        """A context that was resumed is released: no event tells of it."""
+        self._n_running -= 1
 
     def ns_of(self, cycles: int) -> int:
         return cycles * 1_000_000 // self._khz
@@ -400,23 +434,35 @@ class KvmPlatform:
 
     def wait(self, timeout_ns: int) -> Sequence[tuple[Any, Trap]]:
         resuming, self.resuming = self.resuming, []
+        self._n_running += len(resuming)
         for context in resuming:
             lib.kv_resume(context.c)
         for context in resuming:
             if context.stop_wanted:
                 context.stop_wanted = False
                 lib.kv_interrupt(context.c)
-        n = lib.kv_wait(self._epoll_fd, timeout_ns, self._events, MAX_EVENTS)
+        n = lib.kv_wait(self._epoll_fd, self._until_update(timeout_ns), self._events, MAX_EVENTS)
         if n < 0:
             raise PlatformError(f"waiting for virtual processors: {os.strerror(-n)}")
         traps = []
         for i in range(n):
             event = self._events[i]
             trapped = self.contexts.get(event.id)
+            self._n_running -= 1
             if trapped is not None:
                 trapped.running = False
                 traps.append((trapped, self._trap(trapped, event)))
         return traps
+
+    def _until_update(self, timeout_ns: int) -> int:
+        """timeout_ns, or less if the page of the time has to be written before; now if it is time."""
+        if not self._n_running:
+            return timeout_ns
+        left_ns = self.time_page.next_update_ns - time.monotonic_ns()
+        if left_ns <= 0:
+            self.time_page.update()
+            left_ns = self.time_page.next_update_ns - time.monotonic_ns()
+        return left_ns if timeout_ns < 0 or left_ns < timeout_ns else timeout_ns
 
     def _trap(self, context: KvmContext, event: Any) -> Trap:
         kind = event.kind
@@ -441,6 +487,7 @@ class KvmPlatform:
         for context in list(self.contexts.values()):
             context.release()
         lib.kv_machine_close()
+        self.time_page.close()
 
 
 def probe(kvm_fd: int) -> str:

@@ -149,6 +149,9 @@ class PtraceContext:
     def let_through(self, name: str, args: tuple[int, ...]) -> bool:
         return False
 
+    def answer(self, results: dict[str, int]) -> None:
+        """Every call asks."""
+
     def interrupt(self) -> None:
         if not self.running:
             return
@@ -470,6 +473,7 @@ class PtracePlatform:
     """Implements sentry.platform.Platform."""
 
     name = "ptrace"
+    answers = False
     template_type: type[PtraceTemplate] = PtraceTemplate
     systrap = False
 

@@ -40,6 +40,7 @@ class Host:
     kvm_fd: int = -1
     kvm_missing: str = "it is chosen by itself only where the processor has virtualisation and is not virtual"
     memory_limit: int = 1 << 40
+    trust_counter: bool = False
     ncpus: int = 1
 
 
@@ -70,7 +71,7 @@ def _probe_systrap(host: Host) -> str:
 def _kvm(host: Host) -> Platform:
     from platform_kvm.platform import KvmPlatform
 
-    return KvmPlatform(host.kvm_fd, host.memory_limit, host.ncpus)
+    return KvmPlatform(host.kvm_fd, host.memory_limit, host.ncpus, host.trust_counter)
 
 
 def _probe_kvm(host: Host) -> str:
@@ -88,13 +89,19 @@ PLATFORMS: dict[str, tuple[Callable[[Host], Platform], Callable[[Host], str]]] =
     "ptrace": (_ptrace, _probe_ptrace),
 }
 KVM_DEVICE: Final = "/dev/kvm"
+CLOCKSOURCE: Final = "/sys/devices/system/clocksource/clocksource0/current_clocksource"
 _host = Host()
 
 
 def _open_kvm(host: Host) -> None:
-    """While files of the host can be opened, and modules imported."""
-    import platform_kvm.platform  # noqa: F401
+    """While files of the host can be opened, and modules imported.
 
+    A machine in software has a counter that its processor does not vouch for, but its kernel may take the time from it.
+    """
+    import platform_kvm.platform  # noqa: F401
+    from sentry.vdso.calibration import counter_is_invariant
+
+    host.trust_counter = _read_text(CLOCKSOURCE).strip() == "tsc" and not counter_is_invariant()
     try:
         host.kvm_fd = os.open(KVM_DEVICE, os.O_RDWR | os.O_CLOEXEC)
     except OSError as e:

@@ -22,6 +22,7 @@ class IdlePlatform:
     """A platform without contexts: wait() only sleeps until the loop's epoll fd is readable."""
 
     name = "idle"
+    answers = False
 
     def __init__(self) -> None:
         self._poll = select.poll()

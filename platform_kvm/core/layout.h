@@ -161,7 +161,8 @@ struct ring0_cpu {
 	unsigned long selectors; /* not 0: some data segment register is not null */
 	unsigned long n_stock;
 	unsigned long lost;    /* where ring 0 was when it met an exception of its own */
-	unsigned long pad[17];
+	unsigned long number;  /* of the CPU */
+	unsigned long pad[16];
 	unsigned long stock[STOCK_SIZE]; /* guest-physical addresses of zeroed frames */
 };
 

@@ -45,6 +45,7 @@ static char *core;
 static int n_slots, shadowed;
 static unsigned long xcr0, cr4, tsc_khz, run_size;
 static long tsc_offset;
+static int has_rdtscp;
 static unsigned long kernel_half[256];
 
 /* ---- tables ---- */
@@ -175,6 +176,7 @@ static void fill_cpu(int index)
 		.features = ring0_features,
 		.xcr0 = xcr0,
 		.cr3 = CORE_GPA + CORE_PML4,
+		.number = index,
 	};
 }
 
@@ -334,6 +336,7 @@ static const char *study_processor(struct kvm_cpuid2 *cpuid)
 
 	if ((extended & (1u << 29 | 1u << 20 | 1u << 11)) != (1u << 29 | 1u << 20 | 1u << 11))
 		return "its virtual processors lack long mode, NX or SYSCALL";
+	has_rdtscp = extended >> 27 & 1;
 	ring0_features = 0;
 	cr4 = CR4_PAE | CR4_OSFXSR | CR4_OSXMMEXCPT;
 	if (features & 1u << 26) {
@@ -391,6 +394,11 @@ static void set_tsc(struct vcpu *v)
 long kv_tsc_offset(void)
 {
 	return tsc_offset;
+}
+
+int kv_has_rdtscp(void)
+{
+	return has_rdtscp;
 }
 
 unsigned long kv_tsc_khz(void)

@@ -339,9 +339,36 @@ restore_extended:
 1:	fxrstor64 (%rdi)
 	ret
 
+/* (address, value): store 4 or 8 bytes into the application's memory; not 0: it can't be done here. */
+	.globl ring0_put8, ring0_put4
+	.hidden ring0_put8, ring0_put4
+ring0_put8:
+	testb $HAS_SMAP, %gs:CPU_FEATURES
+	jz put8
+	stac
+put8:
+	mov %rsi, (%rdi)
+	jmp put_done
+ring0_put4:
+	testb $HAS_SMAP, %gs:CPU_FEATURES
+	jz put4
+	stac
+put4:
+	mov %esi, (%rdi)
+put_done:
+	xor %eax, %eax
+put_end:
+	testb $HAS_SMAP, %gs:CPU_FEATURES
+	jz 1f
+	clac
+1:	ret
+put_failed:
+	mov $1, %eax
+	jmp put_end
+
 /* ---- exceptions of ring 0's own ---- */
 
-/* Three are foreseen: a debug exception that SYSCALL has overtaken; the application's registers refused by IRET or by
+/* Three kinds are foreseen: a debug exception that SYSCALL has overtaken; the application's registers refused by IRET or by
  * a segment load; the application's memory, in ring0.c.  Stack as at exception. */
 exception_of_ring0:
 	cmpq $1, (%rsp)
@@ -409,4 +436,6 @@ ring0_fixups:
 	.quad ring0_load_es - ring0_syscall, ring0_load_es - ring0_syscall
 	.quad ring0_load_fs - ring0_syscall, ring0_load_fs - ring0_syscall
 	.quad ring0_load_gs - ring0_syscall, ring0_load_gs - ring0_syscall
+	.quad put8 - ring0_syscall, put_failed - ring0_syscall
+	.quad put4 - ring0_syscall, put_failed - ring0_syscall
 	.quad 0

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 from sentry.abi import signal as sig
 from sentry.abi.errno import LinuxError
 from sentry.abi.poll import ANY
+from sentry.kernel.answers import keep_current
 from sentry.kernel.signals import SigInfo
 from sentry.platform import SpaceGone
 
@@ -153,6 +154,8 @@ def _reparent_children(tg: ThreadGroup) -> None:
         reaper = _new_reaper(tg)
         tg.children.remove(child)
         child.parent = reaper
+        for task in child.tasks:
+            keep_current(task)
         if child.leader.parent_death_signal and not child.dead:
             child.send_signal(SigInfo(child.leader.parent_death_signal))
         if reaper is None:

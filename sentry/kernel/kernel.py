@@ -8,6 +8,7 @@ import random
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from sentry.kernel.answers import CONSTANT
 from sentry.kernel.creds import ALL_CAPS, Creds
 from sentry.kernel.dmesg import KernelLog
 from sentry.kernel.exit import exit_task
@@ -62,6 +63,7 @@ class Kernel:
         self.boot_ns = self.loop.now_ns()
         self.boot_id = random.randbytes(16)
         self.strace: Strace | None = None
+        self.constant_calls = [row for row in table.values() if row.name in CONSTANT]
         self.bugs = 0
         self.forks = 0
         self.restart_blocks: dict[Task, Callable[[], Any] | None] = {}

@@ -9,6 +9,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from sentry.abi.errno import EIO, ENOSYS, LinuxError
+from sentry.kernel.answers import keep_current
 from sentry.kernel.delivery import handle_attention
 from sentry.kernel.restart import Interrupted, Restart
 from sentry.kernel.signals import SigInfo
@@ -25,6 +26,7 @@ async def run(t: Task) -> None:
     """A task's coroutine, from its first instruction to its end."""
     kernel = t.kernel
     try:
+        keep_current(t)
         while True:
             if t.attention:
                 await handle_attention(t)

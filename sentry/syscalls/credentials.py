@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from sentry.abi.errno import EINVAL, EPERM, ESRCH
 from sentry.kernel import creds as cr
+from sentry.kernel.answers import keep_current
 from sentry.kernel.creds import Creds, fixup_for_fsuid, fixup_for_uids
 from sentry.syscalls.args import I32, U32, Addr
 from sentry.syscalls.registry import syscall
@@ -76,6 +77,7 @@ def _commit(t: Task, new: Creds) -> None:
     if (old.euid, old.egid, old.fsuid, old.fsgid) != (new.euid, new.egid, new.fsuid, new.fsgid):
         t.tg.dumpable = 0
         t.parent_death_signal = 0
+    keep_current(t)
 
 
 @syscall

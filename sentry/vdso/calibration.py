@@ -39,6 +39,11 @@ STRANGE_LIMIT: Final = 3
 PROBATION_NS: Final = 10 * NSEC
 
 
+def counter_is_invariant() -> bool:
+    """Whether the processor promises that its counter always goes at one rate."""
+    return bool(lib.vdso_counter_is_invariant())
+
+
 class CounterError(Exception):
     """The counter and the host's clocks do not go together."""
 
@@ -147,7 +152,7 @@ class Calibration:
         self.error_ns = 0
         self.next_update_ns = 0
         self._begin("not yet measured")
-        if not trusting and not lib.vdso_counter_is_invariant():
+        if not trusting and not counter_is_invariant():
             self._give_up("the processor does not promise a constant rate of its counter")
 
     def _begin(self, reason: str) -> None:
