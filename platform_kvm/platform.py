@@ -435,13 +435,19 @@ class KvmPlatform:
     def wait(self, timeout_ns: int) -> Sequence[tuple[Any, Trap]]:
         resuming, self.resuming = self.resuming, []
         self._n_running += len(resuming)
+        if len(resuming) == 1 and not resuming[0].stop_wanted:
+            timeout_ns = self._until_update(timeout_ns)
+            return self._traps(lib.kv_run(resuming[0].c, self._epoll_fd, timeout_ns, self._events, MAX_EVENTS))
         for context in resuming:
             lib.kv_resume(context.c)
         for context in resuming:
             if context.stop_wanted:
                 context.stop_wanted = False
                 lib.kv_interrupt(context.c)
-        n = lib.kv_wait(self._epoll_fd, self._until_update(timeout_ns), self._events, MAX_EVENTS)
+        return self._traps(lib.kv_wait(self._epoll_fd, self._until_update(timeout_ns), self._events, MAX_EVENTS))
+
+    def _traps(self, n: int) -> list[tuple[Any, Trap]]:
+        """Of the n events that the core has found."""
         if n < 0:
             raise PlatformError(f"waiting for virtual processors: {os.strerror(-n)}")
         traps = []

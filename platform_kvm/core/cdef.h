@@ -58,4 +58,5 @@ void kv_space_close(struct kv_space *space);
 void kv_resume(struct kv_ctx *ctx);
 void kv_interrupt(struct kv_ctx *ctx);
 unsigned long kv_cycles(struct kv_ctx *ctx); /* in the guest */
+int kv_run(struct kv_ctx *ctx, int epoll_fd, long timeout_ns, struct kv_event *out, int max);
 int kv_wait(int epoll_fd, long timeout_ns, struct kv_event *out, int max);

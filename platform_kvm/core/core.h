@@ -4,6 +4,7 @@
  * vcpu.c     one stay in the guest: enter, leave, say why
  * xstate.c   the extended state of contexts
  * turn.c     contexts, the threads that run them, and the wait for what they trap with
+ * direct.c   running one without any other thread
  * probe.c    whether this host's KVM can do all that
  */
 #ifndef PYSC_KVM_CORE_H
@@ -79,6 +80,12 @@ void vcpu_kick(struct vcpu *v);
 void quiesce(struct kv_space *space);
 
 /* turn.c */
+long now_ns(void);
+int turn_is_quiet(void);
 int turn_wants_out(struct vcpu *v);
+
+/* direct.c */
+int direct_start(void);
+void direct_stop(void);
 
 #endif

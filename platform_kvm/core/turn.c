@@ -1,7 +1,8 @@
 /* Contexts, the threads that run them, and the wait for what they trap with.
  *
  * A context is STOPPED, QUEUED for a virtual CPU, RUNNING on one, or DONE: its event waits for kv_wait to fetch it.  Each
- * virtual CPU has a thread that takes from the queue; whoever waits for long while others run gets his turn by time.
+ * virtual CPU but the first, which is direct.c's, has a thread that takes from the queue; whoever waits for long while
+ * others run gets his turn by time.
  */
 #include "core.h"
 #include <poll.h>
@@ -21,10 +22,10 @@ static pthread_cond_t work = PTHREAD_COND_INITIALIZER, idle = PTHREAD_COND_INITI
 static struct queue {
 	struct kv_ctx *first, **end;
 } ready = { NULL, &ready.first }, done = { NULL, &done.first };
-static int n_idle, ending, sleeping, wake_fd = -1;
+static int n_idle, n_busy, ending, sleeping, wake_fd = -1;
 static unsigned char used_ids[MAX_CTX];
 
-static long now_ns(void)
+long now_ns(void)
 {
 	struct timespec ts;
 
@@ -104,6 +105,7 @@ static void run_one(struct vcpu *v, struct kv_ctx *ctx)
 	int result;
 
 	ctx->state = RUNNING;
+	n_busy++;
 	v->current = ctx;
 	v->preempt = 0;
 	v->since = now_ns();
@@ -112,6 +114,7 @@ static void run_one(struct vcpu *v, struct kv_ctx *ctx)
 	result = ctx->stop ? RAN_STOP : vcpu_stay(v, ctx, &ctx->event);
 	pthread_mutex_lock(&lock);
 	v->current = NULL;
+	n_busy--;
 	if (result == RAN_STOP && !ctx->stop) {
 		make_ready(ctx);
 		return;
@@ -149,7 +152,7 @@ static void on_kick(int signo)
 
 static int start_threads(void)
 {
-	struct sigaction action = { .sa_handler = on_kick };
+	struct sigaction action = { .sa_handler = on_kick, .sa_flags = SA_RESTART };
 	sigset_t all, before;
 	int err = 0;
 
@@ -158,9 +161,11 @@ static int start_threads(void)
 	sigfillset(&all);
 	sigdelset(&all, KICK_SIGNAL);
 	pthread_sigmask(SIG_SETMASK, &all, &before);
-	for (int i = 0; !err && i < n_vcpus; i++)
+	for (int i = 1; !err && i < n_vcpus; i++)
 		err = -pthread_create(&vcpus[i].thread, NULL, live, &vcpus[i]);
-	sigaddset(&before, KICK_SIGNAL);
+	if (!err)
+		err = direct_start();
+	sigdelset(&before, KICK_SIGNAL);
 	pthread_sigmask(SIG_SETMASK, &before, NULL);
 	return err;
 }
@@ -169,13 +174,13 @@ static int start_threads(void)
 
 int kv_machine_init(int kvm_fd, int n_cpus, int params_fd, const char **why)
 {
-	int err = machine_make(kvm_fd, n_cpus, params_fd, why);
+	int err = machine_make(kvm_fd, n_cpus + 1, params_fd, why);
 
 	if (err) {
 		machine_unmake();
 		return err;
 	}
-	ending = n_idle = sleeping = 0;
+	ending = n_idle = n_busy = sleeping = 0;
 	memset(used_ids, 0, sizeof(used_ids));
 	wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	err = wake_fd < 0 ? -errno : start_threads();
@@ -191,11 +196,12 @@ void kv_machine_close(void)
 	ending = 1;
 	pthread_cond_broadcast(&work);
 	pthread_mutex_unlock(&lock);
-	for (int i = 0; i < n_vcpus; i++)
-		if (vcpus[i].thread) {
+	direct_stop();
+	for (int i = 0; i < n_vcpus; i++) {
+		if (vcpus[i].thread)
 			pthread_join(vcpus[i].thread, NULL);
-			kv_stock_return(vcpus[i].shared->stock, vcpus[i].in_stock);
-		}
+		kv_stock_return(vcpus[i].shared->stock, vcpus[i].in_stock);
+	}
 	kv_memory_close();
 	machine_unmake();
 	if (wake_fd >= 0)
@@ -284,6 +290,17 @@ void kv_resume(struct kv_ctx *ctx)
 	pthread_mutex_unlock(&lock);
 }
 
+/* Does nothing run, wait for a virtual CPU, or wait to be fetched? */
+int turn_is_quiet(void)
+{
+	int quiet;
+
+	pthread_mutex_lock(&lock);
+	quiet = !n_busy && !ready.first && !done.first;
+	pthread_mutex_unlock(&lock);
+	return quiet;
+}
+
 void kv_interrupt(struct kv_ctx *ctx)
 {
 	pthread_mutex_lock(&lock);
@@ -315,7 +332,7 @@ static long share_cpus(void)
 	if (!ready.first)
 		return -1;
 	now = now_ns();
-	for (int i = 0; i < n_vcpus; i++) {
+	for (int i = 1; i < n_vcpus; i++) {
 		struct vcpu *v = &vcpus[i];
 		long left = v->since + SLICE_NS - now;
 

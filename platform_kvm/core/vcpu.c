@@ -290,6 +290,8 @@ static int host_fault(struct vcpu *v, struct kv_ctx *ctx, struct kv_event *ev)
 /* -1: enter again. */
 static int left(struct vcpu *v, struct kv_ctx *ctx, int err, struct kv_event *ev)
 {
+	if (err == EINTR && v->index == 0)
+		v->preempt = 1; /* perhaps the signal is Python's to see */
 	if (err == EINTR || err == EAGAIN)
 		return -1;
 	if (err == EFAULT)
