@@ -454,6 +454,25 @@ def test_generations_of_forks_are_apart(core: Core) -> None:
             assert struct.unpack("<I", one.load(AT + page * PAGE, 4)) == (expected,)
 
 
+def test_other_processors_forget_a_page_that_is_copied_and_a_table_that_is(core: Core, file: Any) -> None:
+    core.map(AT, 4 * PAGE, READ_WRITE, FIXED)
+    core.map(AT + 4 * PAGE, 2 * PAGE, READ_WRITE, MAP_PRIVATE | MAP_FIXED, file.fileno())
+    core.store(AT, b"x")
+    for page in (3, 4):  # the page of zeros, and a file's
+        core.load(AT + page * PAGE, 1, processor=0)
+        core.store(AT + page * PAGE, b"x", processor=1)
+        core.check_tlb()
+    child = core.fork()
+    for one in (core, child):
+        one.load(AT)
+        one.load(AT + 5 * PAGE, 1, processor=1)
+        one.load(AT + 2 * PAGE)  # the first that is not there yet: the table is copied
+        one.check_tlb()
+        one.load(AT)
+        one.store(AT, b"y", processor=1)
+        one.check_tlb()
+
+
 # -- remap --
 
 
