@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import random
 import signal
 import struct
 import tempfile
@@ -790,6 +791,45 @@ def test_memory_can_be_given_back_beyond_the_limit(memory: Memory) -> None:
     assert fails(errno.EFAULT, lambda: child.read(AT, 1)) and core.load(AT) == b"\0"
     core.free()
     child.free()
+    lib.kv_account_free(account)
+
+
+@pytest.mark.parametrize("limit", [12, 25, 60])
+def test_nothing_is_lost_when_memory_runs_out_anywhere(memory: Memory, file: Any, limit: int) -> None:
+    account = lib.kv_account_new(limit)
+    chance = random.Random(limit)
+    cores = [Core(memory, account)]
+    for _ in range(2000):
+        core = chance.choice(cores)
+        addr = AT + chance.choice((0, 3, 509, 510, 511, 512, 513, 1023, 1024)) * PAGE
+        length = chance.choice((1, 2, 3, 8, 512)) * PAGE
+        with suppress(OSError, Fault, OutOfMemory):
+            match chance.randrange(9):
+                case 0:
+                    kind, fd = chance.choice(((ANONYMOUS, -1), (SHARED, -1), (MAP_PRIVATE, file.fileno())))
+                    core.map(addr, length, READ_WRITE, kind | MAP_FIXED, fd)
+                case 1:
+                    core.unmap(addr, length)
+                case 2:
+                    core.protect(addr, length, chance.choice((0, PROT_READ, READ_WRITE)))
+                case 3:
+                    core.remap(addr, length, length, MAYMOVE | REMAP_FIXED, addr + 2 * LEAF)
+                case 4 if len(cores) < 4:
+                    cores.append(core.fork())
+                case 5 if len(cores) > 1:
+                    cores.remove(core)
+                    core.free()
+                case 6:
+                    core.advise(addr, length, 23)
+                case 7:
+                    core.write(addr + 100, b"x" * 5000)
+                case _:
+                    core.store(addr, b"x", chance.randrange(2))
+        for core in cores:
+            core.check_tlb()
+    for core in cores:
+        core.free()
+    assert lib.kv_account_used(account) == 0
     lib.kv_account_free(account)
 
 
