@@ -159,14 +159,21 @@ class Core:
 
     def fill_mark(self, addr: int, *, say: bool = True) -> bool:
         """What ring 0 does with a fault where it finds a mark: whether it did."""
+        gpas = ffi.new("unsigned long[1]")
+        assert lib.kv_stock_take(gpas, 1) == 1
+        if not self.fill_mark_with(addr, gpas[0]):
+            lib.kv_stock_return(gpas, 1)
+            return False
+        if say:
+            lib.kv_stock_used(self.space, gpas[0])
+        return True
+
+    def fill_mark_with(self, addr: int, gpa: int) -> bool:
+        """With this frame of its stock."""
         slot, _, rights = self.walk(addr)
         if slot is None or not rights & WRITABLE or slot[0] & ~NX != lib.KV_PTE_ZERO:
             return False
-        gpas = ffi.new("unsigned long[1]")
-        assert lib.kv_stock_take(gpas, 1) == 1
-        slot[0] = gpas[0] | (slot[0] & NX) | 0x67
-        if say:
-            lib.kv_stock_used(self.space, gpas[0])
+        slot[0] = gpa | (slot[0] & NX) | 0x67
         return True
 
     def check_tlb(self) -> None:

@@ -95,7 +95,8 @@ char *copy_writable(struct kv_space *space, unsigned long addr)
 	return find_page(space, addr & ~(PAGE - 1), 1, &piece) ? NULL : piece.host + addr % PAGE;
 }
 
-/* The piece that begins at addr, of at most length bytes and at most so many pages: 0 or -EFAULT. */
+/* The piece that begins at addr, of at most length bytes and at most so many pages: 0 or -EFAULT.  Only its first page
+ * may have to come: that may let the lock go, and then those before it need no longer be what they were. */
 static int find_piece(struct kv_space *space, unsigned long addr, unsigned long length, int write, unsigned int pages,
 		      struct piece *out)
 {
@@ -110,8 +111,11 @@ static int find_piece(struct kv_space *space, unsigned long addr, unsigned long 
 	out->host += addr % PAGE;
 	out->length = PAGE - addr % PAGE;
 	while (out->length < length && --pages) {
-		if (find_page(space, addr + out->length, write, &next) || next.host != out->host + out->length ||
-		    next.is_file != out->is_file)
+		unsigned long page = addr + out->length;
+
+		if (write ? !find_present(space, page, write, &next) : find_page(space, page, write, &next))
+			break;
+		if (next.host != out->host + out->length || next.is_file != out->is_file)
 			break;
 		out->length += PAGE;
 	}

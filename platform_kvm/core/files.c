@@ -83,7 +83,6 @@ static int add_extent(struct object *object, unsigned long offset, unsigned long
 		free_place(place, size);
 		return error;
 	}
-	madvise(window + place, size, MADV_DONTDUMP);
 	object->extents[object->n_extents++] = (struct extent){ start, size, place };
 	return 0;
 }

@@ -71,7 +71,7 @@ static int grow(void)
 		free(chunks[n_chunks]);
 		return error;
 	}
-	madvise(window + offset, size, MADV_DONTDUMP);
+	madvise(window + offset, size, MADV_DONTDUMP); /* a dump of ours need not hold the applications' memory */
 	n_chunks++;
 	for (unsigned long i = CHUNK_FRAMES; i--;)
 		push_free((n_chunks - 1) * CHUNK_FRAMES + i);

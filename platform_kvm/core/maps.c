@@ -5,6 +5,7 @@
 #ifndef MAP_FIXED_NOREPLACE
 #define MAP_FIXED_NOREPLACE 0x100000
 #endif
+#define SMALL (64ul << 20) /* any machine has that */
 #define MADV_POPULATE_READ_ADVICE 22
 #define MADV_POPULATE_WRITE_ADVICE 23
 
@@ -39,12 +40,12 @@ int unmap_range(struct kv_space *space, unsigned long start, unsigned long end)
 	return 0;
 }
 
-/* As much as the machine has, no mapping can ever use: Linux's overcommit heuristic. */
+/* More than the machine has, no mapping can ever use: Linux's overcommit heuristic. */
 static int is_absurd(unsigned long length, int prot, int flags)
 {
 	struct sysinfo info;
 
-	if (!(prot & PROT_WRITE) || flags & MAP_NORESERVE)
+	if (length < SMALL || !(prot & PROT_WRITE) || flags & MAP_NORESERVE)
 		return 0;
 	return !sysinfo(&info) && length / info.mem_unit > info.totalram + info.totalswap;
 }
@@ -134,10 +135,10 @@ long kv_map_kind(struct kv_space *space, unsigned long addr, unsigned long lengt
 	length = page_up(length);
 	space_enter(space);
 	result = map(space, addr, length, prot, flags, fd, offset, kind);
+	kv_unlock();
 	/* That there is no memory for it yet is no failure of the mapping. */
 	if (result > 0 && flags & MAP_POPULATE && prot)
 		kv_advise(space, result, length, prot & PROT_WRITE ? MADV_POPULATE_WRITE_ADVICE : MADV_POPULATE_READ_ADVICE);
-	kv_unlock();
 	return result;
 }
 

@@ -57,7 +57,8 @@ struct kv_frames_info {
 
 /* add_slot: make this piece of the window guest memory; 0 or -errno.  quiesce: return when no virtual CPU executes in
  * the space; none may again until the lock is free, and each is to flush its TLB before it does.  It is called with
- * the lock held, at most once in a function.  Both may be NULL. */
+ * the lock held, by whatever thread needs it (kv_fault does, to copy a page), and once, unless the lock was let go
+ * meanwhile; so nobody may wait for the lock and be executing in the space.  Both may be NULL. */
 int kv_memory_init(int (*add_slot)(unsigned long gpa, void *host, unsigned long size),
 		   void (*quiesce)(struct kv_space *space));
 void kv_memory_close(void); /* every space and account has been released */

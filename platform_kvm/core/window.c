@@ -49,7 +49,6 @@ int kv_memory_init(int (*slot)(unsigned long gpa, void *host, unsigned long size
 		window = NULL;
 		return -errno;
 	}
-	madvise(window, KV_WINDOW_SIZE, MADV_DONTDUMP); /* a dump of ours need not hold all applications' memory */
 	add_slot = slot;
 	quiesce = stop;
 	error = files_init();

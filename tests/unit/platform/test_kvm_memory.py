@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import random
 import signal
 import struct
 import tempfile
@@ -454,6 +455,25 @@ def test_generations_of_forks_are_apart(core: Core) -> None:
             assert struct.unpack("<I", one.load(AT + page * PAGE, 4)) == (expected,)
 
 
+def test_other_processors_forget_a_page_that_is_copied_and_a_table_that_is(core: Core, file: Any) -> None:
+    core.map(AT, 4 * PAGE, READ_WRITE, FIXED)
+    core.map(AT + 4 * PAGE, 2 * PAGE, READ_WRITE, MAP_PRIVATE | MAP_FIXED, file.fileno())
+    core.store(AT, b"x")
+    for page in (3, 4):  # the page of zeros, and a file's
+        core.load(AT + page * PAGE, 1, processor=0)
+        core.store(AT + page * PAGE, b"x", processor=1)
+        core.check_tlb()
+    child = core.fork()
+    for one in (core, child):
+        one.load(AT)
+        one.load(AT + 5 * PAGE, 1, processor=1)
+        one.load(AT + 2 * PAGE)  # the first that is not there yet: the table is copied
+        one.check_tlb()
+        one.load(AT)
+        one.store(AT, b"y", processor=1)
+        one.check_tlb()
+
+
 # -- remap --
 
 
@@ -771,6 +791,45 @@ def test_memory_can_be_given_back_beyond_the_limit(memory: Memory) -> None:
     assert fails(errno.EFAULT, lambda: child.read(AT, 1)) and core.load(AT) == b"\0"
     core.free()
     child.free()
+    lib.kv_account_free(account)
+
+
+@pytest.mark.parametrize("limit", [12, 25, 60])
+def test_nothing_is_lost_when_memory_runs_out_anywhere(memory: Memory, file: Any, limit: int) -> None:
+    account = lib.kv_account_new(limit)
+    chance = random.Random(limit)
+    cores = [Core(memory, account)]
+    for _ in range(2000):
+        core = chance.choice(cores)
+        addr = AT + chance.choice((0, 3, 509, 510, 511, 512, 513, 1023, 1024)) * PAGE
+        length = chance.choice((1, 2, 3, 8, 512)) * PAGE
+        with suppress(OSError, Fault, OutOfMemory):
+            match chance.randrange(9):
+                case 0:
+                    kind, fd = chance.choice(((ANONYMOUS, -1), (SHARED, -1), (MAP_PRIVATE, file.fileno())))
+                    core.map(addr, length, READ_WRITE, kind | MAP_FIXED, fd)
+                case 1:
+                    core.unmap(addr, length)
+                case 2:
+                    core.protect(addr, length, chance.choice((0, PROT_READ, READ_WRITE)))
+                case 3:
+                    core.remap(addr, length, length, MAYMOVE | REMAP_FIXED, addr + 2 * LEAF)
+                case 4 if len(cores) < 4:
+                    cores.append(core.fork())
+                case 5 if len(cores) > 1:
+                    cores.remove(core)
+                    core.free()
+                case 6:
+                    core.advise(addr, length, 23)
+                case 7:
+                    core.write(addr + 100, b"x" * 5000)
+                case _:
+                    core.store(addr, b"x", chance.randrange(2))
+        for core in cores:
+            core.check_tlb()
+    for core in cores:
+        core.free()
+    assert lib.kv_account_used(account) == 0
     lib.kv_account_free(account)
 
 

@@ -53,6 +53,10 @@ prots = st.sampled_from([0, 1, 2, 3, 3, 3, 5, 7])
 parts = st.tuples(st.integers(0, 30), st.integers(0, 12), st.integers(1, 600), st.sampled_from([0, 0, 0, 1]))
 values = st.integers(1, 1 << 30)
 which = st.integers(0, MOST_SPACES - 1)
+# Often the same few pages, by both processors.
+accesses = st.tuples(
+    spot | st.sampled_from([511, 512, 1024]), st.sampled_from([READ, READ, WRITE, EXEC]), values, st.integers(0, 1)
+)
 
 
 def part_of(regions: Sequence[tuple[int, int]], part: tuple[int, int, int, int]) -> tuple[int, int]:
@@ -263,11 +267,12 @@ class Machine(RuleBasedStateMachine):
 
     # -- the application, the Sentry, and others --
 
-    @rule(
-        number=which, at=spot, access=st.sampled_from([READ, WRITE, EXEC]), value=values, processor=st.integers(0, 1)
-    )
-    def touch(self, number: int, at: int, access: int, value: int, processor: int) -> None:
-        space = self.space(number)
+    @rule(number=which, accesses=st.lists(accesses, min_size=1, max_size=6))
+    def touch(self, number: int, accesses: list[tuple[int, int, int, int]]) -> None:
+        for access in accesses:
+            self.touch_once(self.space(number), *access)
+
+    def touch_once(self, space: Space, at: int, access: int, value: int, processor: int) -> None:
         expected = self.expected(space, at, access)
         try:
             if access == WRITE:

@@ -46,12 +46,13 @@ class Guest(Core):
             self.is_stopped = False
             lib.kv_unlock()
 
-    def attempt(self, addr: int, access: int, data: bytes) -> bytes | None:
-        """One load or store, with what the tables say now; None: it faulted."""
+    def attempt(self, addr: int, access: int, data: bytes, stock: Any) -> bytes | None:
+        """One load or store, with what the tables say now and a frame of ring 0's; None: it faulted."""
+        used = False
         self.enter()
         try:
-            if access == WRITE:
-                self.fill_mark(addr)
+            if access == WRITE and stock[0]:
+                used = self.fill_mark_with(addr, stock[0])
             found = self.translation(addr)
             if found is None or (access == WRITE and not found[2] & 2):
                 return None
@@ -59,6 +60,10 @@ class Guest(Core):
             return exchange(host, data if access == WRITE else None)
         finally:
             self.running.release()
+            if used:
+                lib.kv_stock_used(self.space, stock[0])
+            if used or not stock[0]:
+                lib.kv_stock_take(stock, 1)
 
 
 def exchange(host: int, data: bytes | None) -> bytes:
@@ -79,6 +84,7 @@ class Processor(threading.Thread):
         self.random = random.Random(number)
         self.wanted = True
         self.failure = ""
+        self.stock = ffi.new("unsigned long[1]")
 
     def run(self) -> None:
         value = 0
@@ -97,7 +103,7 @@ class Processor(threading.Thread):
         """None: it is not allowed at present."""
         info = ffi.new("struct kv_fault_info *")
         while True:
-            found = self.guest.attempt(addr, access, data)
+            found = self.guest.attempt(addr, access, data, self.stock)
             if found is not None:
                 return found
             result = lib.kv_fault(self.guest.space, addr, access, info)
@@ -145,6 +151,7 @@ def test_processors_keep_their_memory_while_the_space_is_changed(flags: int) -> 
             processor.wanted = False
         for processor in processors:
             processor.join()
+            lib.kv_stock_return(processor.stock, processor.stock[0] != 0)
         failures = [processor.failure for processor in processors]
         guest.free()
         handed_out = memory.frames().handed_out
