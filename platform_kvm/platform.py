@@ -496,6 +496,11 @@ class KvmPlatform:
         self.time_page.close()
 
 
+def is_emulated() -> bool:
+    """Whether the last machine's ring 0 was run instruction by instruction by its host: that is slow."""
+    return bool(lib.kv_is_emulated())
+
+
 def probe(kvm_fd: int) -> str:
     """ "" if the host lets this platform work, else the reason."""
     try:

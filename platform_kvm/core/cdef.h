@@ -49,6 +49,7 @@ int kv_write_xstate(struct kv_ctx *ctx, const char *data, int length);
 unsigned long kv_tsc_khz(void);
 long kv_tsc_offset(void); /* the application's counter minus the host's; LONG_MIN: not known */
 int kv_has_rdtscp(void);
+int kv_is_emulated(void); /* after kv_machine_check: KVM runs ring 0 instruction by instruction */
 int kv_slot_of(int number); /* 0: none */
 
 int kv_ctx_init(struct kv_ctx *ctx, int id, struct kv_space *space);

@@ -37,6 +37,7 @@ struct vcpu {
 	int parked;		 /* it left by `out`: its context's registers are saved */
 	int in_stock;		 /* of shared->stock, what the guest was given */
 	int faults;		 /* host memory that was not there, one after the other */
+	int bus_error;		 /* and no page to forget: its context is to hear of it when it is parked */
 
 	/* Under the memory's lock, kv_lock(). */
 	struct kv_space *inside; /* the space in which it executes */
@@ -60,7 +61,6 @@ struct ring0_ctx *machine_ctx(int index, unsigned long *address);
 void machine_forget_ctx(int index);
 int machine_has_xsave(void);
 unsigned long machine_syscall_address(void);
-int machine_syscall_faults(void);
 void machine_set_syscall_faults(void);
 void machine_drop_smap(void);
 void machine_set_shadowed(void);

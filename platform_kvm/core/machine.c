@@ -514,7 +514,7 @@ unsigned long machine_syscall_address(void)
 	return ring0_address(ring0_syscall);
 }
 
-int machine_syscall_faults(void)
+int kv_is_emulated(void)
 {
 	return !!(ring0_features & SYSCALL_FAULTS);
 }

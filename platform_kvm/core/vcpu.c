@@ -249,7 +249,7 @@ static int exception(struct vcpu *v, struct kv_ctx *ctx, struct kv_event *ev)
 	case 3:
 		return fault(ev, SIGTRAP, SI_KERNEL, 0);
 	case 6:
-		if (machine_syscall_faults() && is_int(ctx))
+		if (kv_is_emulated() && is_int(ctx))
 			return software_interrupt(ctx, ev);
 		return fault(ev, SIGILL, ILL_ILLOPN, rip);
 	case 11:
@@ -264,6 +264,10 @@ static int exception(struct vcpu *v, struct kv_ctx *ctx, struct kv_event *ev)
 	case 19:
 		return fault(ev, SIGFPE, fpe_code(ctx, 1), rip);
 	case VECTOR_KICK:
+		if (v->bus_error) {
+			v->bus_error = 0;
+			return fault(ev, SIGBUS, BUS_ADRERR, 0);
+		}
 		return turn_wants_out(v) ? RAN_STOP : -1;
 	case 0x80:
 		ctx->regs->orig_rax = ctx->regs->rax;
@@ -279,12 +283,14 @@ static int exception(struct vcpu *v, struct kv_ctx *ctx, struct kv_event *ev)
 	}
 }
 
-/* Host memory under a file's page is not there: the file was cut, or its file system is full. */
+/* Host memory under a file's page is not there.  The file was cut: the page is forgotten, and touched again.  Or its
+ * file system is full, or fails: a bus error, for which ring 0 has to save the registers first. */
 static int host_fault(struct vcpu *v, struct kv_ctx *ctx, struct kv_event *ev)
 {
-	if (v->faults++ < MAX_HOST_FAULTS && kv_drop_beyond_eof(ctx->space) >= 0)
-		return -1;
-	return broken(v, ev, EFAULT, 0);
+	if (v->faults++ == MAX_HOST_FAULTS)
+		return broken(v, ev, EFAULT, 0);
+	v->bus_error = kv_drop_beyond_eof(ctx->space) == 0;
+	return -1;
 }
 
 /* -1: enter again. */

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.integration.bundle import PYSC, Process, write_bundle
+from tests.integration.platforms import kvm_slowness
 from tests.slowness import SLOWNESS, VARIABLE
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -114,7 +115,8 @@ def run_in_sandbox(names: list[str], platform: str, guest_dir: str, scratch: Pat
     for folder in ("proc", "dev", "sys", "tmp", "work"):
         (rootfs / folder).mkdir(exist_ok=True)
 
-    environment = {"GUEST_DIR": guest_dir, VARIABLE: str(SLOWNESS)}
+    slowness = SLOWNESS * (kvm_slowness() if platform == "kvm" else 1)
+    environment = {"GUEST_DIR": guest_dir, VARIABLE: str(slowness)}
 
     def start(remaining: list[str]) -> str:
         args = ["/guest/runner", *(f"/guest/{name}" for name in remaining)]
