@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import struct
 import time
 import types
 from collections.abc import Generator, Sequence
@@ -54,6 +55,10 @@ MAX_XSTATE: Final = 16384
 XSTATE_SIZE: Final[int] = lib.pt_xstate_size()
 CPUCLOCK_SCHED: Final = 2
 GONE: Final[int] = lib.PT_GONE
+REGS_VALID: Final[int] = lib.PT_REGS_VALID
+REGS_DIRTY: Final[int] = lib.PT_REGS_DIRTY
+REGS_RAX: Final[int] = lib.PT_REGS_RAX
+REGISTERS: Final = struct.Struct("<23Q")  # struct pt_regs_x86, as far as sentry.platform.Regs knows it
 XSAVE_HEADER: Final = 512  # where the header lies: first the bitmap of components in use
 STUB_START: Final[int] = lib.pt_stub_start()
 STUB_END: Final[int] = lib.pt_stub_end()
@@ -65,6 +70,7 @@ NOBODY: Final = ffi.new("struct pt_ctx *", {"flags": GONE})
 # On the path of nearly every call.
 _read, _read_cstr, _write = lib.pt_read, lib.pt_read_cstr, lib.pt_write
 _bytes, _string = ffi.buffer, ffi.string
+_get_xstate, _set_xstate = lib.pt_get_xstate, lib.pt_set_xstate
 RESERVE: Final = 0x4032  # MAP_PRIVATE | MAP_FIXED | MAP_ANONYMOUS | MAP_NORESERVE
 
 VSYSCALLS: Final = {0xFFFFFFFFFF600000: 96, 0xFFFFFFFFFF600400: 201, 0xFFFFFFFFFF600800: 309}
@@ -89,10 +95,11 @@ def check(result: int, what: str) -> int:
 class PtraceContext:
     """One stub thread.  Implements sentry.platform.Context."""
 
-    __slots__ = ("c", "owner", "running", "space", "stop_wanted")
+    __slots__ = ("_registers", "c", "owner", "running", "space", "stop_wanted")
 
     def __init__(self, space: PtraceSpace, c: Any) -> None:
         self.c = c
+        self._registers = _bytes(ffi.addressof(c, "regs"), REGISTERS.size)
         self.owner: Any = None
         self.space = space
         self.running = False
@@ -106,28 +113,44 @@ class PtraceContext:
         return bool(self.c.flags & GONE)
 
     def _tid(self) -> int:
-        if self.gone:
+        c = self.c
+        if c.flags & GONE:
             raise SpaceGone("context")
-        tid: int = self.c.tid
+        tid: int = c.tid
         return tid
 
     @property
     def regs(self) -> Regs:
+        self._take_registers()
+        regs: Regs = self.c.regs
+        return regs
+
+    def registers(self) -> tuple[int, ...]:
+        self._take_registers()
+        return REGISTERS.unpack(self._registers)
+
+    def set_registers(self, values: tuple[int, ...]) -> None:
+        self._take_registers()
+        REGISTERS.pack_into(self._registers, 0, *values)
+
+    def _take_registers(self) -> None:
+        """Make c.regs what the thread will run on with."""
         c = self.c
-        if not c.flags & lib.PT_REGS_VALID:
+        flags = c.flags
+        if flags & (REGS_VALID | REGS_DIRTY) == REGS_VALID | REGS_DIRTY:
+            return
+        if not flags & REGS_VALID:
             self._tid()
             check(lib.pt_fetch_regs(c), "reading registers")
-        c.flags |= lib.PT_REGS_DIRTY
-        regs: Regs = c.regs
-        return regs
+        c.flags |= REGS_DIRTY
 
     def set_result(self, value: int) -> None:
         c = self.c
-        if c.flags & lib.PT_REGS_VALID:
-            c.flags |= lib.PT_REGS_DIRTY
+        if c.flags & REGS_VALID:
+            c.flags |= REGS_DIRTY
             c.regs.rax = value & 0xFFFFFFFFFFFFFFFF
         else:
-            c.flags |= lib.PT_REGS_RAX
+            c.flags |= REGS_RAX
             c.result = value
 
     @types.coroutine
@@ -169,24 +192,30 @@ class PtraceContext:
         return type(self)(space, child)
 
     def read_xstate(self) -> bytes:
-        platform = self.space.platform
-        platform.xstate_size = self._get_xstate()
-        return bytes(ffi.buffer(platform.scratch, min(platform.xstate_size, XSTATE_SIZE)))
+        size = self._get_xstate()
+        data: bytes = _bytes(self.space.scratch, size if size < XSTATE_SIZE else XSTATE_SIZE)[:]
+        return data
 
     def _get_xstate(self) -> int:
         """All of it into the scratch buffer; its size."""
-        scratch = self.space.platform.scratch
-        return check(lib.pt_get_xstate(self._tid(), scratch, MAX_XSTATE), "reading the extended state")
+        space = self.space
+        size: int = _get_xstate(self._tid(), space.scratch, MAX_XSTATE)
+        if size < 0:
+            check(size, "reading the extended state")
+        space.platform.xstate_size = size
+        return size
 
     def write_xstate(self, data: bytes) -> None:
         # The host takes only the whole state: what data does not cover goes back to its initial value.
         size = self.space.platform.xstate_size or self._get_xstate()
-        whole = bytearray(size)
-        length = min(len(data), XSTATE_SIZE, size)
-        whole[:length] = data[:length]
-        if length <= XSAVE_HEADER:
-            whole[XSAVE_HEADER] = 3
-        if lib.pt_set_xstate(self._tid(), ffi.from_buffer(whole), size) < 0:
+        if len(data) != size or size > XSTATE_SIZE:
+            whole = bytearray(size)
+            length = min(len(data), XSTATE_SIZE, size)
+            whole[:length] = data[:length]
+            if length <= XSAVE_HEADER:
+                whole[XSAVE_HEADER] = 3
+            data = bytes(whole)
+        if _set_xstate(self._tid(), data, size) < 0:
             raise EINVAL("extended state refused")
 
     def cpu_ns(self) -> int:

@@ -17,10 +17,14 @@ from platform_ptrace.platform import (
     check,
 )
 from sentry.abi.nr_x86_64 import NAMES
-from sentry.platform import Regs, SyscallTrap, Trap
+from sentry.platform import SyscallTrap, Trap
 
-# The calls that need the thread's registers, or that the Sentry carries out changed.
-TRACED: Final = ("clone", "clone3", "fork", "vfork", "execve", "execveat", "rt_sigreturn")
+# The calls that need the thread's registers, or that the Sentry carries out changed.  A signal is mostly sent by a
+# thread to itself, and its frame needs them: to take the thread out of a notification would cost another stop.
+TRACED: Final = (
+    *("clone", "clone3", "fork", "vfork", "execve", "execveat"),
+    *("rt_sigreturn", "kill", "tkill", "tgkill", "rt_sigqueueinfo", "rt_tgsigqueueinfo"),
+)
 
 # The calls that the host may carry out: of those the kernel lets through, no argument points anywhere.
 HARMLESS: Final = ("mmap", "munmap", "mprotect", "mremap", "madvise", "arch_prctl")
@@ -53,11 +57,10 @@ class SystrapContext(PtraceContext):
         self.result = 0
         self.trap = SyscallTrap(-1, (0, 0, 0, 0, 0, 0))
 
-    @property
-    def regs(self) -> Regs:
+    def _take_registers(self) -> None:
         if self.answer != NONE:
             self._settle()
-        return super().regs
+        super()._take_registers()
 
     def _settle(self) -> None:
         """Put the answer into the registers."""
@@ -84,11 +87,11 @@ class SystrapContext(PtraceContext):
         return True
 
     def read_xstate(self) -> bytes:
-        _ = self.regs
+        self._take_registers()
         return super().read_xstate()
 
     def write_xstate(self, data: bytes) -> None:
-        _ = self.regs
+        self._take_registers()
         super().write_xstate(data)
 
     def end_thread(self) -> None:
