@@ -69,7 +69,7 @@ ENAMETOOLONG_CODE: Final = errno.ENAMETOOLONG
 NOBODY: Final = ffi.new("struct pt_ctx *", {"flags": GONE})
 # On the path of nearly every call.
 _read, _read_cstr, _write = lib.pt_read, lib.pt_read_cstr, lib.pt_write
-_bytes, _string = ffi.buffer, ffi.string
+_bytes = ffi.buffer
 _get_xstate, _set_xstate = lib.pt_get_xstate, lib.pt_set_xstate
 RESERVE: Final = 0x4032  # MAP_PRIVATE | MAP_FIXED | MAP_ANONYMOUS | MAP_NORESERVE
 
@@ -265,7 +265,7 @@ class PtraceContext:
 class PtraceSpace:
     """One stub process's memory.  Implements sentry.platform.AddressSpace."""
 
-    __slots__ = ("c", "contexts", "end", "platform", "scratch", "template", "vdso")
+    __slots__ = ("c", "contexts", "end", "platform", "scratch", "template", "vdso", "view")
 
     def __init__(self, platform: PtracePlatform, template: PtraceTemplate) -> None:
         self.platform = platform
@@ -273,6 +273,7 @@ class PtraceSpace:
         self.contexts: list[PtraceContext] = []
         self.c: Any = NOBODY  # the thread through which we look at the memory
         self.scratch = platform.scratch
+        self.view = platform.view
         self.end = STUB_START
         self.vdso = template.vdso
 
@@ -348,22 +349,41 @@ class PtraceSpace:
         return data
 
     def read_some(self, addr: int, length: int) -> bytes:
+        if length > SCRATCH_SIZE:
+            return self._read_much(addr, length)
         if length <= 0:
             return b""
-        buffer = self.scratch if length <= SCRATCH_SIZE else ffi.new("char[]", min(length, self.end))
+        try:
+            n = _read(self.c, addr, self.scratch, length)
+        except OverflowError:
+            raise EFAULT from None
+        if n > 0:
+            data: bytes = self.view[:n]
+            return data
+        if n != -ECHILD:
+            raise EFAULT
+        self._other()
+        return self.read_some(addr, length)
+
+    def _read_much(self, addr: int, length: int) -> bytes:
+        """read_some() of more than the scratch buffer holds."""
+        buffer = ffi.new("char[]", min(length, self.end))
         n = _read(self.c, _address(addr), buffer, length)
-        if n <= 0:
-            if n != -ECHILD:
-                raise EFAULT
-            self._other()
-            return self.read_some(addr, length)
-        data: bytes = _bytes(buffer, n)[:]
-        return data
+        if n > 0:
+            data: bytes = _bytes(buffer, n)[:]
+            return data
+        if n != -ECHILD:
+            raise EFAULT
+        self._other()
+        return self._read_much(addr, length)
 
     def read_cstr(self, addr: int, limit: int) -> bytes:
-        n = _read_cstr(self.c, _address(addr), self.scratch, limit if limit < SCRATCH_SIZE else SCRATCH_SIZE)
-        if n > 0:
-            data: bytes = _string(self.scratch, n)
+        try:
+            n = _read_cstr(self.c, addr, self.scratch, limit if limit < SCRATCH_SIZE else SCRATCH_SIZE)
+        except OverflowError:
+            raise EFAULT from None
+        if n >= 0:
+            data: bytes = self.view[:n]
             return data
         if n == -ENAMETOOLONG_CODE:
             raise ENAMETOOLONG
@@ -380,7 +400,10 @@ class PtraceSpace:
         length = len(data)
         if not length:
             return 0
-        n: int = _write(self.c, _address(addr), data if type(data) is bytes else ffi.from_buffer(data), length)
+        try:
+            n: int = _write(self.c, addr, data if type(data) is bytes else ffi.from_buffer(data), length)
+        except OverflowError:
+            raise EFAULT from None
         if n > 0:
             return n
         if n != -ECHILD:
@@ -508,6 +531,7 @@ class PtracePlatform:
         self.resuming: list[Any] = []
         self.dying: dict[int, PtraceContext] = {}
         self.scratch = ffi.new("char[]", SCRATCH_SIZE)
+        self.view = _bytes(self.scratch)  # of scratch; kept, for a slice of it is the fastest way to bytes
         self.xstate_size = 0  # of the whole state as the host has it, once it was read
         self._events = ffi.new("struct pt_event[]", MAX_EVENTS)
         self._epoll_fd = -1
