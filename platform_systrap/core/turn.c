@@ -362,14 +362,15 @@ static int take_ready(int *other)
 	return n;
 }
 
-/* ppoll, with time limits of our own while several stubs run: then they are spread. */
+static long sooner(long a, long b) { return a < 0 || (b >= 0 && b < a) ? b : a; }
+
+/* ppoll, with time limits of our own while several stubs run, for then they are spread, and when they have ceased to. */
 static int poll_for(long timeout_ns)
 {
-	long limit = n_running > 1 && place_apart() ? PLACE_LOOK_NS : -1;
-	long ns = limit < 0 || (timeout_ns >= 0 && timeout_ns < limit) ? timeout_ns : limit;
+	long look = n_running > 1 && place_apart() ? PLACE_LOOK_NS : -1;
+	long ns = sooner(timeout_ns, sooner(look, place_ourselves(n_running)));
 	struct timespec ts = { ns / 1000000000, ns % 1000000000 };
 
-	place_ourselves(n_running);
 	return ppoll(polled, n_polled, ns < 0 ? NULL : &ts, &pt_wait_mask) < 0 ? -errno : 0;
 }
 

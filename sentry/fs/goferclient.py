@@ -23,7 +23,7 @@ from collections.abc import Callable
 from typing import Final
 
 from proto.ninep.connection import Connection
-from proto.ninep.dialect import Tclunkmany
+from proto.ninep.dialect import Tclunkmany, Tplace
 from proto.ninep.message import Message, ProtocolError
 from proto.ninep.messages import NOTAG, Rlerror
 from sentry.abi.errno import EIO, from_code
@@ -66,6 +66,7 @@ class GoferClient:
         self._unsent: deque[memoryview] = deque()  # what the socket had no room for
         self._clunks: list[int] = []
         self._numbers = itertools.count(1)
+        self._placed: set[int] = set()  # where the server was told to run
         self.lost = False
         sock.setblocking(False)
         loop.watch_fd(sock.fileno(), select.EPOLLIN, self._on_event)
@@ -150,7 +151,15 @@ class GoferClient:
 
     # -- the socket --
 
+    def _place(self) -> None:
+        """A Sentry that is bound to a processor wants its answers there, too."""
+        cpus = os.sched_getaffinity(0)
+        if len(cpus) == 1 and cpus != self._placed and not self.lost:
+            self._placed = cpus
+            self.post(Tplace(*cpus))
+
     def _send_posted(self) -> None:
+        self._place()
         posted = self._posted
         self._send(posted[0] if len(posted) == 1 else b"".join(posted))
         posted.clear()
