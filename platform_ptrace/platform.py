@@ -134,7 +134,7 @@ class PtraceContext:
         REGISTERS.pack_into(self._registers, 0, *values)
 
     def _take_registers(self) -> None:
-        """Make c.regs what the thread will run on with."""
+        """Make c.regs what the thread will run on with.  It is stopped then, whatever it had trapped by."""
         c = self.c
         flags = c.flags
         if flags & (REGS_VALID | REGS_DIRTY) == REGS_VALID | REGS_DIRTY:
@@ -192,6 +192,7 @@ class PtraceContext:
         return type(self)(space, child)
 
     def read_xstate(self) -> bytes:
+        self._take_registers()
         size = self._get_xstate()
         data: bytes = _bytes(self.space.scratch, size if size < XSTATE_SIZE else XSTATE_SIZE)[:]
         return data
@@ -206,6 +207,7 @@ class PtraceContext:
         return size
 
     def write_xstate(self, data: bytes) -> None:
+        self._take_registers()
         # The host takes only the whole state: what data does not cover goes back to its initial value.
         size = self.space.platform.xstate_size or self._get_xstate()
         if len(data) != size or size > XSTATE_SIZE:

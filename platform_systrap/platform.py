@@ -60,7 +60,7 @@ class SystrapContext(PtraceContext):
     def _take_registers(self) -> None:
         if self.answer != NONE:
             self._settle()
-        super()._take_registers()
+        PtraceContext._take_registers(self)
 
     def _settle(self) -> None:
         """Put the answer into the registers."""
@@ -85,14 +85,6 @@ class SystrapContext(PtraceContext):
             return False
         self.answer = CONTINUE
         return True
-
-    def read_xstate(self) -> bytes:
-        self._take_registers()
-        return super().read_xstate()
-
-    def write_xstate(self, data: bytes) -> None:
-        self._take_registers()
-        super().write_xstate(data)
 
     def end_thread(self) -> None:
         """Its own exit call is simply carried out."""

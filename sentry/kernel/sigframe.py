@@ -168,7 +168,8 @@ def pop_frame(t: Task) -> None:
     if rip >= TASK_SIZE_MAX or rsp >= TASK_SIZE_MAX:
         raise EFAULT("address in a signal frame is not canonical")
     t.sigmask = mask & ~sig.UNBLOCKABLE
-    t.attention = True
+    if (t.pending.mask | t.tg.pending.mask) & ~t.sigmask:
+        t.attention = True
     fp_addr = values[26]
     if fp_addr:
         offset = fp_addr - start
