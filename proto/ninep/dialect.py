@@ -35,8 +35,9 @@ and where the server runs.
 
 Rules common to them:
 - Where a request has a newfid, NOFID in it means that the client wants no fid for the file.
-- has_fd 1 says that exactly one host descriptor came with the first byte of the frame (SCM_RIGHTS).  Only regular
-  files are donated; the fid itself stays unopened, so it can be opened again with another access mode, or clunked.
+- has_fd 1 says that exactly one host descriptor came for the frame, with its first byte or with that of an earlier one
+  that was sent along (SCM_RIGHTS); descriptors come in the order of their frames.  Only regular files are donated; the
+  fid itself stays unopened, so it can be opened again with another access mode, or clunked.
 - Creating is exclusive (EEXIST).  The new file has the uid, gid and mode given (the client applies the umask) before
   the reply is sent; in a set-group-ID directory it takes the directory's group, and a directory its bit.
 - `..` is not a name in this dialect.

@@ -30,7 +30,7 @@ from sentry.abi.errno import EIO, from_code
 from sentry.wait import Job, Loop, park
 
 RECEIVE_SIZE: Final = 64 << 10
-MAX_FDS: Final = 64  # per recvmsg: the server sends one a frame, and frames are never merged across descriptors
+MAX_FDS: Final = 64  # per recvmsg: the server sends one at a time, and no receive goes past the next
 CLUNK_BATCH: Final = 512
 CLUNK_DELAY_NS: Final = 2_000_000
 
