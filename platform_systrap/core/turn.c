@@ -343,16 +343,23 @@ static int take_stops(int n)
 	return n;
 }
 
+static void look_at_children(void)
+{
+	struct signalfd_siginfo info;
+
+	if (read(polled[CHILDREN].fd, &info, sizeof(info)) > 0)
+		pt_sigchld = 1;
+}
+
 /* What poll found readable: events from the listeners.  1 in *other: the Sentry's own descriptors. */
 static int take_ready(int *other)
 {
-	struct signalfd_siginfo info;
 	struct seccomp_notif notif;
 	int n = 0;
 
 	*other = polled[EPOLL].revents != 0;
-	if (polled[CHILDREN].revents && read(polled[CHILDREN].fd, &info, sizeof(info)) > 0)
-		pt_sigchld = 1;
+	if (polled[CHILDREN].revents)
+		look_at_children();
 	for (int i = FIRST_LISTENER; i < n_polled && n < max_out; i++) {
 		if (polled[i].revents & POLLIN && !notify_receive(polled[i].fd, &notif))
 			n += take_notification(&notif, &out[n]);
@@ -413,10 +420,14 @@ static int sleep_and_take(long timeout_ns)
 /* Resume ctx (NULL: nobody), then wait for events: their number, or -errno. */
 int turn(struct pt_ctx *ctx, long result, int answer, long timeout_ns)
 {
+	int was_stopped = ctx && ctx->state == PT_STOPPED;
 	int n, err = ctx ? turn_resume(ctx, result, answer) : 0;
 
 	if (err)
 		return err;
+	/* It has often stopped again: a handler was entered that returns, a thread begun that ends. */
+	if (was_stopped)
+		look_at_children();
 	n = take_deferred();
 	if (n < max_out && pt_sigchld)
 		n = take_stops(n);
