@@ -151,6 +151,8 @@ class SystrapPlatform(PtracePlatform):
 
     def _wait_for_many(self, timeout_ns: int) -> list[tuple[Any, Trap]]:
         """Any number to resume, some of them perhaps to be interrupted at once."""
+        if not self.resuming:
+            return self._taken(turn(ffi.NULL, 0, NONE, timeout_ns))
         resuming, self.resuming = self.resuming, []
         for context in resuming:
             check(lib.turn_resume(context.c, context.result, context.answer), "resuming a stub")
