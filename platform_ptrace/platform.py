@@ -69,18 +69,12 @@ ENAMETOOLONG_CODE: Final = errno.ENAMETOOLONG
 NOBODY: Final = ffi.new("struct pt_ctx *", {"flags": GONE})
 # On the path of nearly every call.
 _read, _read_cstr, _write = lib.pt_read, lib.pt_read_cstr, lib.pt_write
+_read_from_file, _write_to_file = lib.pt_read_from_file, lib.pt_write_to_file
 _bytes = ffi.buffer
 _get_xstate, _set_xstate = lib.pt_get_xstate, lib.pt_set_xstate
 RESERVE: Final = 0x4032  # MAP_PRIVATE | MAP_FIXED | MAP_ANONYMOUS | MAP_NORESERVE
 
 VSYSCALLS: Final = {0xFFFFFFFFFF600000: 96, 0xFFFFFFFFFF600400: 201, 0xFFFFFFFFFF600800: 309}
-
-
-def _address(addr: int) -> int:
-    """For the core, which takes any 64-bit number.  EFAULT: no number of that size."""
-    if 0 <= addr < 1 << 64:
-        return addr
-    raise EFAULT
 
 
 def check(result: int, what: str) -> int:
@@ -370,7 +364,10 @@ class PtraceSpace:
     def _read_much(self, addr: int, length: int) -> bytes:
         """read_some() of more than the scratch buffer holds."""
         buffer = ffi.new("char[]", min(length, self.end))
-        n = _read(self.c, _address(addr), buffer, length)
+        try:
+            n = _read(self.c, addr, buffer, length)
+        except OverflowError:
+            raise EFAULT from None
         if n > 0:
             data: bytes = _bytes(buffer, n)[:]
             return data
@@ -414,21 +411,32 @@ class PtraceSpace:
         return self.write_some(addr, data)
 
     def read_from_file(self, fd: int, offset: int, addr: int, length: int) -> int:
-        return self._moved(lib.pt_read_from_file, fd, offset, addr, length)
-
-    def write_to_file(self, fd: int, offset: int, addr: int, length: int) -> int:
-        return self._moved(lib.pt_write_to_file, fd, offset, addr, length)
-
-    def _moved(self, move: Any, fd: int, offset: int, addr: int, length: int) -> int:
-        n: int = move(self.c, fd, offset, _address(addr), length)
+        try:
+            n: int = _read_from_file(self.c, fd, offset, addr, length)
+        except OverflowError:
+            raise EFAULT from None
         if n >= 0:
             return n
-        if n == -errno.ESRCH:
+        self._not_moved(n)
+        return self.read_from_file(fd, offset, addr, length)
+
+    def write_to_file(self, fd: int, offset: int, addr: int, length: int) -> int:
+        try:
+            n: int = _write_to_file(self.c, fd, offset, addr, length)
+        except OverflowError:
+            raise EFAULT from None
+        if n >= 0:
+            return n
+        self._not_moved(n)
+        return self.write_to_file(fd, offset, addr, length)
+
+    def _not_moved(self, error: int) -> None:
+        """Why nothing went between a file and memory; returns if that is to be tried through another thread."""
+        if error == -errno.ESRCH:
             raise EFAULT
-        if n != -ECHILD:
-            raise from_code(-n)
+        if error != -ECHILD:
+            raise from_code(-error)
         self._other()
-        return self._moved(move, fd, offset, addr, length)
 
     def cmpxchg32(self, addr: int, expected: int, value: int) -> int:
         if addr & 3 or not 0 <= addr < self.end:
