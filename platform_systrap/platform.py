@@ -137,8 +137,8 @@ class SystrapPlatform(PtracePlatform):
         context.answer = NONE
         if n == 1:
             event = unpack_event(self._buffer)
-            if event[0] == EV_SYSCALL and event[1] in self.contexts:
-                context = self.contexts[event[1]]
+            context = self.contexts.get(event[1])
+            if event[0] == EV_SYSCALL and context is not None:
                 context.running = False
                 trap = context.trap
                 trap.number, trap.native, trap.args = event[2], event[3], event[4:]
