@@ -130,6 +130,11 @@ def clunkmany(s: Session, t: d.Tclunkmany) -> d.Rclunkmany:
     return d.Rclunkmany()
 
 
+def place(s: Session, t: d.Tplace) -> d.Rplace:
+    os.sched_setaffinity(0, (t.cpu,))
+    return d.Rplace()
+
+
 def getxattr(s: Session, t: d.Tgetxattr) -> d.Rgetxattr:
     return d.Rgetxattr(localfs.get_xattr(s.fids.get(t.fid).fd, t.name))
 
@@ -197,6 +202,7 @@ LOOKING: dict[type[Message], Handler] = {
     d.Tclunkmany: clunkmany,
     d.Tgetxattr: getxattr,
     d.Tlistxattr: listxattr,
+    d.Tplace: place,
 }
 
 CHANGING: dict[type[Message], Handler] = {

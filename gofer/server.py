@@ -1,7 +1,9 @@
 """The gofer's sockets: one loop over the connections, each with its session.
 
-One thread.  A connection whose reply cannot be sent whole is not read from, and none of its further requests are
-carried out, until the rest is out: a client that does not read its replies costs one reply of memory, no more.
+One thread.  Replies to requests that came together go back together, so that the client is woken once; one that waits
+for the disk keeps nobody else's reply back.  A connection whose replies cannot be sent whole is not read from, and none
+of its further requests are carried out, until the rest is out: a client that does not read its replies costs so much
+memory and one more reply, no more.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from socket import socket
 
 RECEIVE_SIZE = 64 << 10
+SEND_SIZE = 64 << 10  # replies of so many bytes are sent without waiting for others
 
 _pack_fd = Struct("i").pack
 
@@ -35,7 +38,7 @@ class Peer:
         self.root_fd = root_fd
         self.session = Session(root_fd, readonly)
         self.replies: Iterator[tuple[bytes, int]] = iter(())  # of the requests received, not yet all carried out
-        self.unsent: bytes | memoryview = b""  # the rest of a reply
+        self.unsent: bytes | memoryview = b""  # the rest of some replies
         self.unsent_fd = -1  # goes with its first byte
 
     def receive(self) -> bool:
@@ -55,9 +58,15 @@ class Peer:
         """Send what is unsent; then carry out and answer requests for as long as the socket takes the replies."""
         if self.unsent and not self._send(self.unsent, self.unsent_fd):
             return
+        frames = b""
         for frame, fd in self.replies:
-            if not self._send(frame, fd):
-                return
+            frames += frame
+            if frames and (fd >= 0 or not frame or len(frames) >= SEND_SIZE):
+                if not self._send(frames, fd):
+                    return
+                frames = b""
+        if frames:
+            self._send(frames, -1)
 
     def _send(self, frame: bytes | memoryview, fd: int) -> bool:
         """Whether the whole of it went out; otherwise the rest is kept in unsent."""

@@ -21,7 +21,7 @@ from gofer.localfs import InodeSalt
 from proto.ninep.codec import MAX_MSIZE, MIN_MSIZE, Decoder, encode
 from proto.ninep.dialect import VERSION_PYSC
 from proto.ninep.message import Message, ProtocolError
-from proto.ninep.messages import VERSION_L, VERSION_UNKNOWN, Rlerror, Rversion, Tversion
+from proto.ninep.messages import VERSION_L, VERSION_UNKNOWN, Rlerror, Rversion, Tfsync, Tversion
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -58,10 +58,12 @@ class Session:
     def receive(self, data: bytes) -> Iterator[tuple[bytes, int]]:
         """Carry out the requests completed by data: (reply frame, descriptor to send with it or -1).
 
-        Each is carried out when it is asked for.  The descriptor is the caller's to close.  ProtocolError: the client
-        cannot be talked to; close the connection.
+        Each is carried out when it is asked for; before one that waits for the disk comes an empty frame.  The
+        descriptor is the caller's to close.  ProtocolError: the client cannot be talked to; close the connection.
         """
         for tag, request in self._decoder.feed(data):
+            if type(request) is Tfsync:
+                yield b"", -1
             yield self._answer(tag, request)
 
     def _answer(self, tag: int, request: Message) -> tuple[bytes, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import struct
 import time
 import types
 from collections.abc import Generator, Sequence
@@ -56,6 +57,10 @@ MAX_XSTATE: Final = 16384
 XSTATE_SIZE: Final[int] = lib.pt_xstate_size()
 CPUCLOCK_SCHED: Final = 2
 GONE: Final[int] = lib.PT_GONE
+REGS_VALID: Final[int] = lib.PT_REGS_VALID
+REGS_DIRTY: Final[int] = lib.PT_REGS_DIRTY
+REGS_RAX: Final[int] = lib.PT_REGS_RAX
+REGISTERS: Final = struct.Struct("<23Q")  # struct pt_regs_x86, as far as sentry.platform.Regs knows it
 XSAVE_HEADER: Final = 512  # where the header lies: first the bitmap of components in use
 STUB_START: Final[int] = lib.pt_stub_start()
 STUB_END: Final[int] = lib.pt_stub_end()
@@ -66,16 +71,11 @@ ENAMETOOLONG_CODE: Final = errno.ENAMETOOLONG
 NOBODY: Final = ffi.new("struct pt_ctx *", {"flags": GONE})
 # On the path of nearly every call.
 _read, _read_cstr, _write = lib.pt_read, lib.pt_read_cstr, lib.pt_write
-_bytes, _string = ffi.buffer, ffi.string
+_read_from_file, _write_to_file = lib.pt_read_from_file, lib.pt_write_to_file
+_bytes = ffi.buffer
+_get_xstate, _set_xstate = lib.pt_get_xstate, lib.pt_set_xstate
 RESERVE: Final = 0x4032  # MAP_PRIVATE | MAP_FIXED | MAP_ANONYMOUS | MAP_NORESERVE
 
-
-
-def _address(addr: int) -> int:
-    """For the core, which takes any 64-bit number.  EFAULT: no number of that size."""
-    if 0 <= addr < 1 << 64:
-        return addr
-    raise EFAULT
 
 
 def check(result: int, what: str) -> int:
@@ -90,10 +90,11 @@ def check(result: int, what: str) -> int:
 class PtraceContext:
     """One stub thread.  Implements sentry.platform.Context."""
 
-    __slots__ = ("c", "owner", "running", "space", "stop_wanted")
+    __slots__ = ("_registers", "c", "owner", "running", "space", "stop_wanted")
 
     def __init__(self, space: PtraceSpace, c: Any) -> None:
         self.c = c
+        self._registers = _bytes(ffi.addressof(c, "regs"), REGISTERS.size)
         self.owner: Any = None
         self.space = space
         self.running = False
@@ -107,28 +108,44 @@ class PtraceContext:
         return bool(self.c.flags & GONE)
 
     def _tid(self) -> int:
-        if self.gone:
+        c = self.c
+        if c.flags & GONE:
             raise SpaceGone("context")
-        tid: int = self.c.tid
+        tid: int = c.tid
         return tid
 
     @property
     def regs(self) -> Regs:
+        self._take_registers()
+        regs: Regs = self.c.regs
+        return regs
+
+    def registers(self) -> tuple[int, ...]:
+        self._take_registers()
+        return REGISTERS.unpack(self._registers)
+
+    def set_registers(self, values: tuple[int, ...]) -> None:
+        self._take_registers()
+        REGISTERS.pack_into(self._registers, 0, *values)
+
+    def _take_registers(self) -> None:
+        """Make c.regs what the thread will run on with.  It is stopped then, whatever it had trapped by."""
         c = self.c
-        if not c.flags & lib.PT_REGS_VALID:
+        flags = c.flags
+        if flags & (REGS_VALID | REGS_DIRTY) == REGS_VALID | REGS_DIRTY:
+            return
+        if not flags & REGS_VALID:
             self._tid()
             check(lib.pt_fetch_regs(c), "reading registers")
-        c.flags |= lib.PT_REGS_DIRTY
-        regs: Regs = c.regs
-        return regs
+        c.flags |= REGS_DIRTY
 
     def set_result(self, value: int) -> None:
         c = self.c
-        if c.flags & lib.PT_REGS_VALID:
-            c.flags |= lib.PT_REGS_DIRTY
+        if c.flags & REGS_VALID:
+            c.flags |= REGS_DIRTY
             c.regs.rax = value & 0xFFFFFFFFFFFFFFFF
         else:
-            c.flags |= lib.PT_REGS_RAX
+            c.flags |= REGS_RAX
             c.result = value
 
     @types.coroutine
@@ -173,24 +190,32 @@ class PtraceContext:
         return type(self)(space, child)
 
     def read_xstate(self) -> bytes:
-        platform = self.space.platform
-        platform.xstate_size = self._get_xstate()
-        return bytes(ffi.buffer(platform.scratch, min(platform.xstate_size, XSTATE_SIZE)))
+        self._take_registers()
+        size = self._get_xstate()
+        data: bytes = _bytes(self.space.scratch, size if size < XSTATE_SIZE else XSTATE_SIZE)[:]
+        return data
 
     def _get_xstate(self) -> int:
         """All of it into the scratch buffer; its size."""
-        scratch = self.space.platform.scratch
-        return check(lib.pt_get_xstate(self._tid(), scratch, MAX_XSTATE), "reading the extended state")
+        space = self.space
+        size: int = _get_xstate(self._tid(), space.scratch, MAX_XSTATE)
+        if size < 0:
+            check(size, "reading the extended state")
+        space.platform.xstate_size = size
+        return size
 
     def write_xstate(self, data: bytes) -> None:
+        self._take_registers()
         # The host takes only the whole state: what data does not cover goes back to its initial value.
         size = self.space.platform.xstate_size or self._get_xstate()
-        whole = bytearray(size)
-        length = min(len(data), XSTATE_SIZE, size)
-        whole[:length] = data[:length]
-        if length <= XSAVE_HEADER:
-            whole[XSAVE_HEADER] = 3
-        if lib.pt_set_xstate(self._tid(), ffi.from_buffer(whole), size) < 0:
+        if len(data) != size or size > XSTATE_SIZE:
+            whole = bytearray(size)
+            length = min(len(data), XSTATE_SIZE, size)
+            whole[:length] = data[:length]
+            if length <= XSAVE_HEADER:
+                whole[XSAVE_HEADER] = 3
+            data = bytes(whole)
+        if _set_xstate(self._tid(), data, size) < 0:
             raise EINVAL("extended state refused")
 
     def cpu_ns(self) -> int:
@@ -240,7 +265,7 @@ class PtraceContext:
 class PtraceSpace:
     """One stub process's memory.  Implements sentry.platform.AddressSpace."""
 
-    __slots__ = ("c", "contexts", "end", "platform", "scratch", "template", "vdso")
+    __slots__ = ("c", "contexts", "end", "platform", "scratch", "template", "vdso", "view")
 
     def __init__(self, platform: PtracePlatform, template: PtraceTemplate) -> None:
         self.platform = platform
@@ -248,6 +273,7 @@ class PtraceSpace:
         self.contexts: list[PtraceContext] = []
         self.c: Any = NOBODY  # the thread through which we look at the memory
         self.scratch = platform.scratch
+        self.view = platform.view
         self.end = STUB_START
         self.vdso = template.vdso
 
@@ -323,22 +349,44 @@ class PtraceSpace:
         return data
 
     def read_some(self, addr: int, length: int) -> bytes:
+        if length > SCRATCH_SIZE:
+            return self._read_much(addr, length)
         if length <= 0:
             return b""
-        buffer = self.scratch if length <= SCRATCH_SIZE else ffi.new("char[]", min(length, self.end))
-        n = _read(self.c, _address(addr), buffer, length)
-        if n <= 0:
-            if n != -ECHILD:
-                raise EFAULT
-            self._other()
-            return self.read_some(addr, length)
-        data: bytes = _bytes(buffer, n)[:]
-        return data
+        try:
+            n = _read(self.c, addr, self.scratch, length)
+        except OverflowError:
+            raise EFAULT from None
+        if n > 0:
+            data: bytes = self.view[:n]
+            return data
+        if n != -ECHILD:
+            raise EFAULT
+        self._other()
+        return self.read_some(addr, length)
+
+    def _read_much(self, addr: int, length: int) -> bytes:
+        """read_some() of more than the scratch buffer holds."""
+        buffer = ffi.new("char[]", min(length, self.end))
+        try:
+            n = _read(self.c, addr, buffer, length)
+        except OverflowError:
+            raise EFAULT from None
+        if n > 0:
+            data: bytes = _bytes(buffer, n)[:]
+            return data
+        if n != -ECHILD:
+            raise EFAULT
+        self._other()
+        return self._read_much(addr, length)
 
     def read_cstr(self, addr: int, limit: int) -> bytes:
-        n = _read_cstr(self.c, _address(addr), self.scratch, limit if limit < SCRATCH_SIZE else SCRATCH_SIZE)
-        if n > 0:
-            data: bytes = _string(self.scratch, n)
+        try:
+            n = _read_cstr(self.c, addr, self.scratch, limit if limit < SCRATCH_SIZE else SCRATCH_SIZE)
+        except OverflowError:
+            raise EFAULT from None
+        if n >= 0:
+            data: bytes = self.view[:n]
             return data
         if n == -ENAMETOOLONG_CODE:
             raise ENAMETOOLONG
@@ -355,7 +403,10 @@ class PtraceSpace:
         length = len(data)
         if not length:
             return 0
-        n: int = _write(self.c, _address(addr), data if type(data) is bytes else ffi.from_buffer(data), length)
+        try:
+            n: int = _write(self.c, addr, data if type(data) is bytes else ffi.from_buffer(data), length)
+        except OverflowError:
+            raise EFAULT from None
         if n > 0:
             return n
         if n != -ECHILD:
@@ -364,21 +415,32 @@ class PtraceSpace:
         return self.write_some(addr, data)
 
     def read_from_file(self, fd: int, offset: int, addr: int, length: int) -> int:
-        return self._moved(lib.pt_read_from_file, fd, offset, addr, length)
-
-    def write_to_file(self, fd: int, offset: int, addr: int, length: int) -> int:
-        return self._moved(lib.pt_write_to_file, fd, offset, addr, length)
-
-    def _moved(self, move: Any, fd: int, offset: int, addr: int, length: int) -> int:
-        n: int = move(self.c, fd, offset, _address(addr), length)
+        try:
+            n: int = _read_from_file(self.c, fd, offset, addr, length)
+        except OverflowError:
+            raise EFAULT from None
         if n >= 0:
             return n
-        if n == -errno.ESRCH:
+        self._not_moved(n)
+        return self.read_from_file(fd, offset, addr, length)
+
+    def write_to_file(self, fd: int, offset: int, addr: int, length: int) -> int:
+        try:
+            n: int = _write_to_file(self.c, fd, offset, addr, length)
+        except OverflowError:
+            raise EFAULT from None
+        if n >= 0:
+            return n
+        self._not_moved(n)
+        return self.write_to_file(fd, offset, addr, length)
+
+    def _not_moved(self, error: int) -> None:
+        """Why nothing went between a file and memory; returns if that is to be tried through another thread."""
+        if error == -errno.ESRCH:
             raise EFAULT
-        if n != -ECHILD:
-            raise from_code(-n)
+        if error != -ECHILD:
+            raise from_code(-error)
         self._other()
-        return self._moved(move, fd, offset, addr, length)
 
     def cmpxchg32(self, addr: int, expected: int, value: int) -> int:
         if addr & 3 or not 0 <= addr < self.end:
@@ -484,6 +546,7 @@ class PtracePlatform:
         self.resuming: list[Any] = []
         self.dying: dict[int, PtraceContext] = {}
         self.scratch = ffi.new("char[]", SCRATCH_SIZE)
+        self.view = _bytes(self.scratch)  # of scratch; kept, for a slice of it is the fastest way to bytes
         self.xstate_size = 0  # of the whole state as the host has it, once it was read
         self._events = ffi.new("struct pt_event[]", MAX_EVENTS)
         self._epoll_fd = -1

@@ -9,7 +9,8 @@ Some calls change registers or memory in ways that only the host can carry out:
 - mmap, munmap and their kin, once validated, are let through as they are (SECCOMP_USER_NOTIF_FLAG_CONTINUE): all
   their arguments are numbers in registers, which nobody else can change.  A file's descriptor is first put into the
   stub, under the number that the application used (SECCOMP_ADDFD_FLAG_SETFD).
-- The few calls of TRACED stop under ptrace instead (SECCOMP_RET_TRACE).
+- The few calls of TRACED stop under ptrace instead (SECCOMP_RET_TRACE), those that send signals among them: the sender
+  is mostly the receiver, too, whose registers are needed.
 - A thread that sleeps in a notification when its registers are needed after all, for a signal's frame or a host call
   of the Sentry's own, is taken out of it with PTRACE_INTERRUPT.
 

@@ -17,10 +17,14 @@ from platform_ptrace.platform import (
     check,
 )
 from sentry.abi.nr_x86_64 import NAMES
-from sentry.platform import Regs, SyscallTrap, Trap
+from sentry.platform import SyscallTrap, Trap
 
-# The calls that need the thread's registers, or that the Sentry carries out changed.
-TRACED: Final = ("clone", "clone3", "fork", "vfork", "execve", "execveat", "rt_sigreturn")
+# The calls that need the thread's registers, or that the Sentry carries out changed.  A signal is mostly sent by a
+# thread to itself, and its frame needs them: to take the thread out of a notification would cost another stop.
+TRACED: Final = (
+    *("clone", "clone3", "fork", "vfork", "execve", "execveat"),
+    *("rt_sigreturn", "kill", "tkill", "tgkill", "rt_sigqueueinfo", "rt_tgsigqueueinfo"),
+)
 
 # The calls that the host may carry out: of those the kernel lets through, no argument points anywhere.
 HARMLESS: Final = ("mmap", "munmap", "mprotect", "mremap", "madvise", "arch_prctl")
@@ -53,11 +57,10 @@ class SystrapContext(PtraceContext):
         self.result = 0
         self.trap = SyscallTrap(-1, (0, 0, 0, 0, 0, 0))
 
-    @property
-    def regs(self) -> Regs:
+    def _take_registers(self) -> None:
         if self.answer != NONE:
             self._settle()
-        return super().regs
+        PtraceContext._take_registers(self)
 
     def _settle(self) -> None:
         """Put the answer into the registers."""
@@ -82,14 +85,6 @@ class SystrapContext(PtraceContext):
             return False
         self.answer = CONTINUE
         return True
-
-    def read_xstate(self) -> bytes:
-        _ = self.regs
-        return super().read_xstate()
-
-    def write_xstate(self, data: bytes) -> None:
-        _ = self.regs
-        super().write_xstate(data)
 
     def end_thread(self) -> None:
         """Its own exit call is simply carried out."""
@@ -142,8 +137,8 @@ class SystrapPlatform(PtracePlatform):
         context.answer = NONE
         if n == 1:
             event = unpack_event(self._buffer)
-            if event[0] == EV_SYSCALL and event[1] in self.contexts:
-                context = self.contexts[event[1]]
+            context = self.contexts.get(event[1])
+            if event[0] == EV_SYSCALL and context is not None:
                 context.running = False
                 trap = context.trap
                 trap.number, trap.native, trap.args = event[2], event[3], event[4:]
@@ -156,6 +151,8 @@ class SystrapPlatform(PtracePlatform):
 
     def _wait_for_many(self, timeout_ns: int) -> list[tuple[Any, Trap]]:
         """Any number to resume, some of them perhaps to be interrupted at once."""
+        if not self.resuming:
+            return self._taken(turn(ffi.NULL, 0, NONE, timeout_ns))
         resuming, self.resuming = self.resuming, []
         for context in resuming:
             check(lib.turn_resume(context.c, context.result, context.answer), "resuming a stub")

@@ -207,6 +207,7 @@ GOFER: Final = (
     Rule("fsync fdatasync copy_file_range fadvise64 flock umask", "file contents"),
     Rule("fchdir", "into /proc/self/fd, once"),
     Rule("eventfd2 accept4 getsockopt getsockname getpeername", "its own loop"),
+    Rule("sched_setaffinity", "beside the Sentry", (equals(0, 0),)),
 )  # fmt: skip
 
 NEVER: Final = (

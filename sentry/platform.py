@@ -122,6 +122,12 @@ class Context(Protocol):
     def regs(self) -> Regs: ...
     @property
     def space(self) -> AddressSpace: ...
+    def registers(self) -> tuple[int, ...]:
+        """The values of all of regs, in its order: for who wants nearly all of them, at the price of two."""
+
+    def set_registers(self, values: tuple[int, ...]) -> None:
+        """Replace all of regs by what registers() gave, changed or not."""
+
     def set_result(self, value: int) -> None:
         """Put a system call's result where the application expects it."""
 

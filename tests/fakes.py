@@ -402,6 +402,13 @@ class ScriptedContext:
         child.xstate = self.xstate
         return child
 
+    def registers(self) -> tuple[int, ...]:
+        return tuple(self.regs.all().values())
+
+    def set_registers(self, values: tuple[int, ...]) -> None:
+        for name, value in zip(Registers.NAMES, values, strict=True):
+            setattr(self.regs, name, value)
+
     def read_xstate(self) -> bytes:
         return self.xstate
 

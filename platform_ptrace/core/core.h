@@ -57,7 +57,7 @@ void registry_each(void (*visit)(struct pt_ctx *ctx));
 
 /* place.c */
 void place_beside(struct pt_ctx *ctx);
-void place_ourselves(int n_running);
+long place_ourselves(int n_running);
 int place_apart(void);
 void place_init(void);
 #define PLACE_LOOK_NS 500000 /* longer than most times between two traps, shorter than the scheduler's slices */

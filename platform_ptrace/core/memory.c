@@ -72,20 +72,24 @@ long pt_write(struct pt_ctx *ctx, unsigned long addr, const char *buffer, unsign
 	return n < 0 ? -errno : n;
 }
 
-/* Up to and with the first NUL, in one go if the string does not cross a page: the bytes read, or -errno. */
+static unsigned long least(unsigned long a, unsigned long b) { return a < b ? a : b; }
+
+/* Up to the first NUL: the length, or -errno.  Most strings are short. */
 long pt_read_cstr(struct pt_ctx *ctx, unsigned long addr, char *buffer, unsigned long limit)
 {
 	unsigned long done = 0;
 
 	while (done < limit) {
 		/* Not past the end of a page: the string may end before an unmapped one. */
-		unsigned long step = 4096 - (addr + done) % 4096;
-		long n = pt_read(ctx, addr + done, buffer + done, step < limit - done ? step : limit - done);
+		unsigned long step = least(4096 - (addr + done) % 4096, done ? 4096 : 256);
+		long n = pt_read(ctx, addr + done, buffer + done, least(step, limit - done));
+		const char *end;
 
 		if (n <= 0)
 			return n ? n : -EFAULT;
-		if (memchr(buffer + done, 0, n))
-			return done + n;
+		end = memchr(buffer + done, 0, n);
+		if (end)
+			return end - buffer;
 		done += n;
 	}
 	return -ENAMETOOLONG;

@@ -4,8 +4,9 @@
  * one processor that is a switch of tasks; across two it is an interrupt and a wake-up, which cost several times as
  * much, in a virtual machine tens of times.  So a stub is bound to the processor on which the Sentry is when it
  * resumes it.  The Sentry binds itself there, too, while a stub runs, for a wake-up would else often send it to another
- * that is idle.  It lets go when no stub runs, and for a moment now and then: so the host's scheduler can move it, away
- * from other sandboxes for one, and the stubs follow.
+ * that is idle; and so it does when none runs, for as long as the answer of a gofer may take, which follows it in the
+ * same way.  It lets go when it has nothing to do, and for a moment now and then: so the host's scheduler can move it,
+ * away from other sandboxes for one, and the others follow.
  *
  * Stubs that compute for long are to use all processors: when several run, those that have not trapped between two
  * looks around are set free.
@@ -15,6 +16,7 @@
 #include <time.h>
 
 #define FREE_EVERY 64 /* sleeps: some hundred microseconds of a busy sandbox */
+#define STAY_NS 1000000 /* a gofer's answer takes less, unless it waits for the disk */
 
 static unsigned int look;
 static long last_look;
@@ -31,19 +33,38 @@ void place_init(void)
 	n_processors = CPU_COUNT(&everywhere);
 }
 
-/* Before a sleep, after which a stub or, if none runs, something else is to be served. */
-void place_ourselves(int n_running)
+/* No stub runs: is that new? */
+static int is_short_pause(long *since)
+{
+	if (!*since)
+		*since = now_ns();
+	return now_ns() - *since < STAY_NS;
+}
+
+/* Before a sleep, after which a stub or, if none runs, something else is to be served.  How long that may be, -1: for
+ * ever. */
+long place_ourselves(int n_running)
 {
 	static unsigned int sleeps;
-	int bind = n_running && ++sleeps % FREE_EVERY != 0;
+	static long pause;
 	cpu_set_t set;
+	int bind;
 
-	if (bind == we_are_bound || n_processors < 2)
-		return;
-	CPU_ZERO(&set);
-	CPU_SET(sched_getcpu(), &set);
-	if (!sched_setaffinity(0, sizeof(set), bind ? &set : &everywhere))
-		we_are_bound = bind;
+	if (n_processors < 2)
+		return -1;
+	if (n_running) {
+		pause = 0;
+		bind = ++sleeps % FREE_EVERY != 0;
+	} else {
+		bind = we_are_bound && is_short_pause(&pause);
+	}
+	if (bind != we_are_bound) {
+		CPU_ZERO(&set);
+		CPU_SET(sched_getcpu(), &set);
+		if (!sched_setaffinity(0, sizeof(set), bind ? &set : &everywhere))
+			we_are_bound = bind;
+	}
+	return bind && !n_running ? STAY_NS : -1;
 }
 
 /* Bind ctx, which is about to run, to the processor that we are on. */

@@ -343,16 +343,23 @@ static int take_stops(int n)
 	return n;
 }
 
+static void look_at_children(void)
+{
+	struct signalfd_siginfo info;
+
+	if (read(polled[CHILDREN].fd, &info, sizeof(info)) > 0)
+		pt_sigchld = 1;
+}
+
 /* What poll found readable: events from the listeners.  1 in *other: the Sentry's own descriptors. */
 static int take_ready(int *other)
 {
-	struct signalfd_siginfo info;
 	struct seccomp_notif notif;
 	int n = 0;
 
 	*other = polled[EPOLL].revents != 0;
-	if (polled[CHILDREN].revents && read(polled[CHILDREN].fd, &info, sizeof(info)) > 0)
-		pt_sigchld = 1;
+	if (polled[CHILDREN].revents)
+		look_at_children();
 	for (int i = FIRST_LISTENER; i < n_polled && n < max_out; i++) {
 		if (polled[i].revents & POLLIN && !notify_receive(polled[i].fd, &notif))
 			n += take_notification(&notif, &out[n]);
@@ -362,14 +369,15 @@ static int take_ready(int *other)
 	return n;
 }
 
-/* ppoll, with time limits of our own while several stubs run: then they are spread. */
+static long sooner(long a, long b) { return a < 0 || (b >= 0 && b < a) ? b : a; }
+
+/* ppoll, with time limits of our own while several stubs run, for then they are spread, and when they have ceased to. */
 static int poll_for(long timeout_ns)
 {
-	long limit = n_running > 1 && place_apart() ? PLACE_LOOK_NS : -1;
-	long ns = limit < 0 || (timeout_ns >= 0 && timeout_ns < limit) ? timeout_ns : limit;
+	long look = n_running > 1 && place_apart() ? PLACE_LOOK_NS : -1;
+	long ns = sooner(timeout_ns, sooner(look, place_ourselves(n_running)));
 	struct timespec ts = { ns / 1000000000, ns % 1000000000 };
 
-	place_ourselves(n_running);
 	return ppoll(polled, n_polled, ns < 0 ? NULL : &ts, &pt_wait_mask) < 0 ? -errno : 0;
 }
 
@@ -412,10 +420,14 @@ static int sleep_and_take(long timeout_ns)
 /* Resume ctx (NULL: nobody), then wait for events: their number, or -errno. */
 int turn(struct pt_ctx *ctx, long result, int answer, long timeout_ns)
 {
+	int was_stopped = ctx && ctx->state == PT_STOPPED;
 	int n, err = ctx ? turn_resume(ctx, result, answer) : 0;
 
 	if (err)
 		return err;
+	/* It has often stopped again: a handler was entered that returns, a thread begun that ends. */
+	if (was_stopped)
+		look_at_children();
 	n = take_deferred();
 	if (n < max_out && pt_sigchld)
 		n = take_stops(n);

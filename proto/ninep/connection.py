@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
+_DONATING = frozenset((Rlopenfd, Rlcreatefd))
+
+
 class Numbers:
     """Small integers handed out and taken back: the lowest never used first, then the latest given back."""
 
@@ -110,7 +113,7 @@ class Connection:
             self._tags.give_back(tag)
         elif isinstance(reply, Rversion):
             self._agree(reply)
-        if isinstance(reply, Rlopenfd | Rlcreatefd) and reply.has_fd:
+        if type(reply) in _DONATING and reply.has_fd:  # type: ignore[attr-defined]
             if not self._fds:
                 raise ProtocolError(f"{type(reply).__name__}: its descriptor is missing")
             return self._fds.popleft()

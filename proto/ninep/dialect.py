@@ -1,4 +1,5 @@
-"""What "9P2000.L.pysc" adds to 9P2000.L: attributes with every answer, donated descriptors, creation as a given user.
+"""What "9P2000.L.pysc" adds to 9P2000.L: attributes with every answer, donated descriptors, creation as a given user,
+and where the server runs.
 
     attr[76] = ino[8] mode[4] nlink[4] uid[4] gid[4] rdev[8] size[8] blocks[8] atime_ns[8] mtime_ns[8] ctime_ns[8]
                blksize[4]
@@ -29,11 +30,14 @@
     223 size[4] Rlistxattr tag[2] count[4] data[count]
     224 size[4] Tremovexattr tag[2] fid[4] name[s]
     225 size[4] Rremovexattr tag[2]
+    226 size[4] Tplace tag[2] cpu[4]
+    227 size[4] Rplace tag[2]
 
 Rules common to them:
 - Where a request has a newfid, NOFID in it means that the client wants no fid for the file.
-- has_fd 1 says that exactly one host descriptor came with the first byte of the frame (SCM_RIGHTS).  Only regular
-  files are donated; the fid itself stays unopened, so it can be opened again with another access mode, or clunked.
+- has_fd 1 says that exactly one host descriptor came for the frame, with its first byte or with that of an earlier one
+  that was sent along (SCM_RIGHTS); descriptors come in the order of their frames.  Only regular files are donated; the
+  fid itself stays unopened, so it can be opened again with another access mode, or clunked.
 - Creating is exclusive (EEXIST).  The new file has the uid, gid and mode given (the client applies the umask) before
   the reply is sent; in a set-group-ID directory it takes the directory's group, and a directory its bit.
 - `..` is not a name in this dialect.
@@ -300,3 +304,17 @@ class Tremovexattr(Message):
 @message(225)
 class Rremovexattr(Message):
     """size[4] Rremovexattr tag[2]"""
+
+
+@message(226)
+class Tplace(Message):
+    """size[4] Tplace tag[2] cpu[4]: the client runs on this processor; on the same one, it is answered sooner.
+
+    Whoever sends a request and waits has nothing else to do on its processor, while another one has to be woken up."""
+
+    cpu: u32
+
+
+@message(227)
+class Rplace(Message):
+    """size[4] Rplace tag[2]"""

@@ -13,24 +13,24 @@ its files the sandbox cannot go on.
 
 from __future__ import annotations
 
-import array
 import itertools
 import os
 import select
 import socket
+import struct
 from collections import deque
 from collections.abc import Callable
 from typing import Final
 
 from proto.ninep.connection import Connection
-from proto.ninep.dialect import Tclunkmany
+from proto.ninep.dialect import Tclunkmany, Tplace
 from proto.ninep.message import Message, ProtocolError
 from proto.ninep.messages import NOTAG, Rlerror
 from sentry.abi.errno import EIO, from_code
 from sentry.wait import Job, Loop, park
 
 RECEIVE_SIZE: Final = 64 << 10
-MAX_FDS: Final = 64  # per recvmsg: the server sends one a frame, and frames are never merged across descriptors
+MAX_FDS: Final = 64  # per recvmsg: the server sends one at a time, and no receive goes past the next
 CLUNK_BATCH: Final = 512
 CLUNK_DELAY_NS: Final = 2_000_000
 
@@ -38,6 +38,7 @@ CLUNK_DELAY_NS: Final = 2_000_000
 _TRUNCATED: Final = int(socket.MSG_CTRUNC)
 _CLOEXEC: Final = int(socket.MSG_CMSG_CLOEXEC)
 _FDS: Final = (int(socket.SOL_SOCKET), int(socket.SCM_RIGHTS))
+_FD: Final = struct.Struct("i")
 _CONTROL_SIZE: Final = socket.CMSG_SPACE(MAX_FDS * 4)
 
 
@@ -66,6 +67,7 @@ class GoferClient:
         self._unsent: deque[memoryview] = deque()  # what the socket had no room for
         self._clunks: list[int] = []
         self._numbers = itertools.count(1)
+        self._placed: set[int] = set()  # where the server was told to run
         self.lost = False
         sock.setblocking(False)
         loop.watch_fd(sock.fileno(), select.EPOLLIN, self._on_event)
@@ -78,7 +80,7 @@ class GoferClient:
         """Agree on the version."""
         call = self._calls[NOTAG] = Call()
         self._posted.append(self._connection.hello())
-        await self._wait(call)
+        await self.result(call)
 
     # -- requests --
 
@@ -99,20 +101,17 @@ class GoferClient:
 
     async def result(self, call: Call) -> tuple[Message, int]:
         """Wait for what post() sent."""
-        await self._wait(call)
+        if self._posted:
+            self._send_posted()
+        while not call.done:
+            call.job = self.loop.current_job()
+            await park()
         reply = call.reply
         if reply is None:
             raise EIO("the gofer is gone")
         if type(reply) is Rlerror:
             raise from_code(reply.ecode)
         return reply, call.fd
-
-    async def _wait(self, call: Call) -> None:
-        if self._posted:
-            self._send_posted()
-        while not call.done:
-            call.job = self.loop.current_job()
-            await park()
 
     def new_number(self) -> int:
         """For names that have to be unused."""
@@ -150,7 +149,15 @@ class GoferClient:
 
     # -- the socket --
 
+    def _place(self) -> None:
+        """A Sentry that is bound to a processor wants its answers there, too: from another one they take longest."""
+        cpus = os.sched_getaffinity(0)
+        if len(cpus) == 1 and cpus != self._placed and not self.lost:
+            self._placed = cpus
+            self.post(Tplace(*cpus))
+
     def _send_posted(self) -> None:
+        self._place()
         posted = self._posted
         self._send(posted[0] if len(posted) == 1 else b"".join(posted))
         posted.clear()
@@ -240,8 +247,8 @@ class GoferClient:
 
 
 def _descriptors(control: list[tuple[int, int, bytes]]) -> list[int]:
-    fds = array.array("i")
+    fds: list[int] = []
     for level, kind, data in control:
         if (level, kind) == _FDS:
-            fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
-    return list(fds)
+            fds += [fd for (fd,) in _FD.iter_unpack(data[: len(data) - len(data) % _FD.size])]
+    return fds

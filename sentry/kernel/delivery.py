@@ -50,9 +50,12 @@ def set_mask(t: Task, mask: int) -> None:
 
 def dequeue(t: Task, allowed: int) -> SigInfo | None:
     """The next signal of allowed: the thread's own first, then the process's."""
-    info = t.pending.take(allowed)
-    if info is None:
-        info = t.tg.pending.take(allowed)
+    pending = t.pending
+    if not pending.mask & allowed:
+        pending = t.tg.pending
+        if not pending.mask & allowed:
+            return None
+    info = pending.take(allowed)
     if info is not None and info.timer is not None:
         t.kernel.timer_signal_taken(info)
     return info

@@ -42,6 +42,8 @@ SW_RESERVED_OFFSET: Final = 464
 AMX: Final = 3 << 17  # its tiles are not part of the state here
 INITIAL_XSTATE: Final = struct.pack("<H22xI", 0x37F, 0x1F80).ljust(512, b"\0")  # fninit, and MXCSR's default
 SW_RESERVED: Final = struct.Struct("<IIQI28x")
+XCR0: Final = struct.Struct("<Q")
+RSP: Final = 19  # in Context.registers()
 
 USER_CS: Final = 0x33
 USER_DS: Final = 0x2B
@@ -73,8 +75,8 @@ def push_frame(t: Task, info: SigInfo, action: Action, mask: int) -> None:
     """Make the context enter action's handler; mask is what rt_sigreturn restores.  Raises EFAULT."""
     if not action.flags & sig.SA_RESTORER:
         raise EFAULT("no restorer")
-    regs = t.context.regs
-    sp = regs.rsp
+    values = t.context.registers()
+    sp = values[RSP]
     nested = on_altstack(t, sp)
     sp -= RED_ZONE
     if action.flags & sig.SA_ONSTACK and not nested and t.altstack[2]:
@@ -83,44 +85,43 @@ def push_frame(t: Task, info: SigInfo, action: Action, mask: int) -> None:
         entering = True
     else:
         entering = False
-    xstate = _signal_xstate(t)
-    fp_addr = (sp - len(xstate)) & ~63
+    xstate = t.context.read_xstate()
+    fp_addr = (sp - len(xstate) - MAGIC2_SIZE) & ~63
     frame_addr = ((fp_addr - FRAME_SIZE) & ~15) - 8
     if frame_addr < 0:
         raise EFAULT("no room below the stack pointer")
-    if nested and (entering or on_altstack(t, regs.rsp)) and frame_addr <= t.altstack[0]:
+    if nested and (entering or on_altstack(t, values[RSP])) and frame_addr <= t.altstack[0]:
         raise EFAULT("alternate stack overflow")
-    frame = _pack_frame(t, info, action, mask, fp_addr)
-    t.mem.write(frame_addr, frame.ljust(fp_addr - frame_addr, b"\0") + xstate)
+    frame = _pack_frame(t, info, action, mask, fp_addr, values)
+    t.mem.write(frame_addr, frame.ljust(fp_addr - frame_addr, b"\0") + _announced(xstate))
     if t.altstack[1] & sig.SS_AUTODISARM:
         t.altstack = (0, sig.SS_DISABLE, 0)
-    regs.rdi = info.signo
-    regs.rax = 0
-    regs.rsi = frame_addr + SIGINFO_OFFSET
-    regs.rdx = frame_addr + UCONTEXT_OFFSET
-    regs.rip = action.handler
-    regs.rsp = frame_addr
-    regs.cs = USER_CS
-    regs.ss = USER_DS
-    regs.eflags &= ~(FLAG_DF | FLAG_RF | FLAG_TF)
+    r15, r14, r13, r12, rbp, rbx, r11, r10, r9, r8, _, rcx, *_, orig_rax, _, _, eflags, _, _, fs, gs = values
+    t.context.set_registers(
+        (
+            *(r15, r14, r13, r12, rbp, rbx, r11, r10, r9, r8, 0, rcx),
+            *(frame_addr + UCONTEXT_OFFSET, frame_addr + SIGINFO_OFFSET, info.signo, orig_rax, action.handler),
+            *(USER_CS, eflags & ~(FLAG_DF | FLAG_RF | FLAG_TF), frame_addr, USER_DS, fs, gs),
+        )
+    )
 
 
-def _signal_xstate(t: Task) -> bytearray:
-    """The extended state with the software-reserved bytes that announce its size."""
-    data = bytearray(t.context.read_xstate())
-    size = len(data)
+def _announced(xstate: bytes) -> bytes:
+    """With the software-reserved bytes that say its size, and the magic word behind it."""
+    size = len(xstate)
     # The host puts there what the processor has (XCR0), for debuggers.
-    features = (int.from_bytes(data[SW_RESERVED_OFFSET : SW_RESERVED_OFFSET + 8], "little") & ~AMX) | 3
-    SW_RESERVED.pack_into(data, SW_RESERVED_OFFSET, MAGIC1, size + MAGIC2_SIZE, features, size)
-    data += MAGIC2_BYTES
-    return data
+    (features,) = XCR0.unpack_from(xstate, SW_RESERVED_OFFSET)
+    reserved = SW_RESERVED.pack(MAGIC1, size + MAGIC2_SIZE, features & ~AMX | 3, size)
+    return xstate[:SW_RESERVED_OFFSET] + reserved + xstate[SW_RESERVED_OFFSET + SW_RESERVED.size :] + MAGIC2_BYTES
 
 
-def _pack_frame(t: Task, info: SigInfo, action: Action, mask: int, fp_addr: int) -> bytes:
-    r = t.context.regs
+def _pack_frame(
+    t: Task, info: SigInfo, action: Action, mask: int, fp_addr: int, values: tuple[int, ...]
+) -> bytes:
+    r15, r14, r13, r12, rbp, rbx, r11, r10, r9, r8, rax, rcx, rdx, rsi, rdi, _, rip, cs, eflags, rsp, ss, _, _ = values
     base, flags, size = t.altstack
     if size and not flags & sig.SS_AUTODISARM:
-        flags = altstack_flags(t, r.rsp)
+        flags = altstack_flags(t, rsp)
     head = FRAME_HEAD.pack(
         action.restorer,
         UC_FP_XSTATE | UC_SIGCONTEXT_SS | UC_STRICT_RESTORE_SS,
@@ -132,10 +133,9 @@ def _pack_frame(t: Task, info: SigInfo, action: Action, mask: int, fp_addr: int)
     fault = bool(sig.bit(info.signo) & sig.SYNCHRONOUS) and info.code > 0
     trap = TRAP_NUMBERS.get(info.signo, 0) if fault else 0
     context = SIGCONTEXT.pack(
-        *(r.r8, r.r9, r.r10, r.r11, r.r12, r.r13, r.r14, r.r15, r.rdi, r.rsi, r.rbp, r.rbx, r.rdx, r.rax, r.rcx),
-        *(r.rsp, r.rip, r.eflags),
-        *(r.cs & 0xFFFF, 0, 0, r.ss & 0xFFFF),
-        error_code(t.mem, r, info.addr, info.code) if trap == 14 else 0,
+        *(r8, r9, r10, r11, r12, r13, r14, r15, rdi, rsi, rbp, rbx, rdx, rax, rcx, rsp, rip, eflags),
+        *(cs & 0xFFFF, 0, 0, ss & 0xFFFF),
+        error_code(t.mem, t.context.regs, info.addr, info.code) if trap == 14 else 0,
         trap,
         mask,
         info.addr if trap == 14 else 0,
@@ -146,8 +146,8 @@ def _pack_frame(t: Task, info: SigInfo, action: Action, mask: int, fp_addr: int)
 
 def pop_frame(t: Task) -> None:
     """rt_sigreturn(2): registers, mask, alternate stack and extended state from the frame at rsp - 8.  EFAULT."""
-    regs = t.context.regs
-    start = regs.rsp - 8
+    old = t.context.registers()
+    start = old[RSP] - 8
     # Usually the extended state follows, and is read with it.
     frame = t.mem.read_some(start, MAX_FRAME_SIZE)
     if len(frame) < FRAME_SIZE - sig.SIGINFO_SIZE:
@@ -155,15 +155,21 @@ def pop_frame(t: Task) -> None:
     *_, base, flags, size = FRAME_HEAD.unpack_from(frame)
     values = SIGCONTEXT.unpack_from(frame, FRAME_HEAD.size)
     (mask,) = SIGMASK.unpack_from(frame, FRAME_HEAD.size + SIGCONTEXT.size)
-    (regs.r8, regs.r9, regs.r10, regs.r11, regs.r12, regs.r13, regs.r14, regs.r15) = values[:8]
-    (regs.rdi, regs.rsi, regs.rbp, regs.rbx, regs.rdx, regs.rax, regs.rcx) = values[8:15]
-    regs.rsp, regs.rip = values[15:17]
-    regs.eflags = (regs.eflags & ~RESTORABLE_FLAGS) | (values[17] & RESTORABLE_FLAGS)
-    regs.cs, regs.ss = USER_CS, USER_DS
-    _check_canonical(regs.rip)
-    _check_canonical(regs.rsp)
+    r8, r9, r10, r11, r12, r13, r14, r15, rdi, rsi, rbp, rbx, rdx, rax, rcx, rsp, rip, flags_register = values[:18]
+    *_, orig_rax, _, _, eflags, _, _, fs, gs = old
+    eflags = eflags & ~RESTORABLE_FLAGS | flags_register & RESTORABLE_FLAGS
+    t.context.set_registers(
+        (
+            *(r15, r14, r13, r12, rbp, rbx, r11, r10, r9, r8, rax, rcx, rdx, rsi, rdi),
+            *(orig_rax, rip, USER_CS, eflags, rsp, USER_DS, fs, gs),
+        )
+    )
+    # The host would refuse such a register; Linux faults on it: the task gets SIGSEGV.
+    if rip >= TASK_SIZE_MAX or rsp >= TASK_SIZE_MAX:
+        raise EFAULT("address in a signal frame is not canonical")
     t.sigmask = mask & ~sig.UNBLOCKABLE
-    t.attention = True
+    if (t.pending.mask | t.tg.pending.mask) & ~t.sigmask:
+        t.attention = True
     fp_addr = values[26]
     if fp_addr:
         offset = fp_addr - start
@@ -171,12 +177,6 @@ def pop_frame(t: Task) -> None:
     else:
         t.context.write_xstate(INITIAL_XSTATE)
     t.altstack = _restored_altstack(t, base, flags, size)
-
-
-def _check_canonical(addr: int) -> None:
-    """The host would refuse such a register; Linux faults on it: the task gets SIGSEGV."""
-    if addr >= TASK_SIZE_MAX:
-        raise EFAULT("address in a signal frame is not canonical")
 
 
 def _restore_xstate(t: Task, fp_addr: int, data: bytes) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from sentry.abi import signal as sig
 from sentry.abi.poll import ANY
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from sentry.kernel.kernel import Kernel
     from sentry.kernel.task import Task
     from sentry.kernel.timers import ProcessTimers
+
+JOB_CONTROL: Final = sig.STOP_SIGNALS | sig.bit(sig.SIGCONT)
 
 
 class ThreadGroup:
@@ -156,22 +158,25 @@ class ThreadGroup:
         if self.dead:
             return
         signo = info.signo
-        self._prepare(signo)
+        if sig.bit(signo) & JOB_CONTROL:
+            self._prepare(signo)
         if self._drops(signo, t, forced):
             return
         if signo == sig.SIGKILL:
             self.exit_group(sig.SIGKILL)
             return
         pending = t.pending if t is not None else self.pending
-        limit = self.rlimits.get(RLIMIT_SIGPENDING)[0] if info.timer is None else None
+        # Of standard signals at most one is pending: nothing to count.
+        limited = signo >= sig.SIGRTMIN and info.timer is None
+        limit = self.rlimits.get(RLIMIT_SIGPENDING)[0] if limited else None
         if pending.add(info, limit) or t is None or not t.attention:
             self._tell(signo, t)
 
     def _prepare(self, signo: int) -> None:
         """prepare_signal(): SIGCONT undoes stops, stop signals undo a pending SIGCONT."""
-        if sig.bit(signo) & sig.STOP_SIGNALS:
+        if signo != sig.SIGCONT:
             self.discard(sig.bit(sig.SIGCONT))
-        elif signo == sig.SIGCONT:
+        else:
             self.discard(sig.STOP_SIGNALS)
             self.resume()
 
@@ -189,7 +194,9 @@ class ThreadGroup:
         if t is not None:
             awaited = (t.sigmask | t.sigwait_set) & bit
         else:
-            awaited = any((task.sigmask | task.sigwait_set) & bit for task in self.tasks)
+            awaited = 0
+            for task in self.tasks:
+                awaited |= (task.sigmask | task.sigwait_set) & bit
         if awaited and not only_kernel:
             return False
         handlers = self.handlers

@@ -41,10 +41,11 @@ from sentry.abi.stat import S_IALLUGO
 from sentry.syscalls.args import U32, Addr, DirFd, Fd, Flags, Mode, OpenFlags, PathAddr, Size
 from sentry.syscalls.paths import check_flags, find_now, read_name, start
 from sentry.syscalls.registry import syscall
-from sentry.vfs.open import open_cached, open_name
+from sentry.vfs.open import open_cached, open_existing, open_name
 
 if TYPE_CHECKING:
     from sentry.kernel.task import Task
+    from sentry.vfs.dentry import Path
     from sentry.vfs.file import File
     from sentry.vfs.walk import Where
 
@@ -99,9 +100,12 @@ def openat(t: Task, dirfd: DirFd, path: PathAddr, flags: OpenFlags, mode: Mode) 
         found = find_now(t, dirfd, name, not flags & O_NOFOLLOW)
         if found is not None:
             file = open_cached(t.caller, found, flags)
-            if file is not None:
-                return put(t, file, flags)
+            return put(t, file, flags) if file is not None else _open_found(t, found, flags)
     return _open_and_put(t, start(t, dirfd, name), name, flags, mode & S_IALLUGO)
+
+
+async def _open_found(t: Task, path: Path, flags: int) -> int:
+    return put(t, await open_existing(t.caller, path, flags), flags)
 
 
 async def _open_and_put(t: Task, where: Where, name: str, flags: int, mode: int) -> int:

@@ -10,7 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from gofer.session import Session
+from proto.ninep.codec import encode
 from proto.ninep.dialect import (
+    VERSION_PYSC,
     Attr,
     Rwalkgetattr,
     Tclunkmany,
@@ -19,6 +22,7 @@ from proto.ninep.dialect import (
     Tmake,
     Tmakelink,
     Tmakesymlink,
+    Tplace,
     Tsetgetattr,
     Twalkgetattr,
 )
@@ -32,11 +36,13 @@ from proto.ninep.messages import (
     SETATTR_MTIME_SET,
     SETATTR_SIZE,
     SETATTR_UID,
+    Tattach,
     Tclunk,
     Tfsync,
     Tgetattr,
     Trenameat,
     Tunlinkat,
+    Tversion,
 )
 from tests.unit.gofer.conftest import Start
 from tests.unit.gofer.goferclient import CAP_CHOWN, ROOT, Client, Gofer, fails, host_attr, needs_root, tick
@@ -139,6 +145,39 @@ class TestWalking:
         client.call(Tclunk(fids[0]))
         client.call(Tclunkmany([*fids, 4000, fids[1], fids[-1] + 1]))
         assert gofer.fds() == before
+
+
+class TestSending:
+    def test_replies_to_requests_that_came_together_go_back_together(self, client: Client) -> None:
+        requests = [Twalkgetattr(ROOT, client.new_fid(), [b"f"]), Twalkgetattr(ROOT, NOFID, [b"nosuch"])]
+        sent = [client.connection.send(request) for request in requests]
+        client.sock.sendall(b"".join(frame for _, frame in sent))
+        assert [tag for tag, _, _ in client.receive()] == [tag for tag, _ in sent]
+
+    def test_a_descriptor_may_come_with_earlier_replies(self, client: Client) -> None:
+        fid = client.new_fid()
+        requests = [Twalkgetattr(ROOT, fid, [b"f"]), Tlopenfd(fid, os.O_RDONLY), Tlopenfd(fid, os.O_RDWR)]
+        client.sock.sendall(b"".join(client.connection.send(request)[1] for request in requests))
+        fds = [fd for _ in range(2) for _, _, fd in client.receive() if fd is not None]
+        assert [fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE for fd in fds] == [os.O_RDONLY, os.O_RDWR]
+        for fd in fds:
+            os.close(fd)
+
+    def test_what_waits_for_the_disk_keeps_no_reply_back(self, tree: Path) -> None:
+        root = os.open(tree, os.O_PATH)
+        session = Session(root, False)
+        requests = [Tversion(8192, VERSION_PYSC), Tattach(ROOT, NOFID, b"", b"", 0), Tfsync(ROOT, 0), Tclunk(ROOT)]
+        frames = [frame for frame, _ in session.receive(b"".join(encode(1, request) for request in requests))]
+        assert [bool(frame) for frame in frames] == [True, True, False, True, True]
+        session.close()
+        os.close(root)
+
+    def test_the_gofer_runs_where_its_client_says(self, client: Client, gofer: Gofer) -> None:
+        cpu = max(os.sched_getaffinity(0))
+        client.call(Tplace(cpu))
+        assert os.sched_getaffinity(gofer.pid) == {cpu}
+        with fails(errno.EINVAL):
+            client.call(Tplace(1 << 20))
 
 
 class TestOpening:

@@ -149,8 +149,20 @@ def test_a_round_trip_restores_everything(t: Task) -> None:
     pop_frame(t)
     after = context(t).regs.all()
     assert {**after, "eflags": after["eflags"] | 0x202} == before
-    assert (t.sigmask, t.altstack, t.attention) == (SHADOWED, (ALT, 0, ALT_SIZE), True)
+    assert (t.sigmask, t.altstack, t.attention) == (SHADOWED, (ALT, 0, ALT_SIZE), False)
     assert context(t).xstate[160:176] == state[160:176]
+
+
+def test_what_the_frame_unblocks_is_delivered_next(t: Task) -> None:
+    push(t, mask=SHADOWED)
+    t.sigmask = MASK64 & ~sig.UNBLOCKABLE
+    for signo, wanted in ((sig.SIGHUP, False), (sig.SIGUSR2, True)):
+        t.pending.add(SigInfo(signo))
+        sp = context(t).regs.rsp
+        enter_restorer(t)
+        pop_frame(t)
+        assert t.attention == wanted
+        context(t).regs.rsp = sp
 
 
 def test_frames_nest(t: Task) -> None:

@@ -70,6 +70,7 @@ GOLDEN: list[tuple[int, Message, str]] = [
      "22000000 cc 0e00 01000000 02000000 03000000 04000000 05000000 06000000 0100 66"),
     (15, d.Tclunkmany([1, 0x10]), "11000000 d8 0f00 0200 01000000 10000000"),
     (16, d.Tsetxattr(1, 2, b"user.a", b"v"), "1c000000 dc 1000 01000000 02000000 0600 757365722e61 01000000 76"),
+    (17, d.Tplace(3), "0b000000 e2 1100 03000000"),
 ]  # fmt: skip
 
 
@@ -191,7 +192,7 @@ def test_the_dialects_docstring_lists_exactly_its_messages() -> None:
 
 def test_every_request_is_even_and_its_reply_follows() -> None:
     requests = [cls for cls in MESSAGES.values() if cls.__name__.startswith("T")]
-    assert len(requests) == 28 + 13
+    assert len(requests) == 28 + 14
     for cls in requests:
         assert cls.TYPE % 2 == 0
         assert MESSAGES[cls.TYPE + 1].__name__ == "R" + cls.__name__[1:]
