@@ -26,7 +26,7 @@ from sentry.abi.errno import LinuxError
 from sentry.abi.fcntl import O_CREAT, O_DIRECTORY, O_RDWR
 from sentry.abi.nr_x86_64 import NAMES
 from sentry.abi.poll import EPOLL_CTL_ADD, EPOLL_EVENT, POLLIN
-from sentry.boot import choose_platform
+from sentry.boot import Host, choose_platform
 from sentry.kernel.container import Container
 from sentry.kernel.creds import ALL_CAPS, Creds
 from sentry.kernel.delivery import handle_attention
@@ -61,7 +61,7 @@ class Replay:
 
     def __init__(self, platform: str, folder: HostPath) -> None:
         self.proc_fd = os.open("/proc", os.O_PATH | os.O_CLOEXEC)
-        self.platform = choose_platform(platform, self.proc_fd)
+        self.platform = choose_platform(platform, Host(self.proc_fd))
         self.kernel = Kernel(self.platform, build_table(), HostFacts(), self.proc_fd)
         self.tree = GoferTree(folder, loop=self.kernel.loop)
         self.container = Container(self.kernel, "bench", self.platform.new_template(()), "bench")

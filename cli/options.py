@@ -15,7 +15,7 @@ GLOBAL_FLAGS = (
     Flag("log-format", "format of that log and the sandbox's: text (default) or json", str, default="text"),
     Flag("debug", "log what the sandbox does"),
     Flag("debug-log", "log of the sandbox itself (default: in its state folder)", str, value="FILE"),
-    Flag("platform", "how system calls are caught: auto (default), systrap, ptrace, kvm", str, default="auto", value="NAME"),
+    Flag("platform", "what runs programs: auto (default), systrap, ptrace, kvm", str, default="auto", value="NAME"),
     Flag("strace", "log the container's system calls"),
     Flag("systemd-cgroup", "cgroupsPath is of the form slice:prefix:name"),
     Flag("cgroup-manager", "cgroupfs (default), systemd or disabled", str, default="cgroupfs", value="NAME"),

@@ -13,8 +13,8 @@ What one switch does, step by step:
    an event, which `KvmPlatform.wait` makes a trap of.
 
 Guest-physical memory is a window of this process's own address space, so the Sentry reads and writes application
-memory directly. Page tables, copy-on-write and the mappings of files are the core's; nothing of the host's but the window
-can be reached from the guest, and nothing of ring 0 from ring 3.
+memory directly. Page tables, copy-on-write and the mappings of files are the core's; nothing of the host's but the
+window can be reached from the guest, and nothing of ring 0 from ring 3.
 
 Read platform.py, then core/layout.h, core/ring0.S, core/vcpu.c, core/turn.c; for memory core/memory_cdef.h.
 """

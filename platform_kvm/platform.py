@@ -7,6 +7,7 @@ import itertools
 import logging
 import os
 import random
+import struct
 import time
 import types
 from collections.abc import Generator, Sequence
@@ -55,6 +56,7 @@ SLOTS: Final[dict[str, int]] = {
     name: slot for number, name in NAMES.items() if (slot := int(lib.kv_slot_of(number))) != 0
 }
 CLOCKS: Final = ("clock_gettime", "gettimeofday", "time", "getcpu", "sched_yield")
+REGISTERS: Final = struct.Struct("<23Q")  # struct ring0_regs, as far as sentry.platform.Regs knows it
 REGS_SIZE: Final[int] = ffi.sizeof("struct ring0_regs")
 XSTATE_SIZE_MAX: Final = 3072
 
@@ -86,13 +88,14 @@ class Process:
 class KvmContext:
     """One context.  Implements sentry.platform.Context."""
 
-    __slots__ = ("c", "gone", "id", "owner", "process", "running", "space", "stop_wanted")
+    __slots__ = ("_registers", "c", "gone", "id", "owner", "process", "running", "space", "stop_wanted")
 
     def __init__(self, space: KvmSpace, process: Process) -> None:
         platform = space.platform
         self.id = next(platform.ids)
         self.c = ffi.new("struct kv_ctx *")
         _done(lib.kv_ctx_init(self.c, self.id, space.c))
+        self._registers = ffi.buffer(self.c.regs, REGISTERS.size)
         self.owner: Any = None
         self.space = space
         self.process = process
@@ -109,6 +112,16 @@ class KvmContext:
             raise SpaceGone("context")
         regs: Regs = self.c.regs
         return regs
+
+    def registers(self) -> tuple[int, ...]:
+        if self.gone:
+            raise SpaceGone("context")
+        return REGISTERS.unpack(self._registers)
+
+    def set_registers(self, values: tuple[int, ...]) -> None:
+        if self.gone:
+            raise SpaceGone("context")
+        REGISTERS.pack_into(self._registers, 0, *values)
 
     def set_result(self, value: int) -> None:
         self.c.regs.rax = value & MASK64
@@ -131,7 +144,7 @@ class KvmContext:
     def let_through(self, name: str, args: tuple[int, ...]) -> bool:
         return False
 
-    def answer(self, results: dict[str, int]) -> None:
+    def keep_answers(self, results: dict[str, int]) -> None:
         c = self.c
         bits = self.space.platform.clock_slots if results else 0
         for name, result in results.items():

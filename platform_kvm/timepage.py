@@ -37,7 +37,7 @@ class TimePage:
         self.next_update_ns = 1 << 63
 
     def calibrate(self, trusting: bool) -> None:
-        """Begin to show the time.  The guest's counter must be the host's; trusting: though no processor vouches for it."""
+        """Begin to show the time.  The guest's counter must be the host's; trusting: whatever it is."""
         source = RDTSCP if lib.kv_has_rdtscp() else 0
         tolerance_ppb = EMULATED_TOLERANCE_PPB if trusting else TOLERANCE_PPB
         self.calibration = Calibration(self.page, cpu_source=source, trusting=trusting, tolerance_ppb=tolerance_ppb)

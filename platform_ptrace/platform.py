@@ -166,7 +166,7 @@ class PtraceContext:
     def let_through(self, name: str, args: tuple[int, ...]) -> bool:
         return False
 
-    def answer(self, results: dict[str, int]) -> None:
+    def keep_answers(self, results: dict[str, int]) -> None:
         """Every call asks."""
 
     def interrupt(self) -> None:

@@ -144,7 +144,7 @@ class Context(Protocol):
         that the kernel has approved.  False: it is another, or the platform can't; nothing has happened then.
         """
 
-    def answer(self, results: dict[str, int]) -> None:
+    def keep_answers(self, results: dict[str, int]) -> None:
         """Let the platform answer these calls by itself from now on, and no others: name -> result.
 
         May be called while the context runs.  Only if Platform.answers; a platform may answer calls about the time and
@@ -235,7 +235,7 @@ class Platform(Protocol):
     """A way to execute application code."""
 
     name: str
-    answers: bool  # Context.answer() is of use
+    answers: bool  # Context.keep_answers() is of use
 
     def new_template(self, cgroup_fds: tuple[int, ...]) -> Template:
         """Prepare what address spaces of one container are made from."""

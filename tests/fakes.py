@@ -317,6 +317,7 @@ class ScriptedContext:
 
     results  what its system calls returned, in order; a call that is issued again counts once
     entered  the addresses of signal handlers that were entered
+    answers  what the kernel said that calls return, for a platform that answers by itself
     Without steps left it runs until it is interrupted.
     """
 
@@ -333,10 +334,14 @@ class ScriptedContext:
         self.running = False
         self.released = False
         self.used_ns = 0
+        self.answers: dict[str, int] = {}
         self._interrupted = False
         self._at: At | None = None
         self._frames: list[At] = []  # what signal handlers interrupted
         platform.contexts.append(self)
+
+    def keep_answers(self, results: dict[str, int]) -> None:
+        self.answers = results
 
     def set_result(self, value: int) -> None:
         self.regs.rax = value & (1 << 64) - 1
@@ -438,6 +443,7 @@ class ScriptedPlatform:
     """
 
     name = "scripted"
+    answers = True
 
     def __init__(self) -> None:
         self.now = 1_000_000_000

@@ -1,4 +1,4 @@
-"""Builds platform_kvm.core._core, the C core of the kvm platform (cffi, API mode), with ring 0 in a section of its own."""
+"""Builds platform_kvm.core._core, the C core of the kvm platform (cffi, API mode), and ring 0 within it."""
 
 import os
 import re

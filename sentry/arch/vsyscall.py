@@ -1,7 +1,7 @@
 """The vsyscall page of x86-64, which has addresses for three system calls that old programs jump to.
 
-Where nobody has mapped it, or only to be executed, jumping there is a fault that names an entry: the kernel does what the
-code there did.  Linux: arch/x86/entry/vsyscall/vsyscall_64.c.
+Where nobody has mapped it, or only to be executed, jumping there is a fault that names an entry: the kernel does what
+the code there did.  Linux: arch/x86/entry/vsyscall/vsyscall_64.c.
 """
 
 from __future__ import annotations

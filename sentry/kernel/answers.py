@@ -21,6 +21,6 @@ def keep_current(t: Task) -> None:
     if not kernel.platform.answers:
         return
     if kernel.strace is not None:
-        t.context.answer({})
+        t.context.keep_answers({})
         return
-    t.context.answer({row.name: row.call(t, ()) for row in kernel.constant_calls})
+    t.context.keep_answers({row.name: row.call(t, ()) for row in kernel.constant_calls})
