@@ -23,6 +23,7 @@ from tests.kvm import initramfs
 from tests.kvm.kernel import ROOT, Kernel, Unavailable, kernel
 
 QEMU = "qemu-system-x86_64"
+PACKAGE = Path(__file__).parent
 VIRTIOFSD = Path("/usr/lib/qemu/virtiofsd")
 # SVM, and what else qemu 7.2 emulates that matters to a platform; without the parts of an EPYC that it does not.
 WITH = ("svm", "umip", "pku", "erms")
@@ -149,7 +150,7 @@ def qemu(kernel: Kernel, folder: Path) -> list[str]:
         *("-accel", "tcg,thread=multi", "-cpu", CPU, "-smp", "2", "-m", MEMORY),
         *("-object", f"memory-backend-memfd,id=memory,size={MEMORY},share=on"),
         *("-kernel", str(kernel.image), "-initrd", str(folder / "initramfs")),
-        *("-append", f"{KERNEL_OPTIONS} run={folder}"),
+        *("-append", f"{KERNEL_OPTIONS} run={folder} package={PACKAGE}"),
         *("-serial", f"file:{folder / 'console'}", "-serial", "stdio"),
         *("-chardev", f"socket,id=share,path={folder / 'share'}"),
         *("-device", "vhost-user-fs-pci,chardev=share,tag=host"),
