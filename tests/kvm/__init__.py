@@ -7,4 +7,5 @@ Python, the checkout, its .venv and its C cores are what they are here, and noth
 
 Read on in kernel.py (where the kernel comes from), initramfs.py, init.sh and root.sh (its first steps), machine.py (one
 boot), __main__.py (a command in it), suite.py (the tests in it).
+bench/emulated.py measures in it.
 """
