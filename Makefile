@@ -18,7 +18,7 @@ C_SOURCES := $(wildcard platform_*/core/*.[chS] platform_*/core/*.ld platform_*/
 PYTEST := $(BIN)/python -m pytest
 JOBS ?= 2
 
-.PHONY: help setup setup-test check gen test test-unit test-guest test-integration test-kvm test-soak demo bench image clean
+.PHONY: help setup setup-test check gen test test-unit test-guest test-integration test-kvm test-soak demo bench bench-kvm image clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -79,6 +79,11 @@ demo: setup  ## show it: containers from ctr on our own kernel; cleans up after 
 bench: setup  ## beside Linux and other runtimes, 10 to 15 minutes; QUICK=1: 2 minutes, and docs/ stays as it is
 	@$(NEED) bench
 	$(BIN)/python -m bench $(if $(QUICK),--quick,--write) $(addprefix --runsc ,$(RUNSC))
+
+bench-kvm: setup  ## beside runsc's kvm platform in the machine with software SVM: only ratios mean anything
+	@$(NEED) kvm
+	@$(NEED) bench
+	$(BIN)/python -m bench.emulated --write
 
 clean:  ## remove what setup and the tests made
 	rm -rf $(VENV) .cache build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -32,8 +32,9 @@ from bench.runtimes import PROJECT, Runtime
 from bench.startup import Startup
 from bench.stats import Results
 from bench.table import MEMORY, MICRO, OURS, PROGRAMS, SECTIONS, STARTUP, Section
+from tests.slowness import SLOWNESS
 
-PROBE_SECONDS = 15
+PROBE_SECONDS = 15 * SLOWNESS
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 LAST = PROJECT / ".cache" / "bench" / "last"
 RECORD = PROJECT / "bench" / "results" / "latest.json"
@@ -58,6 +59,8 @@ def main(argv: list[str]) -> int:
         print("bench: interrupted", file=sys.stderr)
         return 130
     publish(record, args.write)
+    if args.record:
+        args.record.write_text(as_json(record))
     return 0
 
 
@@ -74,6 +77,7 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=0, help="as many rounds of every section")
     parser.add_argument("--runsc", action="append", default=[], metavar="PROGRAM", help="a runsc besides PATH's")
     parser.add_argument("--write", action="store_true", help=f"also into {RECORD.parent.name}/ and docs/")
+    parser.add_argument("--record", type=Path, metavar="JSON", help="save the record there too")
     parser.add_argument("--render", type=Path, metavar="JSON", help="measure nothing, show this record")
     return parser.parse_args(argv)
 
@@ -150,8 +154,12 @@ def publish(record: dict[str, Any], write: bool) -> None:
 
 def save(record: dict[str, Any], json_path: Path, svg_path: Path) -> None:
     json_path.parent.mkdir(parents=True, exist_ok=True)
-    json_path.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    json_path.write_text(as_json(record))
     svg_path.write_text(picture(record))
+
+
+def as_json(record: dict[str, Any]) -> str:
+    return json.dumps(record, indent=1, ensure_ascii=False) + "\n"
 
 
 if __name__ == "__main__":

@@ -21,11 +21,12 @@ from types import TracebackType
 
 from bench.runtimes import Runtime
 from tests.integration.bundle import Process, busybox_rootfs, write_bundle
+from tests.slowness import SLOWNESS
 
 GUEST = Path(__file__).parent / "guest"
 FLAGS = ("-static", "-O2", "-pthread", "-Wall", "-Wextra")
 FOLDERS = ("proc", "dev", "sys", "tmp")
-CLEAN_UP_SECONDS = 20
+CLEAN_UP_SECONDS = 20 * SLOWNESS
 # Natively: the same root and a tmpfs on /tmp as in a container; a PID namespace, so that no process outlives the run.
 NATIVE = ("unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c")
 NATIVE_SCRIPT = 'mount -t proc proc "$1/proc" && mount -t tmpfs tmpfs "$1/tmp" && exec chroot "$@"'

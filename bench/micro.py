@@ -7,8 +7,9 @@ import json
 from bench.ground import Ground, Outcome
 from bench.runtimes import Runtime
 from bench.stats import Value
+from tests.slowness import SLOWNESS
 
-START_SECONDS = 20
+START_SECONDS = 20 * SLOWNESS
 SLACK = 6  # a row may take this many times what it was told: one slow operation per batch is the least it can do
 
 

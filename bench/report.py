@@ -174,10 +174,10 @@ def markdown(record: dict[str, Any]) -> str:
     return "\n\n".join([*parts, "### Limits that are missed", missed or "None."])
 
 
-def insert(document: str, text: str) -> str:
-    """The document with what is between its markers replaced.  Raises ValueError without them."""
-    before, begin, rest = document.partition(BEGIN)
+def insert(document: str, text: str, marker: str = BEGIN) -> str:
+    """The document with what is between the marker and the next END replaced.  Raises ValueError without them."""
+    before, begin, rest = document.partition(marker)
     _, end, after = rest.partition(END)
     if not begin or not end:
-        raise ValueError(f"no {BEGIN!r} … {END!r} in the document")
-    return f"{before}{BEGIN}\n\n{text}\n\n{END}{after}"
+        raise ValueError(f"no {marker!r} … {END!r} in the document")
+    return f"{before}{marker}\n\n{text}\n\n{END}{after}"

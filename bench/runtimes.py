@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.table import NATIVE, OURS
+from tests.slowness import SLOWNESS
 
 PROJECT = Path(__file__).resolve().parents[1]
 PYSC = Path(sys.executable).parent / "pysc"
@@ -59,7 +60,7 @@ class Runtime:
             return os.uname().release
         if module := GO_MODULE.search(Path(shutil.which(self.program) or self.program).read_bytes()):
             return module[1].decode()
-        done = subprocess.run([self.program, "--version"], capture_output=True, text=True, timeout=20)
+        done = subprocess.run([self.program, "--version"], capture_output=True, text=True, timeout=20 * SLOWNESS)
         return done.stdout.partition("\n")[0].split()[-1] if done.stdout else "unknown"
 
 
@@ -84,6 +85,6 @@ def candidates(runsc: list[str]) -> Iterator[Runtime]:
 def our_platforms() -> dict[str, str]:
     """The platforms of this pysc, each with the reason why it does not work here, or none."""
     command = [sys.executable, "-m", "sentry.boot", "--probe"]
-    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=True, timeout=60 * SLOWNESS)
     reasons: dict[str, str] = json.loads(done.stdout)
     return reasons

@@ -20,7 +20,7 @@
 #define RING 8
 #define TOKENS 3
 #define SLOTS 4
-#define STUCK_NS 15000000000LL
+#define STUCK_NS (15000000000LL * slowness())
 
 enum { QUEUE = 0, RING_FIRST = THREADS, COLLECTOR = THREADS + RING, PEST, LIVES, LIVES_2, WORKERS };
 
@@ -351,7 +351,7 @@ static void pest(void)
         unsigned n = (unsigned)(dice >> 40) % (RING + 2);
         pester(n == 0 ? &all->workers[QUEUE] : &all->workers[RING_FIRST + n - 1], (unsigned)(dice >> 20 & 0xfffff));
         if (dice & 3)
-            usleep((useconds_t)(dice >> 8 & 0x3ff));
+            usleep((useconds_t)((dice >> 8 & 0x3ff) * (unsigned)slowness()));
         self->done++;
     }
 }

@@ -5,6 +5,7 @@ have. So qemu plays a whole computer with SVM in software and boots Debian's ker
 image to build: the machine's root is this host's own, shared read-only (virtiofs) under a layer of memory, so that
 Python, the checkout, its .venv and its C cores are what they are here, and nothing that happens in it stays.
 
-Read on in kernel.py (where the kernel comes from), initramfs.py and init.sh (its first steps), machine.py (one
+Read on in kernel.py (where the kernel comes from), initramfs.py, init.sh and root.sh (its first steps), machine.py (one
 boot), __main__.py (a command in it), suite.py (the tests in it).
+bench/emulated.py measures in it.
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from tests.kvm.kernel import Kernel, Unavailable
@@ -35,7 +36,8 @@ class Archive:
         self.data += bytes(-len(self.data) % 4)
 
 
-def build(kernel: Kernel) -> bytes:
+def build(kernel: Kernel, changed: Mapping[str, Callable[[Path], bytes]]) -> bytes:
+    """changed: modules, by name, of which not the file's content is to be loaded but what is made of it."""
     busybox = shutil.which("busybox")
     if busybox is None:
         raise Unavailable("there is no busybox here: apt-get install busybox-static")
@@ -46,7 +48,8 @@ def build(kernel: Kernel) -> bytes:
     archive.add("init", PROGRAM, INIT.read_bytes())
     modules = kernel.in_load_order(MODULES)
     for module in modules:
-        archive.add(f"modules/{module.name}", PROGRAM, module.read_bytes())
+        content = changed.get(module.stem, Path.read_bytes)(module)
+        archive.add(f"modules/{module.name}", PROGRAM, content)
     archive.add("modules/order", PROGRAM, "".join(f"{module.name}\n" for module in modules).encode())
     archive.add("TRAILER!!!", 0)
     return bytes(archive.data)

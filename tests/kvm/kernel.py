@@ -63,9 +63,17 @@ def kernel() -> Kernel:
 
 
 def download(folder: Path) -> Path:
-    """The package file, from the host's own package sources."""
+    """The package file, from the host's own package sources, whose lists may be missing or old."""
     if shutil.which("apt-get") is None:
         raise Unavailable("the machine's kernel is a Debian package, and there is no apt-get here")
+    try:
+        return download_listed(folder)
+    except Unavailable:
+        output_of(["apt-get", "update"], folder)
+        return download_listed(folder)
+
+
+def download_listed(folder: Path) -> Path:
     depends = output_of(["apt-cache", "depends", "--important", META_PACKAGE], folder)
     package = next((line.split()[1] for line in depends.splitlines() if line.strip().startswith("Depends:")), None)
     if package is None:

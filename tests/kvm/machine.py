@@ -18,17 +18,20 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import MappingProxyType
 
 from tests.kvm import initramfs
 from tests.kvm.kernel import ROOT, Kernel, Unavailable, kernel
 
 QEMU = "qemu-system-x86_64"
+PACKAGE = Path(__file__).parent
 VIRTIOFSD = Path("/usr/lib/qemu/virtiofsd")
 # SVM, and what else qemu 7.2 emulates that matters to a platform; without the parts of an EPYC that it does not.
 WITH = ("svm", "umip", "pku", "erms")
 WITHOUT = ("rdseed", "sha-ni", "fxsr-opt", "misalignsse", "3dnowprefetch", "osvw", "topoext", "nrip-save", "xsavec")
 CPU = ",".join(["EPYC", *(f"+{name}" for name in WITH), *(f"-{name}" for name in WITHOUT)])
 MEMORY = "3G"
+FOLDER_VARIABLE = "KVM_MACHINE"  # tells the command where the run folder is
 # quiet: every character on a serial line is an exit. tsc=reliable: the emulated one is the host's, so it is. reboot=t:
 # the machine ends with a triple fault, which -no-reboot makes the end of qemu, and so does a panic.
 KERNEL_OPTIONS = "console=ttyS0 quiet loglevel=4 tsc=reliable no_timer_check mitigations=off nokaslr panic=-1 reboot=t"
@@ -72,15 +75,19 @@ def run(
     output: Callable[[bytes], object],
     environment: Mapping[str, str] | None = None,
     keep: Callable[[Path], object] = lambda folder: None,
+    modules: Mapping[str, Callable[[Path], bytes]] = MappingProxyType({}),
 ) -> int:
-    """The command's exit status. Its output goes to output(); keep() may look at the run folder before that goes."""
+    """The command's exit status. Its output goes to output(); keep() may look at the run folder before that goes.
+
+    modules: kernel modules that are to be changed before they are loaded.
+    """
     reason = missing()
     if reason:
         raise Unavailable(reason)
     chosen = kernel()
     with tempfile.TemporaryDirectory(prefix="kvm-machine-") as name:
         folder = Path(name)
-        (folder / "initramfs").write_bytes(initramfs.build(chosen))
+        (folder / "initramfs").write_bytes(initramfs.build(chosen, modules))
         (folder / "command").write_text(script(command, ENVIRONMENT | dict(environment or {}), folder))
         with shared_root(folder):
             in_time = boot(chosen, folder, seconds, output)
@@ -90,7 +97,7 @@ def run(
 
 def script(command: Sequence[str], environment: Mapping[str, str], folder: Path) -> str:
     """What process 1 gives to the shell."""
-    variables = [f"{name}={value}" for name, value in {**environment, "KVM_MACHINE": str(folder)}.items()]
+    variables = [f"{name}={value}" for name, value in {**environment, FOLDER_VARIABLE: str(folder)}.items()]
     return f"cd {shlex.quote(str(ROOT))}\nexec env -i {shlex.join([*variables, *command])}\n"
 
 
@@ -149,7 +156,7 @@ def qemu(kernel: Kernel, folder: Path) -> list[str]:
         *("-accel", "tcg,thread=multi", "-cpu", CPU, "-smp", "2", "-m", MEMORY),
         *("-object", f"memory-backend-memfd,id=memory,size={MEMORY},share=on"),
         *("-kernel", str(kernel.image), "-initrd", str(folder / "initramfs")),
-        *("-append", f"{KERNEL_OPTIONS} run={folder}"),
+        *("-append", f"{KERNEL_OPTIONS} run={folder} package={PACKAGE}"),
         *("-serial", f"file:{folder / 'console'}", "-serial", "stdio"),
         *("-chardev", f"socket,id=share,path={folder / 'share'}"),
         *("-device", "vhost-user-fs-pci,chardev=share,tag=host"),

@@ -12,7 +12,9 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from tests.integration import guest
 from tests.kvm.command import finish, to_stdout
@@ -54,8 +56,11 @@ def prepare() -> None:
     """Here and not in the machine, which takes ten times as long and forgets it: programs and Python's bytecode."""
     if shutil.which("gcc") is None:
         raise Unavailable("there is no gcc here: apt-get install gcc libc6-dev")
-    OFFER.parent.mkdir(parents=True, exist_ok=True)
-    subprocess.run(["gcc", "-static", "-O1", "-Wall", "-Wextra", "-o", OFFER, SOURCE], check=True)
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=CACHE) as folder:
+        built = Path(folder) / OFFER.name
+        subprocess.run(["gcc", "-static", "-O1", "-Wall", "-Wextra", "-o", built, SOURCE], check=True)
+        built.rename(OFFER)
     for name in ["runner", *guest.PROGRAMS]:
         guest.build(name)
     environment = os.environ | NO_OTHERS
