@@ -63,8 +63,6 @@ int machine_has_xsave(void);
 unsigned long machine_syscall_address(void);
 void machine_set_syscall_faults(void);
 void machine_drop_smap(void);
-void machine_set_shadowed(void);
-int machine_is_shadowed(void);
 void machine_forget_tables(void);
 int vcpu_reset(struct vcpu *v);
 void vcpu_leave_space(struct vcpu *v);

@@ -108,8 +108,10 @@ static int is_copy_of(const struct region *region, const struct object *object, 
 static int replace(struct kv_space *space, const struct region *region, uint64_t *slot, uint64_t old, frame_t number)
 {
 	if (entry_is_there(old))
-		space_stop(space);
+		space_stop_for_page(space);
 	entry_store(slot, host_gpa(frame_host(number)) | rights(region, 1));
+	if (entry_is_there(old))
+		window_forget_page(entry_host(old));
 	entry_drop(old);
 	return 0;
 }

@@ -42,7 +42,7 @@ int n_vcpus;
 static unsigned long ring0_features;
 static int vm_fd = -1;
 static char *core;
-static int n_slots, shadowed;
+static int n_slots;
 static unsigned long xcr0, cr4, tsc_khz, run_size;
 static long tsc_offset;
 static int has_rdtscp;
@@ -494,7 +494,7 @@ void machine_unmake(void)
 			munmap(vcpus[i].run, run_size);
 		close(vcpus[i].fd);
 	}
-	n_vcpus = n_slots = shadowed = 0;
+	n_vcpus = n_slots = 0;
 	if (vm_fd >= 0)
 		close(vm_fd);
 	vm_fd = -1;
@@ -534,17 +534,6 @@ void machine_drop_smap(void)
 	cr4 &= ~CR4_SMAP;
 	for (int i = 0; i < n_vcpus; i++)
 		vcpu_reset(&vcpus[i]);
-}
-
-/* KVM is to be told when page tables have changed. */
-void machine_set_shadowed(void)
-{
-	shadowed = 1;
-}
-
-int machine_is_shadowed(void)
-{
-	return shadowed;
 }
 
 /* Taking a slot away, any slot, makes KVM forget all copies of page tables. */

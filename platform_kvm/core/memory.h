@@ -103,6 +103,9 @@ int window_need(unsigned long offset, unsigned long size);
 void window_reserve(unsigned long offset, unsigned long size);
 void space_enter(struct kv_space *space);
 void space_stop(struct kv_space *space);
+void space_stop_for_page(struct kv_space *space);
+void window_forget_page(char *host);
+void window_tables_freed(void);
 void space_unlock_to_wait(struct kv_space *space);
 void space_lock_again(struct kv_space *space);
 

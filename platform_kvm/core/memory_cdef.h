@@ -61,6 +61,11 @@ struct kv_frames_info {
  * meanwhile; so nobody may wait for the lock and be executing in the space.  Both may be NULL. */
 int kv_memory_init(int (*add_slot)(unsigned long gpa, void *host, unsigned long size),
 		   void (*quiesce)(struct kv_space *space));
+/* From now on there are copies of page tables that do not follow their changes, but do follow those of the window's
+ * mappings: a KVM without nested paging makes them.  kv_copies_are_stale: since it was last asked, has anything changed
+ * that makes them wrong?  Asked with the lock held. */
+void kv_expect_copies(void);
+int kv_copies_are_stale(void);
 void kv_memory_close(void); /* every space and account has been released */
 char *kv_window(void);
 void kv_lock(void);

@@ -73,6 +73,7 @@ void kv_space_free(struct kv_space *space)
 	/* Objects last: the tables named their pages. */
 	regions_remove(space, 0, 1ul << 47);
 	frame_put(space->top);
+	window_tables_freed();
 	kv_unlock();
 	free(space->regions);
 	free(space);

@@ -29,15 +29,11 @@ void vcpu_kick(struct vcpu *v)
 	syscall(SYS_tgkill, getpid(), v->tid, KICK_SIGNAL);
 }
 
-/* Under kv_lock(): KVM has copies of page tables that have changed since. */
-static int stale;
-
 /* memory.h: return when nobody executes in the space.  Whoever wants to go in waits for the lock, which we hold. */
 void quiesce(struct kv_space *space)
 {
 	unsigned long root = kv_space_root(space);
 
-	stale = machine_is_shadowed();
 	for (int i = 0; i < n_vcpus; i++) {
 		struct vcpu *v = &vcpus[i];
 
@@ -112,10 +108,8 @@ static int enter(struct vcpu *v, struct kv_ctx *ctx)
 	int err;
 
 	kv_lock();
-	if (stale) {
+	if (kv_copies_are_stale())
 		machine_forget_tables();
-		stale = 0;
-	}
 	__atomic_store_n(&v->inside, ctx->space, __ATOMIC_SEQ_CST);
 	if (v->parked && (v->flush || v->root != root)) {
 		v->shared->cr3 = v->root = root;

@@ -6,6 +6,7 @@
 
 char *window;
 static unsigned char slot_added[SLOTS];
+static int copies_expected, copies_are_stale;
 static int (*add_slot)(unsigned long gpa, void *host, unsigned long size);
 static void (*quiesce)(struct kv_space *space);
 static pthread_mutex_t lock = PTHREAD_RECURSIVE_MUTEX_INITIALIZER_NP;
@@ -64,6 +65,7 @@ int kv_memory_init(int (*slot)(unsigned long gpa, void *host, unsigned long size
 void kv_memory_close(void)
 {
 	kv_lock();
+	copies_expected = copies_are_stale = 0;
 	if (window) {
 		exchange_close();
 		close_parts();
@@ -103,12 +105,50 @@ void space_enter(struct kv_space *space)
 	space->stopped = 0;
 }
 
-/* Before an entry that a virtual CPU may have in its TLB is taken out or allows less. */
-void space_stop(struct kv_space *space)
+static void stop(struct kv_space *space)
 {
 	if (!space->stopped && quiesce)
 		quiesce(space);
 	space->stopped = 1;
+}
+
+/* Before an entry that a virtual CPU may have in its TLB is taken out or allows less. */
+void space_stop(struct kv_space *space)
+{
+	stop(space);
+	copies_are_stale = copies_expected;
+}
+
+/* The same for one entry, which is about to be replaced: window_forget_page is to follow. */
+void space_stop_for_page(struct kv_space *space)
+{
+	stop(space);
+}
+
+/* An entry no longer leads to this page: copies of it vanish with the host's own mapping, which comes again. */
+void window_forget_page(char *host)
+{
+	if (copies_expected)
+		madvise(host, PAGE, MADV_DONTNEED);
+}
+
+/* Tables are freed, and may be other tables soon. */
+void window_tables_freed(void)
+{
+	copies_are_stale = copies_expected;
+}
+
+void kv_expect_copies(void)
+{
+	copies_expected = 1;
+}
+
+int kv_copies_are_stale(void)
+{
+	int stale = copies_are_stale;
+
+	copies_are_stale = 0;
+	return stale;
 }
 
 void space_unlock_to_wait(struct kv_space *space)
