@@ -88,13 +88,10 @@ int turn_wants_out(struct vcpu *v)
 	return __atomic_load_n(&v->preempt, __ATOMIC_RELAXED) || __atomic_load_n(&v->current->stop, __ATOMIC_RELAXED);
 }
 
-/* The context whose extended state is here still, if it waits; else the first. */
-static struct kv_ctx *next_for(struct vcpu *v)
+static struct kv_ctx *next(void)
 {
 	struct kv_ctx *ctx = ready.first;
 
-	if (v->extended && v->extended->state == QUEUED)
-		ctx = v->extended;
 	take_out(&ready, ctx);
 	set_waiting();
 	return ctx;
@@ -134,7 +131,7 @@ static void *live(void *argument)
 	pthread_mutex_lock(&lock);
 	while (!ending) {
 		if (ready.first) {
-			run_one(v, next_for(v));
+			run_one(v, next());
 			continue;
 		}
 		n_idle++;
