@@ -22,7 +22,7 @@ OK, WARN, FAIL = "ok", "warn", "fail"
 MINIMUM_PYTHON = (3, 11)
 MINIMUM_KERNEL = (5, 6)
 PACKAGES = ("cffi", "pyseccomp", "google.protobuf")
-CORES = ("sandbox._hostcalls", "platform_ptrace.core._core")
+CORES = ("sandbox._hostcalls", "platform_ptrace.core._core", "platform_kvm.core._core", "sentry.vdso._clock")
 SHIM = "containerd-shim-pysc-v1"
 
 
