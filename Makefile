@@ -72,9 +72,9 @@ test-kvm: setup-test  ## the platform and guest tests for kvm (or PLATFORM=...) 
 test-soak: setup-test  ## the tests that take minutes each, one after the other
 	$(PYTEST) -m soak -s tests
 
-demo: setup  ## show it: containers from ctr on our own kernel; cleans up after itself
+demo: setup  ## show it: containers from ctr on our own kernel (PLATFORM=kvm: on that platform); cleans up after itself
 	@$(NEED) demo
-	@packaging/demo
+	@PLATFORM=$(PLATFORM) packaging/demo
 
 bench: setup  ## beside Linux and other runtimes, 10 to 15 minutes; QUICK=1: 2 minutes, and docs/ stays as it is
 	@$(NEED) bench

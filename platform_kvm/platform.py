@@ -360,7 +360,9 @@ class KvmSpace:
 
 def _mapping(region: Any) -> Mapping:
     perms = PERMISSIONS[region.prot & 7] + ("s" if region.shared else "p")
-    return Mapping(region.start, region.end, perms, region.offset, region.dev, region.ino, KINDS[region.kind])
+    if region.kind != lib.KV_NORMAL:
+        return Mapping(region.start, region.end, perms, 0, 0, 0, KINDS[region.kind])  # that it is a file's is ours alone
+    return Mapping(region.start, region.end, perms, region.offset, region.dev, region.ino, "")
 
 
 class KvmTemplate:
