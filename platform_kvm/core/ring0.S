@@ -74,6 +74,8 @@ ring0_syscall:
 	jnc 1f
 	cmp $SLOT_LAST_VALUE, %ecx
 	ja 1f
+	bt $8, %r11			/* single steps: SYSRET would stop before the next instruction, IRET stops behind it */
+	jc 1f
 	mov CTX_ANSWERS(%rsp,%rcx,8), %rax
 	mov CTX_RIP(%rsp), %rcx
 	mov %gs:CPU_SCRATCH, %rsp
@@ -198,7 +200,8 @@ exception:
 	mov %gs:CPU_CTX, %rax
 	jmp enter
 
-/* A host whose SYSCALL loads rip and stays in ring 3: it faults on its way to us, its other effects done. */
+/* A host whose SYSCALL loads rip and stays in ring 3: it faults on its way to us, its other effects done.  So does whoever
+ * jumps here, with any flags in r11. */
 2:	lea ring0_syscall(%rip), %rcx
 	cmp %rcx, %rdi
 	jne 3b
@@ -207,6 +210,8 @@ exception:
 	mov CTX_RCX(%rax), %rcx
 	mov %rcx, CTX_RIP(%rax)
 	mov CTX_R11(%rax), %rcx
+	and $USER_FLAGS, %rcx
+	or $ALWAYS_FLAGS, %rcx
 	mov %rcx, CTX_EFLAGS(%rax)
 	mov CTX_RAX(%rax), %rcx
 	mov %rcx, CTX_ORIG_RAX(%rax)

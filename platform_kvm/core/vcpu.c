@@ -11,8 +11,6 @@
 #include <sys/syscall.h>
 #include <x86intrin.h>
 
-#define USER_FLAGS 0x254dd5ul	/* ID AC RF OF DF TF SF ZF AF PF CF */
-#define ALWAYS_FLAGS 0x202ul	/* IF, and the one that is always set */
 #define MAX_HOST_FAULTS 64
 #define RESTOCK_AT (STOCK_SIZE / 4)
 
