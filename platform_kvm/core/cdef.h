@@ -35,6 +35,8 @@ struct kv_ctx {
 	unsigned long address;
 	unsigned long ran;
 	int index, state, stop;
+	int ran_on;               /* the virtual CPU that it ran on last */
+	int preempted;            /* it waits for a virtual CPU because it had one for long */
 	struct kv_ctx *next;
 	struct kv_event event;
 };

@@ -87,13 +87,13 @@ int turn_wants_out(struct vcpu *v)
 	return __atomic_load_n(&v->preempt, __ATOMIC_RELAXED) || __atomic_load_n(&v->current->stop, __ATOMIC_RELAXED);
 }
 
-/* The context whose extended state is here still, if it waits; else the first. */
+/* The context that was here last, if it waits and did not have to make room; else the first. */
 static struct kv_ctx *next_for(struct vcpu *v)
 {
-	struct kv_ctx *ctx = ready.first;
+	struct kv_ctx *ctx = ready.first, *last = v->extended;
 
-	if (v->extended && v->extended->state == QUEUED)
-		ctx = v->extended;
+	if (last && last->state == QUEUED && last->ran_on == v->index && !last->preempted)
+		ctx = last;
 	take_out(&ready, ctx);
 	set_waiting();
 	return ctx;
@@ -104,6 +104,7 @@ static void run_one(struct vcpu *v, struct kv_ctx *ctx)
 	int result;
 
 	ctx->state = RUNNING;
+	ctx->preempted = 0;
 	v->current = ctx;
 	v->preempt = 0;
 	v->since = now_ns();
@@ -113,6 +114,7 @@ static void run_one(struct vcpu *v, struct kv_ctx *ctx)
 	pthread_mutex_lock(&lock);
 	v->current = NULL;
 	if (result == RAN_STOP && !ctx->stop) {
+		ctx->preempted = 1;
 		make_ready(ctx);
 		return;
 	}

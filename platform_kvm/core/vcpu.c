@@ -82,9 +82,10 @@ static void prepare(struct vcpu *v, struct kv_ctx *ctx)
 
 	ctx->regs->eflags = (ctx->regs->eflags & USER_FLAGS) | ALWAYS_FLAGS;
 	shared->ctx = ctx->address;
-	if (v->extended != ctx || ctx->replaced) {
+	if (v->extended != ctx || ctx->ran_on != v->index || ctx->replaced) {
 		shared->restore = ctx->address + CTX_XSAVE;
 		v->extended = ctx;
+		ctx->ran_on = v->index;
 		ctx->replaced = 0;
 	}
 	fill_stock(v);
