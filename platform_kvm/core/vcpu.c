@@ -70,10 +70,16 @@ static void fill_stock(struct vcpu *v)
 
 /* ---- entering ---- */
 
-/* Ring 0 must not be made to return to itself, nor be given what it would fail to load. */
+static int is_canonical(unsigned long addr)
+{
+	return (long)(addr << 16) >> 16 == (long)addr;
+}
+
+/* Ring 0 must not be made to return to itself, nor be given what it would fail to load.  Bases in the upper half are no
+ * use, but an application that has the instructions may set them. */
 static int may_run(const struct ring0_regs *regs)
 {
-	return (regs->cs & 3) == 3 && (regs->ss & 3) == 3 && !(regs->fs_base >> 47) && !(regs->gs_base >> 47);
+	return (regs->cs & 3) == 3 && (regs->ss & 3) == 3 && is_canonical(regs->fs_base) && is_canonical(regs->gs_base);
 }
 
 static void prepare(struct vcpu *v, struct kv_ctx *ctx)
