@@ -110,31 +110,66 @@ static void call_back(struct vcpu *v)
 	ioctl(v->fd, KVM_INTERRUPT, &interrupt);
 }
 
-/* In and out.  0, or KVM_RUN's errno. */
-static int enter(struct vcpu *v, struct kv_ctx *ctx)
+/* Under kv_lock(): translations have to go before the next instruction, and ring 0 is not where it could see to that. */
+static void flush_from_outside(struct vcpu *v)
 {
-	unsigned long root = kv_space_root(ctx->space);
-	int err;
+	struct kvm_sregs sregs;
+	unsigned long root;
+
+	if (ioctl(v->fd, KVM_GET_SREGS, &sregs))
+		return;
+	root = sregs.cr3;
+	sregs.cr3 = CORE_GPA + CORE_PML4;
+	ioctl(v->fd, KVM_SET_SREGS, &sregs);
+	sregs.cr3 = root;
+	ioctl(v->fd, KVM_SET_SREGS, &sregs);
+}
+
+/* From here on nobody may change the space, until this virtual CPU is no more in it. */
+static void go_in(struct vcpu *v, struct kv_space *space)
+{
+	unsigned long root = kv_space_root(space);
 
 	kv_lock();
 	if (stale) {
 		machine_forget_tables();
 		stale = 0;
 	}
-	__atomic_store_n(&v->inside, ctx->space, __ATOMIC_SEQ_CST);
+	__atomic_store_n(&v->inside, space, __ATOMIC_SEQ_CST);
+	if (!v->parked && v->flush)
+		flush_from_outside(v);
 	if (v->parked && (v->flush || v->root != root)) {
 		v->shared->cr3 = v->root = root;
 		v->shared->flush = 1;
-		v->flush = 0;
 	}
+	v->flush = 0;
 	kv_unlock();
+}
+
+/* Between two instructions, and nothing but entering again will do.  It is in the space still: it may hold translations,
+ * and ring 0 may be in the midst of page tables. */
+static int is_half_way(const struct vcpu *v, int err)
+{
+	if (err)
+		return err == EINTR || err == EAGAIN;
+	return v->run->exit_reason == KVM_EXIT_IRQ_WINDOW_OPEN || v->run->exit_reason == KVM_EXIT_INTR;
+}
+
+/* In and out.  0, or KVM_RUN's errno. */
+static int enter(struct vcpu *v, struct kv_ctx *ctx)
+{
+	int err;
+
+	if (!v->inside)
+		go_in(v, ctx->space);
 	call_back(v);
 	v->parked = 0;
 	__atomic_store_n(&v->entered, __rdtsc(), __ATOMIC_RELAXED);
 	err = ioctl(v->fd, KVM_RUN, 0) ? errno : 0;
 	ctx->ran += __rdtsc() - v->entered;
 	__atomic_store_n(&v->entered, 0, __ATOMIC_RELAXED);
-	__atomic_store_n(&v->inside, NULL, __ATOMIC_SEQ_CST);
+	if (!is_half_way(v, err))
+		__atomic_store_n(&v->inside, NULL, __ATOMIC_SEQ_CST);
 	__atomic_store_n(&v->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
 	return err;
 }
@@ -295,14 +330,10 @@ static int host_fault(struct vcpu *v, struct kv_ctx *ctx, struct kv_event *ev)
 /* -1: enter again. */
 static int left(struct vcpu *v, struct kv_ctx *ctx, int err, struct kv_event *ev)
 {
-	if (err == EINTR || err == EAGAIN)
-		return -1;
 	if (err == EFAULT)
 		return host_fault(v, ctx, ev);
 	if (err)
 		return broken(v, ev, err, 0);
-	if (v->run->exit_reason == KVM_EXIT_IRQ_WINDOW_OPEN || v->run->exit_reason == KVM_EXIT_INTR)
-		return -1;
 	if (v->run->exit_reason != KVM_EXIT_IO || v->run->io.port != EXIT_PORT)
 		return broken(v, ev, v->run->exit_reason, v->run->internal.suberror);
 	v->parked = 1;
@@ -313,15 +344,19 @@ static int left(struct vcpu *v, struct kv_ctx *ctx, int err, struct kv_event *ev
 /* Run a context until something is the Sentry's to hear (RAN_EVENT: *ev tells), or somebody wants it out (RAN_STOP). */
 int vcpu_stay(struct vcpu *v, struct kv_ctx *ctx, struct kv_event *ev)
 {
-	int result;
+	int result = -1;
 
 	if (!may_run(ctx->regs))
 		return fault(ev, SIGSEGV, SI_KERNEL, 0);
 	prepare(v, ctx);
 	do {
-		result = left(v, ctx, enter(v, ctx), ev);
+		int err = enter(v, ctx);
+
+		if (v->inside)
+			continue;
 		if (v->in_stock != (int)v->shared->n_stock)
 			count_stock(v, ctx->space);
+		result = left(v, ctx, err, ev);
 		if (result < 0 && v->parked) {
 			if (turn_wants_out(v))
 				return RAN_STOP;
