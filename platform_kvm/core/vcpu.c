@@ -14,6 +14,7 @@
 #define MAX_HOST_FAULTS 64
 #define RESTOCK_AT (STOCK_SIZE / 4)
 
+#define FLAG_TF 0x100
 #define FAULT_WRITE 2ul
 #define FAULT_USER 4ul
 #define FAULT_FETCH 16ul
@@ -273,6 +274,15 @@ static int software_interrupt(struct kv_ctx *ctx, struct kv_event *ev)
 	return system_call(ctx, ev, 0);
 }
 
+/* A debug exception is a single step, or the instruction for it. */
+static int is_icebp(struct kv_ctx *ctx)
+{
+	unsigned char code;
+
+	return !(ctx->regs->eflags & FLAG_TF) && kv_read(ctx->space, ctx->regs->rip - 1, (char *)&code, 1) == 1 &&
+	       code == 0xf1;
+}
+
 /* As Linux tells of each exception: arch/x86/kernel/traps.c. */
 static int exception(struct vcpu *v, struct kv_ctx *ctx, struct kv_event *ev)
 {
@@ -282,7 +292,7 @@ static int exception(struct vcpu *v, struct kv_ctx *ctx, struct kv_event *ev)
 	case 0:
 		return fault(ev, SIGFPE, FPE_INTDIV, rip);
 	case 1:
-		return fault(ev, SIGTRAP, TRAP_TRACE, rip);
+		return fault(ev, SIGTRAP, is_icebp(ctx) ? TRAP_BRKPT : TRAP_TRACE, rip);
 	case 2: /* NMI, MCE */
 	case 18:
 		return -1;
