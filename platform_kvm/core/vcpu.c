@@ -69,6 +69,16 @@ static void fill_stock(struct vcpu *v)
 	v->shared->n_stock = v->in_stock;
 }
 
+/* True as long as none of them runs. */
+unsigned int kv_cpu_stock(void)
+{
+	unsigned int n = 0;
+
+	for (int i = 0; i < n_vcpus; i++)
+		n += vcpus[i].in_stock;
+	return n;
+}
+
 /* ---- entering ---- */
 
 static int is_canonical(unsigned long addr)

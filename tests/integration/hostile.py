@@ -197,10 +197,11 @@ def interrupt_return(addr: int, cs: int, flags: int, rsp: int, ss: int) -> bytes
 class Witness:
     """A context in a space of its own that holds known values everywhere, and looks at them again and again."""
 
-    NUMBER: Final = 0x17e55
+    NUMBER: Final = 0x17E55
     XMM0: Final = 0x0F1E2D3C4B5A6978
     WORDS: Final = (0x1111222233334444, 0x5555666677778888)
-    KEPT: Final = {name: 0xABCD0000 + n for n, name in enumerate(["rbx", "rbp", "r12", "r13", "r14", "r15", "rdi", "rdx"])}
+    NAMES: Final = ("rbx", "rbp", "rdx", "rdi", "r12", "r13", "r14", "r15")
+    KEPT: Final = {name: 0xABCD0000 + n for n, name in enumerate(NAMES)}
     # Its memory by way of FS and GS, the extended state, the flags: all as arguments of a call.
     LOOK: Final = (
         b"\x64\x4c\x8b\x04\x25\0\0\0\0"  # mov %fs:0, %r8
@@ -232,7 +233,7 @@ class Witness:
         assert {name: getattr(regs, name) for name in self.KEPT} == self.KEPT
         assert (regs.rsp, regs.cs, regs.ss) == (STACK - 64, USER_CS, USER_SS)
         assert (regs.fs_base, regs.gs_base) == (DATA, DATA + 8)
-        assert (regs.ds, regs.es, regs.fs, regs.gs) == (0, 0, 0, 0)
+        assert [getattr(regs, name) for name in ("ds", "es", "fs", "gs")] == [0] * 4
         self.context.set_result(0)
 
     def look_at_all(self) -> None:
@@ -284,5 +285,3 @@ class Wall:
     def holds(self) -> None:
         self.witness.look_at_all()
         assert ways_in(self.bare) == self.ways_in
-
-

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from sentry.platform import PAGE_SIZE, Context, InterruptTrap, SyscallTrap, Trap
-from tests.bare import CODE, COUNT, DATA, FIXED, LOOP, READ_WRITE, SYSCALL, Bare, call, mov
+from tests.bare import COUNT, DATA, FIXED, LOOP, READ_WRITE, SYSCALL, Bare, call, mov
 from tests.integration.platforms import SUBJECTS, Subject, wait_until, word
 from tests.slowness import SLOWNESS
 
@@ -39,9 +39,9 @@ def subject() -> Subject:
     return kvm
 
 
-def assert_counts_agree(context: Context, begun: int = CODE) -> int:
+def assert_counts_agree(context: Context) -> int:
     """Each counter is ahead of the next by none, or by one if the context stands between the two."""
-    counts = [getattr(context.regs, name) for name in COUNTED]
+    counts: list[int] = [getattr(context.regs, name) for name in COUNTED]
     assert max(counts) - min(counts) in (0, 1) and counts == sorted(counts, reverse=True), counts
     return counts[-1]
 
@@ -72,9 +72,14 @@ def test_interrupts_among_answered_calls_and_page_faults_lose_and_double_nothing
     size = 512 * PAGE_SIZE
     base = 0x10000000
     body = (
-        mov("rax", 39) + SYSCALL + b"\x4c\x01\xe0\x49\x89\xc5"  # add %r12, %rax; mov %rax, %r13
+        mov("rax", 39)
+        + SYSCALL
+        + b"\x4c\x01\xe0\x49\x89\xc5"  # add %r12, %rax; mov %rax, %r13
         + b"\x48\xff\xc3"  # inc %rbx
-        + mov("rax", 228) + mov("rdi", 1) + mov("rsi", DATA + 64) + SYSCALL
+        + mov("rax", 228)
+        + mov("rdi", 1)
+        + mov("rsi", DATA + 64)
+        + SYSCALL
         + b"\x48\x01\xc5"  # add %rax, %rbp
         + b"\x49\xff\x06"  # incq (%r14)
         + b"\x49\x81\xc6\0\x10\0\0"  # add $4096, %r14

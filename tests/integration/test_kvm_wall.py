@@ -346,7 +346,7 @@ def test_jumps_to_impossible_addresses_are_faults(wall: Wall) -> None:
 
 
 def test_a_system_call_at_the_very_end_of_memory_returns_to_a_fault(wall: Wall) -> None:
-    """The return address is the end.  Were it not canonical, SYSRET would fault in ring 0, on the application's stack."""
+    """The return address is the end.  Were it not canonical, SYSRET would fault in ring 0, on a bad stack."""
     if wall.name == "ptrace":
         pytest.skip("there the end is where the platform's own code begins")
     for answer in ({}, {"getpid": 77}):
