@@ -31,16 +31,14 @@ LOST = "a virtual processor can't go on"
 
 
 @own_process
-@pytest.mark.parametrize(
-    ("path", "reason"),
-    [("", "the device is not KVM's"), ("/dev/null", "the device is not KVM's"), ("/proc/self/exe", "")],
-)
-def test_what_is_not_kvm_is_refused_with_a_reason(path: str, reason: str) -> None:
+@pytest.mark.parametrize("path", ["", "/dev/null", "/proc/self/exe"])
+def test_what_is_not_kvm_is_refused_with_a_reason(path: str) -> None:
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC) if path else -1
+    reason = "no virtual machine can be made with KVM: the device is not KVM's"
     for _ in range(2):
-        with pytest.raises(PlatformError, match=f"no virtual machine can be made with KVM: {reason}"):
+        with pytest.raises(PlatformError, match=reason):
             KvmPlatform(fd, 1 << 24, 1)
-        assert probe_of(fd).startswith("no virtual machine can be made with KVM: ")
+        assert probe_of(fd) == reason
 
 
 @own_process
@@ -65,7 +63,7 @@ def wall() -> Iterator[Wall]:
 
 
 def forget_ring_0(context: Context) -> None:
-    """Take the upper half out of the space's top table, as a bug might: no instruction of ring 0's can be fetched then."""
+    """Take the upper half out of the space's top table, as a bug might: ring 0 can't be fetched then."""
     assert isinstance(context, KvmContext)
     top = lib.kv_space_root(context.space.c) - lib.KV_WINDOW_GPA
     ffi.memmove(lib.kv_window() + top + PAGE_SIZE // 2, bytes(PAGE_SIZE // 2), PAGE_SIZE // 2)
