@@ -262,9 +262,10 @@ int vcpu_reset(struct vcpu *v)
 	struct kvm_vcpu_events events;
 	int err;
 
+	kv_stock_return(v->shared->stock, v->in_stock);
+	v->in_stock = 0;
 	fill_cpu(v->index);
 	v->parked = 1;
-	v->in_stock = 0;
 	v->extended = NULL;
 	v->root = 0;
 	if (ioctl(v->fd, KVM_GET_VCPU_EVENTS, &events))

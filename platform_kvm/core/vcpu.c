@@ -202,7 +202,6 @@ static int broken(struct vcpu *v, struct kv_event *ev, long number, unsigned lon
 	ev->kind = KV_EV_BROKEN;
 	ev->number = number;
 	ev->addr = what;
-	kv_stock_return(v->shared->stock, v->in_stock);
 	vcpu_reset(v);
 	return RAN_EVENT;
 }

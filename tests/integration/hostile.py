@@ -96,7 +96,6 @@ PRIVILEGED: Final = {
     "wrmsr GS": mov("rcx", 0xC0000101) + mov("rax", CODE) + mov("rdx", 0) + b"\x0f\x30",
     "rdmsr EFER": mov("rcx", 0xC0000080) + b"\x0f\x32",
     "rdpmc": mov("rcx", 0) + b"\x0f\x33",
-    "sysexit": b"\x0f\x35",
     "sysretq": mov("rcx", CODE) + mov("r11", 0x3202) + b"\x48\x0f\x07",
     "sysretl": mov("rcx", CODE) + mov("r11", 0x3202) + b"\x0f\x07",
     "swapgs": b"\x0f\x01\xf8",
@@ -113,12 +112,11 @@ PRIVILEGED: Final = {
     "mov from cr8": b"\x44\x0f\x20\xc0",
     **{f"mov to dr{n}": mov("rax", 0) + bytes((0x0F, 0x23, 0xC0 + 8 * n)) for n in (0, 3, 6, 7)},
     **{f"mov from dr{n}": bytes((0x0F, 0x21, 0xC0 + 8 * n)) for n in (0, 3, 6, 7)},
-    "fxrstor of a bad MXCSR": mov("rax", MASK64) + b"\x48\x89\x47\x18" + b"\x0f\xae\x0f",
-    "ldmxcsr of a bad MXCSR": mov("rax", MASK64) + b"\x48\x89\x07" + b"\x0f\xae\x17",
 }
 
 # Some processors do not know these, or not in the mode that ring 0 chose: then they are no instructions.
 PRIVILEGED_IF_KNOWN: Final = {
+    "sysexit": b"\x0f\x35",
     "invpcid": mov("rax", 2) + b"\x66\x0f\x38\x82\x07",
     "xsetbv": mov("rcx", 0) + mov("rax", 1) + mov("rdx", 0) + b"\x0f\x01\xd1",
     "monitor": mov("rax", DATA) + mov("rcx", 0) + mov("rdx", 0) + b"\x0f\x01\xc8",
@@ -141,6 +139,12 @@ PRIVILEGED_IF_KNOWN: Final = {
     "xsaves": mov("rax", MASK64) + mov("rdx", MASK64) + b"\x0f\xc7\x2f",
     "xrstors": mov("rax", MASK64) + mov("rdx", MASK64) + b"\x0f\xc7\x1f",
     "wrpkru": mov("rax", 0) + mov("rcx", 1) + mov("rdx", 0) + b"\x0f\x01\xef",
+}
+
+# What a processor does not take from memory; one in software may, and then has spoilt ring 3's own state at most.
+BAD_STATE: Final = {
+    "fxrstor of a bad MXCSR": mov("rax", MASK64) + b"\x48\x89\x47\x18" + b"\x0f\xae\x0f",
+    "ldmxcsr of a bad MXCSR": mov("rax", MASK64) + b"\x48\x89\x07" + b"\x0f\xae\x17",
     # Bits of the header that are to be zero, and components that there are none of.
     "xrstor of a bad header": mov("rax", MASK64)
     + b"\x48\x89\x87\x08\x02\0\0\x48\x89\x87\0\x02\0\0"  # mov %rax, 520(%rdi); mov %rax, 512(%rdi)
