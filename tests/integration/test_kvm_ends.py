@@ -70,9 +70,10 @@ def forget_ring_0(context: Context) -> None:
 
 
 def spoil_extended_state(context: Context) -> None:
-    """Bits that no processor has, past the check of write_xstate: ring 0 meets an exception of its own."""
+    """Bits that no processor has, in MXCSR and in XSAVE's header, past the check of write_xstate."""
     assert isinstance(context, KvmContext)
     ffi.memmove(context.c.xstate + 24, b"\xff" * 4, 4)
+    ffi.memmove(context.c.xstate + 512, b"\xff" * 8, 8)
     context.c.replaced = 1
 
 
