@@ -8,8 +8,8 @@ import time
 import pytest
 
 from sentry.platform import PAGE_SIZE, Context, InterruptTrap, SyscallTrap, Trap
-from tests.bare import COUNT, DATA, FIXED, LOOP, READ_WRITE, SYSCALL, Bare, call, mov
-from tests.integration.platforms import SUBJECTS, Subject, wait_until, word
+from tests.bare import CODE, COUNT, DATA, FIXED, LOOP, MASK64, READ_WRITE, SYSCALL, Bare, call, mov
+from tests.integration.platforms import SUBJECTS, Subject, place, wait_until, word
 from tests.slowness import SLOWNESS
 
 pytestmark = pytest.mark.own_process
@@ -23,6 +23,7 @@ MEMORY_COUNTS = b"\x48\xff\x07"  # incq (%rdi)
 XMM_COUNTS = b"\x66\x0f\xd4\xc1"  # paddq %xmm1, %xmm0
 ONE_TO_XMM1 = mov("rax", 1) + b"\x66\x48\x0f\x6e\xc8"
 XMM_TO_MEMORY = b"\x66\x0f\xd6\x47\x08"  # movq %xmm0, 8(%rdi)
+MADV_DONTNEED = 4
 AGAIN = struct.Struct("<Bi")
 
 
@@ -172,3 +173,32 @@ def test_a_context_can_be_released_wherever_it_is(bare: Bare) -> None:
     wait_until(lambda: word(keeper, DATA) > seen)
     keeper.interrupt()
     assert bare.collect(keeper) == [InterruptTrap()]
+
+
+def test_memory_that_was_taken_away_is_written_no_more(bare: Bare) -> None:
+    """Loading SS holds interrupts back for one instruction: the one that writes, so that it may be caught before it."""
+    page = 0x10000000
+    load_ss = b"\x8c\xd1" + b"\x8e\xd1"  # mov %ss, %ecx; mov %ecx, %ss
+    first = bare.load(call(1) + call(2))
+    bare.syscall(first)
+    writers = [first.clone(share_space=True, same_process=True) for _ in range(2)]
+    first.space.map(page, 16 * PAGE_SIZE, READ_WRITE, FIXED, -1, 0)
+    place(first, CODE + 0x100, endless(load_ss + b"\x48\x89\x07\x48\x89\x87\0\x10\0\0"))  # mov %rax, (%rdi); 4096(%rdi)
+    for writer in writers:
+        writer.regs.rip, writer.regs.rdi, writer.regs.rax = CODE + 0x100, page, MASK64
+        bare.start(writer)
+    bare.turn()
+    victim = bare.load(call(1))
+    for n in range(400):
+        victim.space.map(page, 16 * PAGE_SIZE, READ_WRITE, FIXED, -1, 0)
+        wait_until(lambda: word(first, page + PAGE_SIZE) == MASK64)
+        if n % 2:
+            first.space.advise(page, 2 * PAGE_SIZE, MADV_DONTNEED)
+        else:
+            first.space.map(page, 2 * PAGE_SIZE, READ_WRITE, FIXED, -1, 0)
+        victim.space.write(page, bytes(16 * PAGE_SIZE))
+        assert bare.turn() == []
+        assert victim.space.read(page, 16 * PAGE_SIZE) == bytes(16 * PAGE_SIZE)
+    for writer in writers:
+        writer.interrupt()
+    assert bare.collect(*writers) == [InterruptTrap()] * 2
