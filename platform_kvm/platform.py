@@ -11,7 +11,7 @@ import struct
 import time
 import types
 from collections.abc import Generator, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from platform_kvm.core._core import ffi, lib
 from platform_kvm.timepage import TimePage
@@ -397,6 +397,14 @@ class KvmTemplate:
         lib.kv_account_free(self.account)
 
 
+class Statistics(NamedTuple):
+    """What is in use of guest memory; exact while no context runs."""
+
+    contexts: int
+    pages: int  # of applications and of their page tables
+    objects: int  # files and shared memory that are mapped
+
+
 class KvmPlatform:
     """Implements sentry.platform.Platform.
 
@@ -504,9 +512,17 @@ class KvmPlatform:
         context.lose()
         return ExitTrap(SIGKILL)
 
+    def statistics(self) -> Statistics:
+        info = ffi.new("struct kv_frames_info *")
+        lib.kv_frames(info)
+        return Statistics(len(self.contexts), info.handed_out - lib.kv_cpu_stock(), info.objects)
+
     def close(self) -> None:
         for context in list(self.contexts.values()):
             context.release()
+        left = self.statistics()
+        if left != (0, 0, 0):
+            log.error("guest memory that nobody gave back: %d pages, %d files", left.pages, left.objects)
         lib.kv_machine_close()
         self.time_page.close()
 

@@ -35,6 +35,7 @@ struct kv_ctx {
 	unsigned long address;
 	unsigned long ran;
 	int index, state, stop;
+	int ran_on;               /* the virtual CPU that it ran on last */
 	struct kv_ctx *next;
 	struct kv_event event;
 };
@@ -56,6 +57,7 @@ int kv_ctx_init(struct kv_ctx *ctx, int id, struct kv_space *space);
 void kv_ctx_release(struct kv_ctx *ctx);
 void kv_space_close(struct kv_space *space);
 
+unsigned int kv_cpu_stock(void); /* handed out frames that the virtual CPUs have in stock */
 void kv_resume(struct kv_ctx *ctx);
 void kv_interrupt(struct kv_ctx *ctx);
 unsigned long kv_cycles(struct kv_ctx *ctx); /* in the guest */

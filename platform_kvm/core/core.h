@@ -31,7 +31,7 @@ struct vcpu {
 	int fd, index;
 	struct kvm_run *run;
 	struct ring0_cpu *shared;
-	struct kv_ctx *extended; /* whose extended state is in its registers */
+	struct kv_ctx *extended; /* whose extended state is in its registers, unless it has run elsewhere since */
 	unsigned long entered;	 /* the time stamp counter when it went into the guest; 0: it is not there */
 	unsigned long root;	 /* of the space whose translations it may hold */
 	int parked;		 /* it left by `out`: its context's registers are saved */

@@ -121,6 +121,10 @@
 #define SYSCALL_FAULTS 8
 #define HAS_XSAVEOPT 16
 
+/* Of the flags, those that are the application's; and IF, with the one that is always set. */
+#define USER_FLAGS 0x254dd5 /* ID AC RF NT OF DF TF SF ZF AF PF CF */
+#define ALWAYS_FLAGS 0x202
+
 #define EXIT_PORT 0x50
 
 #define SLOT_NUMBERS 320 /* system calls that may have a slot */

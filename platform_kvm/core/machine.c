@@ -262,9 +262,10 @@ int vcpu_reset(struct vcpu *v)
 	struct kvm_vcpu_events events;
 	int err;
 
+	kv_stock_return(v->shared->stock, v->in_stock);
+	v->in_stock = 0;
 	fill_cpu(v->index);
 	v->parked = 1;
-	v->in_stock = 0;
 	v->extended = NULL;
 	v->root = 0;
 	if (ioctl(v->fd, KVM_GET_VCPU_EVENTS, &events))
@@ -429,16 +430,18 @@ static int make_vcpu(struct vcpu *v, int index, struct kvm_cpuid2 *cpuid)
 }
 
 static const char *const capabilities[] = {
-	[KVM_CAP_USER_MEMORY] = "guest memory of the user's",
-	[KVM_CAP_IMMEDIATE_EXIT] = "immediate_exit",
-	[KVM_CAP_VCPU_EVENTS] = "events of virtual CPUs",
-	[KVM_CAP_SYNC_MMU] = "guest memory that follows the user's mappings",
+	[KVM_CAP_USER_MEMORY] = "it lacks guest memory of the user's",
+	[KVM_CAP_IMMEDIATE_EXIT] = "it lacks immediate exits",
+	[KVM_CAP_VCPU_EVENTS] = "it lacks events of virtual CPUs",
+	[KVM_CAP_SYNC_MMU] = "it lacks guest memory that follows the user's mappings",
 };
 
 static const char *missing_capability(int kvm_fd)
 {
-	if (ioctl(kvm_fd, KVM_GET_API_VERSION, 0) != KVM_API_VERSION)
-		return "the stable KVM interface";
+	int version = ioctl(kvm_fd, KVM_GET_API_VERSION, 0);
+
+	if (version != KVM_API_VERSION)
+		return version < 0 ? "the device is not KVM's" : "it lacks the stable interface";
 	for (unsigned int i = 0; i < sizeof(capabilities) / sizeof(capabilities[0]); i++)
 		if (capabilities[i] && ioctl(kvm_fd, KVM_CHECK_EXTENSION, i) <= 0)
 			return capabilities[i];

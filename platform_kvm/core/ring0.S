@@ -27,7 +27,8 @@
 	mov %rdi, CTX_RDI(%rax)
 .endm
 
-/* The bases, which the application may have changed if it has the instructions; and the selectors.  Clobbers rcx. */
+/* The bases, which the application may have changed if it has the instructions; and the selectors, which the next context
+ * must not find: CPU_SELECTORS says if there are any.  Clobbers rcx and r8. */
 .macro SAVE_SEGMENTS
 	testb $HAS_FSGSBASE, %gs:CPU_FEATURES
 	jz 1f
@@ -40,12 +41,17 @@
 1:	xor %ecx, %ecx
 	mov %ds, %cx
 	mov %rcx, CTX_DS(%rax)
+	mov %ecx, %r8d
 	mov %es, %cx
 	mov %rcx, CTX_ES(%rax)
+	or %ecx, %r8d
 	mov %fs, %cx
 	mov %rcx, CTX_FS(%rax)
+	or %ecx, %r8d
 	mov %gs, %cx
 	mov %rcx, CTX_GS(%rax)
+	or %ecx, %r8d
+	mov %r8, %gs:CPU_SELECTORS
 .endm
 
 /* ---- the ways in ---- */
@@ -68,6 +74,8 @@ ring0_syscall:
 	jnc 1f
 	cmp $SLOT_LAST_VALUE, %ecx
 	ja 1f
+	bt $8, %r11			/* single steps: SYSRET would stop before the next instruction, IRET stops behind it */
+	jc 1f
 	mov CTX_ANSWERS(%rsp,%rcx,8), %rax
 	mov CTX_RIP(%rsp), %rcx
 	mov %gs:CPU_SCRATCH, %rsp
@@ -192,7 +200,8 @@ exception:
 	mov %gs:CPU_CTX, %rax
 	jmp enter
 
-/* A host whose SYSCALL loads rip and stays in ring 3: it faults on its way to us, its other effects done. */
+/* A host whose SYSCALL loads rip and stays in ring 3: it faults on its way to us, its other effects done.  So does whoever
+ * jumps here, with any flags in r11. */
 2:	lea ring0_syscall(%rip), %rcx
 	cmp %rcx, %rdi
 	jne 3b
@@ -201,6 +210,8 @@ exception:
 	mov CTX_RCX(%rax), %rcx
 	mov %rcx, CTX_RIP(%rax)
 	mov CTX_R11(%rax), %rcx
+	and $USER_FLAGS, %rcx
+	or $ALWAYS_FLAGS, %rcx
 	mov %rcx, CTX_EFLAGS(%rax)
 	mov CTX_RAX(%rax), %rcx
 	mov %rcx, CTX_ORIG_RAX(%rax)
@@ -291,7 +302,6 @@ ring0_iret:
 
 /* Null selectors are most programs' only ones; a bad one is taken for null.  Loading GS changes the base in use. */
 load_selectors:
-	mov %rcx, %gs:CPU_SELECTORS	/* what was loaded before counts, too: it is to go away */
 	mov CTX_DS(%rax), %ecx
 	.globl ring0_load_ds, ring0_load_es, ring0_load_fs, ring0_load_gs
 	.hidden ring0_load_ds, ring0_load_es, ring0_load_fs, ring0_load_gs
@@ -308,11 +318,6 @@ ring0_load_fs:
 ring0_load_gs:
 	mov %ecx, %gs
 	swapgs
-	mov CTX_DS(%rax), %rcx
-	or CTX_ES(%rax), %rcx
-	or CTX_FS(%rax), %rcx
-	or CTX_GS(%rax), %rcx
-	mov %rcx, %gs:CPU_SELECTORS
 	ret
 
 save_extended:

@@ -11,11 +11,10 @@
 #include <sys/syscall.h>
 #include <x86intrin.h>
 
-#define USER_FLAGS 0x254dd5ul	/* ID AC RF OF DF TF SF ZF AF PF CF */
-#define ALWAYS_FLAGS 0x202ul	/* IF, and the one that is always set */
 #define MAX_HOST_FAULTS 64
 #define RESTOCK_AT (STOCK_SIZE / 4)
 
+#define FLAG_TF 0x100
 #define FAULT_WRITE 2ul
 #define FAULT_USER 4ul
 #define FAULT_FETCH 16ul
@@ -66,12 +65,28 @@ static void fill_stock(struct vcpu *v)
 	v->shared->n_stock = v->in_stock;
 }
 
+/* True as long as none of them runs. */
+unsigned int kv_cpu_stock(void)
+{
+	unsigned int n = 0;
+
+	for (int i = 0; i < n_vcpus; i++)
+		n += vcpus[i].in_stock;
+	return n;
+}
+
 /* ---- entering ---- */
 
-/* Ring 0 must not be made to return to itself, nor be given what it would fail to load. */
+static int is_canonical(unsigned long addr)
+{
+	return (long)(addr << 16) >> 16 == (long)addr;
+}
+
+/* Ring 0 must not be made to return to itself, nor be given what it would fail to load.  Bases in the upper half are no
+ * use, but an application that has the instructions may set them. */
 static int may_run(const struct ring0_regs *regs)
 {
-	return (regs->cs & 3) == 3 && (regs->ss & 3) == 3 && !(regs->fs_base >> 47) && !(regs->gs_base >> 47);
+	return (regs->cs & 3) == 3 && (regs->ss & 3) == 3 && is_canonical(regs->fs_base) && is_canonical(regs->gs_base);
 }
 
 static void prepare(struct vcpu *v, struct kv_ctx *ctx)
@@ -80,9 +95,10 @@ static void prepare(struct vcpu *v, struct kv_ctx *ctx)
 
 	ctx->regs->eflags = (ctx->regs->eflags & USER_FLAGS) | ALWAYS_FLAGS;
 	shared->ctx = ctx->address;
-	if (v->extended != ctx || ctx->replaced) {
+	if (v->extended != ctx || ctx->ran_on != v->index || ctx->replaced) {
 		shared->restore = ctx->address + CTX_XSAVE;
 		v->extended = ctx;
+		ctx->ran_on = v->index;
 		ctx->replaced = 0;
 	}
 	fill_stock(v);
@@ -101,29 +117,64 @@ static void call_back(struct vcpu *v)
 	ioctl(v->fd, KVM_INTERRUPT, &interrupt);
 }
 
-/* In and out.  0, or KVM_RUN's errno. */
-static int enter(struct vcpu *v, struct kv_ctx *ctx)
+/* Under kv_lock(): translations have to go before the next instruction, and ring 0 is not where it could see to that. */
+static void flush_from_outside(struct vcpu *v)
 {
-	unsigned long root = kv_space_root(ctx->space);
-	int err;
+	struct kvm_sregs sregs;
+	unsigned long root;
+
+	if (ioctl(v->fd, KVM_GET_SREGS, &sregs))
+		return;
+	root = sregs.cr3;
+	sregs.cr3 = CORE_GPA + CORE_PML4;
+	ioctl(v->fd, KVM_SET_SREGS, &sregs);
+	sregs.cr3 = root;
+	ioctl(v->fd, KVM_SET_SREGS, &sregs);
+}
+
+/* From here on nobody may change the space, until this virtual CPU is no more in it. */
+static void go_in(struct vcpu *v, struct kv_space *space)
+{
+	unsigned long root = kv_space_root(space);
 
 	kv_lock();
 	if (kv_copies_are_stale())
 		machine_forget_tables();
-	__atomic_store_n(&v->inside, ctx->space, __ATOMIC_SEQ_CST);
+	__atomic_store_n(&v->inside, space, __ATOMIC_SEQ_CST);
+	if (!v->parked && v->flush)
+		flush_from_outside(v);
 	if (v->parked && (v->flush || v->root != root)) {
 		v->shared->cr3 = v->root = root;
 		v->shared->flush = 1;
-		v->flush = 0;
 	}
+	v->flush = 0;
 	kv_unlock();
+}
+
+/* Between two instructions, and nothing but entering again will do.  It is in the space still: it may hold translations,
+ * and ring 0 may be in the midst of page tables. */
+static int is_half_way(const struct vcpu *v, int err)
+{
+	if (err)
+		return err == EINTR || err == EAGAIN;
+	return v->run->exit_reason == KVM_EXIT_IRQ_WINDOW_OPEN || v->run->exit_reason == KVM_EXIT_INTR;
+}
+
+/* In and out.  0, or KVM_RUN's errno. */
+static int enter(struct vcpu *v, struct kv_ctx *ctx)
+{
+	int err;
+
+	if (!v->inside)
+		go_in(v, ctx->space);
 	call_back(v);
 	v->parked = 0;
 	__atomic_store_n(&v->entered, __rdtsc(), __ATOMIC_RELAXED);
 	err = ioctl(v->fd, KVM_RUN, 0) ? errno : 0;
 	ctx->ran += __rdtsc() - v->entered;
 	__atomic_store_n(&v->entered, 0, __ATOMIC_RELAXED);
-	__atomic_store_n(&v->inside, NULL, __ATOMIC_SEQ_CST);
+	if (!is_half_way(v, err))
+		__atomic_store_n(&v->inside, NULL, __ATOMIC_SEQ_CST);
 	__atomic_store_n(&v->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
 	return err;
 }
@@ -145,7 +196,6 @@ static int broken(struct vcpu *v, struct kv_event *ev, long number, unsigned lon
 	ev->kind = KV_EV_BROKEN;
 	ev->number = number;
 	ev->addr = what;
-	kv_stock_return(v->shared->stock, v->in_stock);
 	vcpu_reset(v);
 	return RAN_EVENT;
 }
@@ -227,6 +277,15 @@ static int software_interrupt(struct kv_ctx *ctx, struct kv_event *ev)
 	return system_call(ctx, ev, 0);
 }
 
+/* A debug exception is a single step, or the instruction for it. */
+static int is_icebp(struct kv_ctx *ctx)
+{
+	unsigned char code;
+
+	return !(ctx->regs->eflags & FLAG_TF) && kv_read(ctx->space, ctx->regs->rip - 1, (char *)&code, 1) == 1 &&
+	       code == 0xf1;
+}
+
 /* As Linux tells of each exception: arch/x86/kernel/traps.c. */
 static int exception(struct vcpu *v, struct kv_ctx *ctx, struct kv_event *ev)
 {
@@ -236,7 +295,7 @@ static int exception(struct vcpu *v, struct kv_ctx *ctx, struct kv_event *ev)
 	case 0:
 		return fault(ev, SIGFPE, FPE_INTDIV, rip);
 	case 1:
-		return fault(ev, SIGTRAP, TRAP_TRACE, rip);
+		return fault(ev, SIGTRAP, is_icebp(ctx) ? TRAP_BRKPT : TRAP_TRACE, rip);
 	case 2: /* NMI, MCE */
 	case 18:
 		return -1;
@@ -290,16 +349,10 @@ static int host_fault(struct vcpu *v, struct kv_ctx *ctx, struct kv_event *ev)
 /* -1: enter again. */
 static int left(struct vcpu *v, struct kv_ctx *ctx, int err, struct kv_event *ev)
 {
-	if (err == EINTR && v->index == 0)
-		v->preempt = 1; /* perhaps the signal is Python's to see */
-	if (err == EINTR || err == EAGAIN)
-		return -1;
 	if (err == EFAULT)
 		return host_fault(v, ctx, ev);
 	if (err)
 		return broken(v, ev, err, 0);
-	if (v->run->exit_reason == KVM_EXIT_IRQ_WINDOW_OPEN || v->run->exit_reason == KVM_EXIT_INTR)
-		return -1;
 	if (v->run->exit_reason != KVM_EXIT_IO || v->run->io.port != EXIT_PORT)
 		return broken(v, ev, v->run->exit_reason, v->run->internal.suberror);
 	v->parked = 1;
@@ -310,15 +363,21 @@ static int left(struct vcpu *v, struct kv_ctx *ctx, int err, struct kv_event *ev
 /* Run a context until something is the Sentry's to hear (RAN_EVENT: *ev tells), or somebody wants it out (RAN_STOP). */
 int vcpu_stay(struct vcpu *v, struct kv_ctx *ctx, struct kv_event *ev)
 {
-	int result;
+	int result = -1;
 
 	if (!may_run(ctx->regs))
 		return fault(ev, SIGSEGV, SI_KERNEL, 0);
 	prepare(v, ctx);
 	do {
-		result = left(v, ctx, enter(v, ctx), ev);
+		int err = enter(v, ctx);
+
+		if (err == EINTR && v->index == 0)
+			v->preempt = 1; /* perhaps the signal is Python's to see */
+		if (v->inside)
+			continue;
 		if (v->in_stock != (int)v->shared->n_stock)
 			count_stock(v, ctx->space);
+		result = left(v, ctx, err, ev);
 		if (result < 0 && v->parked) {
 			if (turn_wants_out(v))
 				return RAN_STOP;
