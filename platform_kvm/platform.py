@@ -361,7 +361,7 @@ class KvmSpace:
 def _mapping(region: Any) -> Mapping:
     perms = PERMISSIONS[region.prot & 7] + ("s" if region.shared else "p")
     if region.kind != lib.KV_NORMAL:
-        return Mapping(region.start, region.end, perms, 0, 0, 0, KINDS[region.kind])  # that it is a file's is ours alone
+        return Mapping(region.start, region.end, perms, 0, 0, 0, KINDS[region.kind])  # whose file it is, is ours alone
     return Mapping(region.start, region.end, perms, region.offset, region.dev, region.ino, "")
 
 

@@ -1,6 +1,7 @@
 /* What the core's files share on the Sentry's side.
  *
  * machine.c  the virtual machine: ring 0's memory, the virtual CPUs and their state
+ * processor.c  what the host's KVM offers, and what of it is used
  * vcpu.c     one stay in the guest: enter, leave, say why
  * xstate.c   the extended state of contexts
  * turn.c     contexts, the threads that run them, and the wait for what they trap with
@@ -54,12 +55,22 @@ struct vcpu {
 extern struct vcpu vcpus[MAX_CPUS];
 extern int n_vcpus;
 
+/* processor.c */
+extern struct processor {
+	unsigned long features; /* HAS_*, and SYSCALL_FAULTS once that is known */
+	unsigned long cr4, xcr0;
+	int has_rdtscp;
+} processor;
+struct kvm_cpuid2 *processor_study(int kvm_fd, const char **why);
+struct kvm_cpuid_entry2 *cpuid_leaf(struct kvm_cpuid2 *cpuid, unsigned int function, unsigned int index);
+void processor_drop_smap(void);
+int machine_has_xsave(void);
+
 /* machine.c */
 int machine_make(int kvm_fd, int n_cpus, int params_fd, const char **why);
 void machine_unmake(void);
 struct ring0_ctx *machine_ctx(int index, unsigned long *address);
 void machine_forget_ctx(int index);
-int machine_has_xsave(void);
 unsigned long machine_syscall_address(void);
 void machine_set_syscall_faults(void);
 void machine_drop_smap(void);

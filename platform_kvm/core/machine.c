@@ -1,8 +1,6 @@
 /* The virtual machine: ring 0's memory, the slots of guest-physical memory, the virtual CPUs and their state. */
 #include "core.h"
 #include "slots.h"
-#include <asm/kvm_para.h>
-#include <cpuid.h>
 #include <fcntl.h>
 #include <stddef.h>
 #include <stdlib.h>
@@ -18,14 +16,6 @@
 
 #define SCRATCH_GPA (CORE_GPA + CORE_SIZE)
 #define CR0_BITS 0x80050033ul /* PG AM WP NE ET MP PE */
-#define CR4_PAE (1ul << 5)
-#define CR4_OSFXSR (1ul << 9)
-#define CR4_OSXMMEXCPT (1ul << 10)
-#define CR4_UMIP (1ul << 11)
-#define CR4_FSGSBASE (1ul << 16)
-#define CR4_OSXSAVE (1ul << 18)
-#define CR4_SMEP (1ul << 20)
-#define CR4_SMAP (1ul << 21)
 #define EFER_BITS 0xd01ul /* NXE LMA LME SCE */
 #define MSR_STAR 0xc0000081
 #define MSR_LSTAR 0xc0000082
@@ -39,13 +29,11 @@ extern const char ring0_syscall[], ring0_syscall32[], ring0_stubs[], ring0_start
 
 struct vcpu vcpus[MAX_CPUS];
 int n_vcpus;
-static unsigned long ring0_features;
 static int vm_fd = -1;
 static char *core;
 static int n_slots;
-static unsigned long xcr0, cr4, tsc_khz, run_size;
+static unsigned long tsc_khz, run_size;
 static long tsc_offset;
-static int has_rdtscp;
 static unsigned long kernel_half[256];
 
 /* ---- tables ---- */
@@ -173,8 +161,8 @@ static void fill_cpu(int index)
 	tss->io_bitmap = sizeof(*tss); /* past the limit: no ports for ring 3 */
 	*(struct ring0_cpu *)host = (struct ring0_cpu){
 		.stack = base + CPU_STACK_TOP,
-		.features = ring0_features,
-		.xcr0 = xcr0,
+		.features = processor.features,
+		.xcr0 = processor.xcr0,
 		.cr3 = CORE_GPA + CORE_PML4,
 		.number = index,
 	};
@@ -220,7 +208,7 @@ static int set_registers(struct vcpu *v)
 	sregs.idt = (struct kvm_dtable){ .base = IDT_ADDR, .limit = 256 * sizeof(struct gate) - 1 };
 	sregs.cr0 = CR0_BITS;
 	sregs.cr3 = CORE_GPA + CORE_PML4;
-	sregs.cr4 = cr4;
+	sregs.cr4 = processor.cr4;
 	sregs.efer = EFER_BITS;
 	if (ioctl(v->fd, KVM_SET_SREGS, &sregs) || ioctl(v->fd, KVM_SET_REGS, &regs))
 		return -errno;
@@ -291,89 +279,13 @@ void vcpu_leave_space(struct vcpu *v)
 	ioctl(v->fd, KVM_SET_SREGS, &sregs);
 }
 
-/* ---- what the processor can do ---- */
-
-static struct kvm_cpuid2 *supported_cpuid(int kvm_fd)
-{
-	const int n = 256;
-	struct kvm_cpuid2 *cpuid = calloc(1, sizeof(*cpuid) + n * sizeof(cpuid->entries[0]));
-
-	if (!cpuid)
-		return NULL;
-	cpuid->nent = n;
-	if (ioctl(kvm_fd, KVM_GET_SUPPORTED_CPUID, cpuid)) {
-		free(cpuid);
-		return NULL;
-	}
-	return cpuid;
-}
-
-static struct kvm_cpuid_entry2 *leaf(struct kvm_cpuid2 *cpuid, unsigned int function, unsigned int index)
-{
-	static struct kvm_cpuid_entry2 none;
-
-	for (unsigned int i = 0; i < cpuid->nent; i++)
-		if (cpuid->entries[i].function == function && cpuid->entries[i].index == index)
-			return &cpuid->entries[i];
-	return &none;
-}
-
-static unsigned long choose_xstate(struct kvm_cpuid2 *cpuid)
-{
-	int layout[8][2] = { { 0 } };
-
-	for (int component = 2; component < 8; component++) {
-		layout[component][0] = leaf(cpuid, 0xd, component)->ebx;
-		layout[component][1] = leaf(cpuid, 0xd, component)->eax;
-	}
-	return xstate_choose(leaf(cpuid, 0xd, 0)->eax, layout);
-}
-
-/* NULL, or what is missing. */
-static const char *study_processor(struct kvm_cpuid2 *cpuid)
-{
-	unsigned int features = leaf(cpuid, 1, 0)->ecx, more = leaf(cpuid, 7, 0)->ebx;
-	unsigned int extended = leaf(cpuid, 0x80000001, 0)->edx;
-
-	if ((extended & (1u << 29 | 1u << 20 | 1u << 11)) != (1u << 29 | 1u << 20 | 1u << 11))
-		return "its virtual processors lack long mode, NX or SYSCALL";
-	has_rdtscp = extended >> 27 & 1;
-	ring0_features = 0;
-	cr4 = CR4_PAE | CR4_OSFXSR | CR4_OSXMMEXCPT;
-	if (features & 1u << 26) {
-		ring0_features |= HAS_XSAVE;
-		cr4 |= CR4_OSXSAVE;
-		xcr0 = choose_xstate(cpuid);
-		if (leaf(cpuid, 0xd, 1)->eax & 1)
-			ring0_features |= HAS_XSAVEOPT;
-	}
-	if (more & 1) {
-		ring0_features |= HAS_FSGSBASE;
-		cr4 |= CR4_FSGSBASE;
-	}
-	if (more & 1u << 7)
-		cr4 |= CR4_SMEP;
-	if (more & 1u << 20) {
-		ring0_features |= HAS_SMAP;
-		cr4 |= CR4_SMAP;
-	}
-	if (leaf(cpuid, 7, 0)->ecx & 1u << 2)
-		cr4 |= CR4_UMIP;
-	return NULL;
-}
-
-int machine_has_xsave(void)
-{
-	return !!(ring0_features & HAS_XSAVE);
-}
-
 /* ---- making it all ---- */
 
 static int set_xcr0(struct vcpu *v)
 {
-	struct kvm_xcrs xcrs = { .nr_xcrs = 1, .xcrs[0] = { .xcr = 0, .value = xcr0 } };
+	struct kvm_xcrs xcrs = { .nr_xcrs = 1, .xcrs[0] = { .xcr = 0, .value = processor.xcr0 } };
 
-	if (!(ring0_features & HAS_XSAVE))
+	if (!(processor.features & HAS_XSAVE))
 		return 0;
 	return ioctl(v->fd, KVM_SET_XCRS, &xcrs) ? -errno : 0;
 }
@@ -397,11 +309,6 @@ long kv_tsc_offset(void)
 	return tsc_offset;
 }
 
-int kv_has_rdtscp(void)
-{
-	return has_rdtscp;
-}
-
 unsigned long kv_tsc_khz(void)
 {
 	return tsc_khz;
@@ -421,31 +328,12 @@ static int make_vcpu(struct vcpu *v, int index, struct kvm_cpuid2 *cpuid)
 	if (v->run == MAP_FAILED)
 		return -errno;
 	v->shared = (struct ring0_cpu *)(core + CORE_CPUS + index * CPU_SIZE);
-	leaf(cpuid, 1, 0)->ebx = (leaf(cpuid, 1, 0)->ebx & 0xffffff) | (unsigned int)index << 24;
+	cpuid_leaf(cpuid, 1, 0)->ebx = (cpuid_leaf(cpuid, 1, 0)->ebx & 0xffffff) | (unsigned int)index << 24;
 	if (ioctl(v->fd, KVM_SET_CPUID2, cpuid))
 		return -errno;
 	err = set_xcr0(v);
 	set_tsc(v);
 	return err ? err : vcpu_reset(v);
-}
-
-static const char *const capabilities[] = {
-	[KVM_CAP_USER_MEMORY] = "it lacks guest memory of the user's",
-	[KVM_CAP_IMMEDIATE_EXIT] = "it lacks immediate exits",
-	[KVM_CAP_VCPU_EVENTS] = "it lacks events of virtual CPUs",
-	[KVM_CAP_SYNC_MMU] = "it lacks guest memory that follows the user's mappings",
-};
-
-static const char *missing_capability(int kvm_fd)
-{
-	int version = ioctl(kvm_fd, KVM_GET_API_VERSION, 0);
-
-	if (version != KVM_API_VERSION)
-		return version < 0 ? "the device is not KVM's" : "it lacks the stable interface";
-	for (unsigned int i = 0; i < sizeof(capabilities) / sizeof(capabilities[0]); i++)
-		if (capabilities[i] && ioctl(kvm_fd, KVM_CHECK_EXTENSION, i) <= 0)
-			return capabilities[i];
-	return NULL;
 }
 
 static int make_core(int params_fd)
@@ -467,20 +355,13 @@ static int make_core(int params_fd)
 /* The core of init: everything but the threads.  why is set where that says more than the errno. */
 int machine_make(int kvm_fd, int n_cpus, int params_fd, const char **why)
 {
-	struct kvm_cpuid2 *cpuid;
-	int err = 0;
+	struct kvm_cpuid2 *cpuid = processor_study(kvm_fd, why);
+	int err;
 
-	*why = missing_capability(kvm_fd);
-	if (*why)
-		return -EOPNOTSUPP;
-	cpuid = supported_cpuid(kvm_fd);
 	if (!cpuid)
-		return -errno;
-	*why = study_processor(cpuid);
-	if (*why)
-		err = -EOPNOTSUPP;
-	if (!err && (vm_fd = ioctl(kvm_fd, KVM_CREATE_VM, 0)) < 0)
-		err = -errno;
+		return *why ? -EOPNOTSUPP : -errno;
+	vm_fd = ioctl(kvm_fd, KVM_CREATE_VM, 0);
+	err = vm_fd < 0 ? -errno : 0;
 	run_size = ioctl(kvm_fd, KVM_GET_VCPU_MMAP_SIZE, 0);
 	if (!err)
 		err = make_core(params_fd);
@@ -519,22 +400,21 @@ unsigned long machine_syscall_address(void)
 
 int kv_is_emulated(void)
 {
-	return !!(ring0_features & SYSCALL_FAULTS);
+	return !!(processor.features & SYSCALL_FAULTS);
 }
 
 /* Of all virtual CPUs, none of which is in the guest. */
 void machine_set_syscall_faults(void)
 {
-	ring0_features |= SYSCALL_FAULTS;
+	processor.features |= SYSCALL_FAULTS;
 	for (int i = 0; i < n_vcpus; i++)
-		vcpus[i].shared->features = ring0_features;
+		vcpus[i].shared->features = processor.features;
 }
 
 /* As above: none of them is in the guest. */
 void machine_drop_smap(void)
 {
-	ring0_features &= ~HAS_SMAP;
-	cr4 &= ~CR4_SMAP;
+	processor_drop_smap();
 	for (int i = 0; i < n_vcpus; i++)
 		vcpu_reset(&vcpus[i]);
 }
