@@ -33,7 +33,7 @@ from sentry.kernel.signals import SigInfo
 from sentry.kernel.task import Task
 from sentry.kernel.threadgroup import ThreadGroup
 from sentry.mounts import MountBuilder
-from sentry.oci import process_spec
+from sentry.oci import max_tasks, process_spec
 from sentry.profiler import Profiler
 from sentry.reserve import reserved
 from sentry.vfs.dentry import Dentry, Path
@@ -302,6 +302,7 @@ class ControlServer:
                     os.close(fd)
             hostname = m.spec.get("hostname") or self._hostname
             container = Container(self.kernel, m.id, template, hostname, m.spec.get("domainname") or "")
+            container.max_tasks = max_tasks(m.spec)
 
             def goferfs(mount: c.Mount) -> GoferFs:
                 fd = fds.take(c.gofer_role(mount.gofer or 0))

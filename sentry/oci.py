@@ -99,6 +99,15 @@ def credentials(process: dict[str, Any]) -> Creds:
     )
 
 
+def max_tasks(spec: dict[str, Any]) -> int | None:
+    """linux.resources.pids.limit; None, 0 and less: there is none.  StartError if it is no number."""
+    linux = spec.get("linux") or {}
+    limit = ((linux.get("resources") or {}).get("pids") or {}).get("limit")
+    if limit is not None and not isinstance(limit, int):
+        raise StartError(3, "linux.resources.pids.limit: not a number")
+    return limit if limit and limit > 0 else None
+
+
 def process_spec(process: dict[str, Any]) -> ProcessSpec:
     """The OCI process object.  StartError if it can't be one."""
     args, env = process.get("args") or [], process.get("env") or []

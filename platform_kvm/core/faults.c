@@ -76,7 +76,7 @@ static int fault_shared(struct kv_space *space, const struct region *region, uin
 }
 
 /* Map the file's page, and those within the same 64 KiB. */
-static int fault_file(const struct region *region, uint64_t *leaf, unsigned long addr)
+static int fault_file(const struct kv_space *space, const struct region *region, uint64_t *leaf, unsigned long addr)
 {
 	unsigned long at = addr & ~(AROUND - 1), end = at + AROUND, file_ends = file_end(region->object);
 	int writable = region->shared && region->prot & PROT_WRITE;
@@ -84,6 +84,8 @@ static int fault_file(const struct region *region, uint64_t *leaf, unsigned long
 
 	if (region_offset(region, addr) >= file_ends || !file_page(region->object, region_offset(region, addr)))
 		return -EFAULT;
+	if (region->shared && file_charge(region->object, space->account))
+		return -ENOMEM;
 	for (; at < end; at += PAGE) {
 		uint64_t *slot = &leaf[leaf_index(at)];
 
@@ -201,7 +203,7 @@ int fault_page(struct kv_space *space, const struct region *region, unsigned lon
 		return fault_shared(space, region, &leaf[leaf_index(addr)], addr);
 	if (access & KV_WRITE && !region->shared)
 		return copy_file_page(space, region, addr);
-	return fault_file(region, leaf, addr);
+	return fault_file(space, region, leaf, addr);
 }
 
 static int signal_is(struct kv_fault_info *out, int signo, int code, unsigned long addr)

@@ -8,6 +8,8 @@
  * same pages.
  */
 #include "memory.h"
+#include <linux/magic.h>
+#include <sys/statfs.h>
 #include <fcntl.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
@@ -196,6 +198,7 @@ static int wants_writable(int fd, int shared, int prot)
 static struct object *new_object(int fd, const struct stat *info, int writable)
 {
 	struct object *object = calloc(1, sizeof(*object));
+	struct statfs fs;
 
 	if (!object)
 		return NULL;
@@ -208,6 +211,7 @@ static struct object *new_object(int fd, const struct stat *info, int writable)
 	object->ino = info->st_ino;
 	object->writable = writable;
 	object->has_end = S_ISREG(info->st_mode);
+	object->in_memory = !fstatfs(fd, &fs) && fs.f_type == TMPFS_MAGIC;
 	object->next = buckets[object->ino % BUCKETS];
 	buckets[object->ino % BUCKETS] = object;
 	objects_count++;
@@ -248,9 +252,32 @@ int file_object(int fd, int shared, int prot, unsigned long offset, struct objec
 	return error;
 }
 
+/* What touching a mapping has allocated is noticed when another part of it is touched: charge it.  0 or -ENOMEM. */
+int file_charge(struct object *object, struct kv_account *account)
+{
+	struct stat info;
+	unsigned long pages;
+
+	if (!object->in_memory || fstat(object->fd, &info))
+		return 0;
+	pages = info.st_blocks / (PAGE / 512);
+	if (pages <= object->charged)
+		return 0;
+	if (!object->charged_to)
+		object->charged_to = account->id;
+	if (object->charged_to != account->id)
+		return 0; /* of another container, which maps it, too */
+	if (account_charge(account, pages - object->charged))
+		return -ENOMEM;
+	object->charged = pages;
+	return 0;
+}
+
 static void close_file(struct object *object)
 {
 	struct object **at = &buckets[object->ino % BUCKETS];
+
+	account_uncharge(object->charged_to, object->charged);
 
 	for (int i = 0; i < object->n_extents; i++) {
 		window_reserve(object->extents[i].place, object->extents[i].size);

@@ -195,15 +195,33 @@ frame_t frame_new(struct kv_account *account, int beyond_limit)
 	return number;
 }
 
-static void uncharge(struct frame *frame)
+/* Pages that are no frames of ours, but an account's: 0 or -ENOMEM. */
+int account_charge(struct kv_account *account, unsigned long pages)
 {
-	struct kv_account *account = frame->link ? accounts[frame->link] : NULL;
+	if (account->used + pages > account->limit)
+		return -ENOMEM;
+	account->used += pages;
+	return 0;
+}
 
-	frame->link = 0;
-	if (account && !--account->used && account->released) {
+/* The account of this id, if there is one: 0 is nobody's. */
+void account_uncharge(uint32_t id, unsigned long pages)
+{
+	struct kv_account *account = id ? accounts[id] : NULL;
+
+	if (!account || !pages)
+		return;
+	account->used -= pages;
+	if (!account->used && account->released) {
 		accounts[account->id] = NULL;
 		free(account);
 	}
+}
+
+static void uncharge(struct frame *frame)
+{
+	account_uncharge(frame->link, 1);
+	frame->link = 0;
 }
 
 /* One reference less; without any, it is free. */

@@ -69,6 +69,9 @@ struct object {
 	int fd;              /* -1: shared memory */
 	int writable;        /* a file: mapped so that it can be written through the window */
 	int has_end;         /* a regular file: nothing lies behind its end */
+	int in_memory;       /* a file whose pages are memory and nothing else */
+	unsigned long charged; /* as many of them as an account was told of, */
+	uint32_t charged_to;   /* this one */
 	struct extent *extents;
 	int n_extents;
 	unsigned long pages; /* shared memory: its size, and its frames by 512 */
@@ -119,6 +122,8 @@ void frames_close(void);
 struct frame *frame_at(frame_t number);
 frame_t frame_new(struct kv_account *account, int beyond_limit);
 void frame_put(frame_t number);
+int account_charge(struct kv_account *account, unsigned long pages);
+void account_uncharge(uint32_t id, unsigned long pages);
 
 /* files.c */
 int files_init(void);
@@ -127,6 +132,7 @@ int file_object(int fd, int shared, int prot, unsigned long offset, struct objec
 char *file_page(struct object *object, unsigned long offset);
 int file_sync(struct kv_space *space, struct object *object, unsigned long offset, unsigned long length);
 unsigned long file_end(const struct object *object);
+int file_charge(struct object *object, struct kv_account *account);
 void object_put(struct object *object);
 extern unsigned long files_window_used, objects_count;
 

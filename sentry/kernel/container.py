@@ -94,6 +94,7 @@ class Container:
         self.uts = UtsNamespace(hostname, domain)
         self.processes: dict[str, Process] = {}
         self.status = "created"
+        self.max_tasks: int | None = None  # processes and threads, zombies included; the first one may always come
 
     # -- what tasks ask --
 

@@ -27,7 +27,7 @@ ANSWER_SECONDS = 10
 MANY = range(10000, 1 << 20)
 
 
-@pytest.fixture(params=("systrap", "ptrace"))
+@pytest.fixture(params=("systrap", "ptrace", "kvm"))
 def platform(request: pytest.FixtureRequest, host: Host) -> Iterator[str]:
     host.platform = str(request.param)
     yield host.platform

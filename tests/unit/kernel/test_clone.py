@@ -324,3 +324,11 @@ def test_a_thread_cannot_become_a_process(world: World, flag: int) -> None:
     world.thread(t)
     world.run()
     assert context(t).results == [-EINVAL.code]
+
+
+def test_a_container_has_no_more_tasks_than_its_limit(world: World) -> None:
+    world.container.max_tasks = 3  # pid 1 and the caller are there
+    t = world.process(call("fork"), call("fork"))
+    world.run()
+    assert context(t).results[0] > 0
+    assert context(t).results[1] == -EAGAIN.code
