@@ -106,6 +106,9 @@ def find_runtimes(args: argparse.Namespace, ground: Ground) -> tuple[list[Runtim
     for candidate in runtimes.candidates(args.runsc):
         if candidate.name in found or (args.runtimes and candidate.name not in args.runtimes):
             continue
+        if not args.runtimes and (reason := runtimes.too_slow(candidate.name)):
+            left_out[candidate.name] = reason
+            continue
         outcome = ground.run(candidate, ground.small, ["true"], PROBE_SECONDS)
         if outcome.status == 0:
             found[candidate.name] = candidate

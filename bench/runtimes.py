@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import platform_kvm.platform as kvm
 from bench.table import NATIVE, OURS
 from tests.slowness import SLOWNESS
 
@@ -80,6 +81,15 @@ def candidates(runsc: list[str]) -> Iterator[Runtime]:
     for platform, reason in our_platforms().items():
         if not reason:
             yield Runtime(f"{OURS}{platform}", (str(PYSC), "--platform", platform), str(PYSC), platform)
+
+
+def too_slow(name: str) -> str:
+    """Why the runtime is not worth its time unless it is asked for; "": it is."""
+    if name != f"{OURS}kvm":
+        return ""
+    with open("/dev/kvm", "r+b", buffering=0) as device:
+        kvm.probe(device.fileno())
+    return "its ring 0 is emulated here; make bench-kvm" if kvm.is_emulated() else ""
 
 
 def our_platforms() -> dict[str, str]:
