@@ -153,8 +153,8 @@ def qemu(kernel: Kernel, folder: Path) -> list[str]:
         QEMU,
         *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
         *("-machine", "q35,usb=off,smbus=off,sata=off,vmport=off,memory-backend=memory"),
-        # One thread for both processors: with one for each, qemu 7.2 stops for good now and then when a guest's guest is
-        # interrupted, and is slower up to then.
+        # One thread for both processors: with one for each, qemu 7.2 is slower, and stops for good now and then when a
+        # guest's guest is interrupted.
         *("-accel", "tcg,thread=single", "-cpu", CPU, "-smp", "2", "-m", MEMORY),
         *("-object", f"memory-backend-memfd,id=memory,size={MEMORY},share=on"),
         *("-kernel", str(kernel.image), "-initrd", str(folder / "initramfs")),
