@@ -9,7 +9,7 @@ import pytest
 from sentry.kernel.container import ProcessSpec, StartError
 from sentry.kernel.creds import CAP_KILL, CAP_NAMES, CAP_SYS_ADMIN
 from sentry.kernel.rlimits import NR_OPEN, RLIM_INFINITY, RLIMIT_CORE, RLIMIT_NOFILE
-from sentry.oci import max_tasks, credentials, mount_options, process_spec
+from sentry.oci import credentials, max_tasks, mount_options, process_spec
 from sentry.vfs.dentry import MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_RDONLY, MS_RELATIME
 
 KINDS = ("bounding", "effective", "inheritable", "permitted", "ambient")
@@ -144,7 +144,9 @@ def test_what_is_no_process_is_an_invalid_argument(process: dict[str, Any]) -> N
     assert raised.value.code == 3 and str(raised.value).startswith("process")
 
 
-@pytest.mark.parametrize(("pids", "limit"), [({}, None), ({"limit": 0}, None), ({"limit": -1}, None), ({"limit": 5}, 5)])
+@pytest.mark.parametrize(
+    ("pids", "limit"), [({}, None), ({"limit": 0}, None), ({"limit": -1}, None), ({"limit": 5}, 5)]
+)
 def test_a_limit_of_tasks_is_taken_from_the_resources(pids: dict[str, int], limit: int | None) -> None:
     assert max_tasks({"linux": {"resources": {"pids": pids}}}) == limit
     assert max_tasks({}) is None
