@@ -158,7 +158,7 @@ def qemu(kernel: Kernel, folder: Path) -> list[str]:
         *("-accel", "tcg,thread=single", "-cpu", CPU, "-smp", "2", "-m", MEMORY),
         *("-object", f"memory-backend-memfd,id=memory,size={MEMORY},share=on"),
         *("-kernel", str(kernel.image), "-initrd", str(folder / "initramfs")),
-        *("-append", f"{KERNEL_OPTIONS} run={folder} package={PACKAGE}"),
+        *("-append", f"{KERNEL_OPTIONS} run={folder} checkout={ROOT} package={PACKAGE}"),
         *("-serial", f"file:{folder / 'console'}", "-serial", "stdio"),
         *("-chardev", f"socket,id=share,path={folder / 'share'}"),
         *("-device", "vhost-user-fs-pci,chardev=share,tag=host"),
