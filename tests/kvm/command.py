@@ -20,6 +20,7 @@ def to_stdout(chunk: bytes) -> None:
 def finish(action: Callable[[], int]) -> int:
     """The action's status, for sys.exit."""
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs begin with it ignored
     try:
         return action()
     except (Unavailable, Failed) as e:
