@@ -54,6 +54,23 @@
 	mov %r8, %gs:CPU_SELECTORS
 .endm
 
+/* Behind SYSCALL.  In: rsp is the context, which has rcx and rip.  Out: rax is, and the stack a stack. */
+.macro SAVE_CALL selector, reason
+	mov %r11, CTX_R11(%rsp)
+	mov %r11, CTX_EFLAGS(%rsp)
+	mov %rax, CTX_RAX(%rsp)
+	mov %rax, CTX_ORIG_RAX(%rsp)
+	mov %rsp, %rax
+	mov %gs:CPU_SCRATCH, %rcx
+	mov %rcx, CTX_RSP(%rax)
+	movq $\selector, CTX_CS(%rax)
+	movq $SEL_USER_SS, CTX_SS(%rax)
+	SAVE_REST
+	mov %gs:CPU_STACK, %rsp
+	movq $\reason, %gs:CPU_REASON
+	SAVE_SEGMENTS
+.endm
+
 /* ---- the ways in ---- */
 
 
@@ -81,19 +98,7 @@ ring0_syscall:
 	mov %gs:CPU_SCRATCH, %rsp
 	swapgs
 	sysretq				/* rcx is canonical: SYSCALL put it there, from below the last page of the lower half */
-1:	mov %r11, CTX_R11(%rsp)
-	mov %r11, CTX_EFLAGS(%rsp)
-	mov %rax, CTX_RAX(%rsp)
-	mov %rax, CTX_ORIG_RAX(%rsp)
-	mov %rsp, %rax
-	mov %gs:CPU_SCRATCH, %rcx
-	mov %rcx, CTX_RSP(%rax)
-	movq $SEL_USER_CS, CTX_CS(%rax)
-	movq $SEL_USER_SS, CTX_SS(%rax)
-	SAVE_REST
-	mov %gs:CPU_STACK, %rsp
-	movq $REASON_SYSCALL, %gs:CPU_REASON
-	SAVE_SEGMENTS
+1:	SAVE_CALL SEL_USER_CS, REASON_SYSCALL
 syscall_saved:
 	mov CTX_RAX(%rax), %rcx
 	cmp $SLOT_NUMBERS, %rcx
@@ -119,19 +124,7 @@ ring0_syscall32:
 	mov %gs:CPU_CTX, %rsp
 	mov %rcx, CTX_RIP(%rsp)
 	mov %rcx, CTX_RCX(%rsp)
-	mov %r11, CTX_R11(%rsp)
-	mov %r11, CTX_EFLAGS(%rsp)
-	mov %rax, CTX_RAX(%rsp)
-	mov %rax, CTX_ORIG_RAX(%rsp)
-	mov %rsp, %rax
-	mov %gs:CPU_SCRATCH, %rcx
-	mov %rcx, CTX_RSP(%rax)
-	movq $SEL_USER32_CS, CTX_CS(%rax)
-	movq $SEL_USER_SS, CTX_SS(%rax)
-	SAVE_REST
-	mov %gs:CPU_STACK, %rsp
-	movq $REASON_SYSCALL32, %gs:CPU_REASON
-	SAVE_SEGMENTS
+	SAVE_CALL SEL_USER32_CS, REASON_SYSCALL32
 	jmp leave
 
 /* One for each vector, 16 bytes apart: an error code where the processor pushes none, then the vector. */
