@@ -361,7 +361,8 @@ test_a_family_of_spaces_is_what_the_model_says = Machine.TestCase
 
 # -- beside Linux --
 
-ARENA, ARENA_PAGES = 0x30000000, 2048
+# Far from where the host puts anything by itself: an interpreter that is no PIE has its heap anywhere below 2 GiB.
+ARENA, ARENA_PAGES = 0x100000000000, 2048
 CALLS = {"mmap": 9, "mprotect": 10, "munmap": 11, "mremap": 25, "msync": 26, "madvise": 28}
 libc = ctypes.CDLL(None, use_errno=True)
 libc.syscall.restype = ctypes.c_long
@@ -409,7 +410,7 @@ def on_host() -> list[tuple[int, int, str, int]]:
         for line in maps:
             span, perms, offset, _, inode = line.split()[:5]
             start, end = (int(part, 16) for part in span.split("-"))
-            if ARENA <= start < ARENA + ARENA_PAGES * PAGE:
+            if start < ARENA + ARENA_PAGES * PAGE and end > ARENA:
                 found.append((start, end, perms, int(offset, 16) if inode != "0" else 0))
     return found
 
