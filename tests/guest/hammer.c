@@ -557,6 +557,8 @@ static void hammer(int seconds, bool signals)
     for (int i = PEST; signals && i < WORKERS; i++)
         start_worker(i);
     watch(QUEUE, seconds * 1000000000LL);
+    while (anybody(QUEUE) && (!all->records || !all->put)) /* a machine that is so busy has not begun yet */
+        watch(QUEUE, 100000000);
     all->stop_pest = 1;
     while (runs(PEST))
         watch(PEST, 1000000);
