@@ -185,6 +185,19 @@ __attribute__((unused)) static void wait_state(pid_t pid, char state)
         usleep(1000);
 }
 
+/* Forks who sends signo to the caller once that sleeps: in the call that comes next.  A timer of some milliseconds would
+ * not do, since on a busy machine it may expire before the call. */
+__attribute__((unused)) static pid_t signal_when_asleep(int signo)
+{
+    pid_t sleeper = getpid(), pid = must_fork();
+    if (pid == 0) {
+        wait_state(sleeper, 'S');
+        MUST(kill(sleeper, signo));
+        _exit(0);
+    }
+    return pid;
+}
+
 __attribute__((unused)) static int64_t now_ns(void)
 {
     struct timespec now;

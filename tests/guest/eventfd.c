@@ -89,10 +89,10 @@ TEST(timerfd_blocks_until_then)
     uint64_t value;
     int fd = (int)MUST(timerfd_create(CLOCK_REALTIME, 0));
     struct itimerspec spec = {0};
+    int64_t start = now_ns();
     clock_gettime(CLOCK_REALTIME, &spec.it_value);
     spec.it_value.tv_sec += (spec.it_value.tv_nsec += 20000000) / 1000000000;
     spec.it_value.tv_nsec %= 1000000000;
-    int64_t start = now_ns();
     MUST(timerfd_settime(fd, TFD_TIMER_ABSTIME, &spec, NULL));
     CHECK_EQ(read(fd, &value, 8), 8);
     CHECK_EQ(value, 1);

@@ -95,13 +95,13 @@ TEST(condition_variables_ping_pong)
 TEST(timed_wait_times_out)
 {
     struct timespec until;
+    int64_t start = now_ns();
     clock_gettime(CLOCK_REALTIME, &until);
     until.tv_nsec += 20000000;
     if (until.tv_nsec >= 1000000000) {
         until.tv_nsec -= 1000000000;
         until.tv_sec++;
     }
-    int64_t start = now_ns();
     pthread_mutex_lock(&mutex);
     CHECK_EQ(pthread_cond_timedwait(&turned, &mutex, &until), ETIMEDOUT);
     CHECK(now_ns() - start >= 15000000);

@@ -83,11 +83,16 @@ TEST(timer_create_signals_with_its_value)
     timer_t timer;
     struct sigevent event = {.sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGRTMIN, .sigev_value.sival_int = 99};
     struct itimerspec spec = {.it_value.tv_nsec = 5000000}, left;
+    sigset_t set, none;
+    sigemptyset(&none);
+    sigemptyset(&set);
+    sigaddset(&set, SIGRTMIN);
+    sigprocmask(SIG_BLOCK, &set, NULL); /* so that it cannot come between the look at count and the sleep */
     handle(SIGRTMIN);
     MUST(timer_create(CLOCK_MONOTONIC, &event, &timer));
     MUST(timer_settime(timer, 0, &spec, NULL));
     while (count == 0)
-        pause();
+        sigsuspend(&none);
     CHECK_EQ(last_value, 99);
     CHECK_EQ(last_code, SI_TIMER);
     MUST(timer_gettime(timer, &left));
