@@ -24,13 +24,14 @@ from tests.slowness import VARIABLE
 
 OFFER = CACHE / "offer"
 SOURCE = ROOT / "tests" / "kvm" / "offer.c"
-SLOWNESS = 8  # of Python in the machine, beside this host
-TIMEOUT_SECONDS = 240 * SLOWNESS
+SLOWNESS = 8  # of Python in the machine, beside this host, if nobody else wants its processors
+CROWDED = 8  # times as much at most, if others do
+TIMEOUT_SECONDS = 240
 # Plugins are named, because loading all that are installed takes longer than most tests; the settings of those that are
 # left out are then unknown.
 PYTEST = (
     *("-m", "pytest", "-p", "pytest_timeout", "-p", "xdist.plugin", "-p", "no:cacheprovider"),
-    *("-W", "ignore::pytest.PytestConfigWarning", "--color=no", f"--timeout={TIMEOUT_SECONDS}"),
+    *("-W", "ignore::pytest.PytestConfigWarning", "--color=no"),
 )
 NO_OTHERS = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
 # First what the machine is for: without it there is nothing to test.
@@ -46,11 +47,18 @@ def test_files() -> list[str]:
     return [str(path.relative_to(ROOT)) for path in sorted(files)]
 
 
+def slowness() -> int:
+    """How many times slower than usual the machine is going to be, as busy as this host is now."""
+    crowd = round(os.getloadavg()[0] / (os.cpu_count() or 1))
+    return SLOWNESS * min(max(crowd, 1), CROWDED)
+
+
 def run_tests(platform: str, words: Sequence[str], seconds: float, output: Callable[[bytes], object]) -> int:
     """pytest's status; the words come last, so that another -k replaces the one for the platform."""
     prepare()
-    pytest = [sys.executable, *PYTEST, "-k", platform, *test_files(), *words]
-    environment = {VARIABLE: str(SLOWNESS)} | NO_OTHERS
+    factor = slowness()
+    pytest = [sys.executable, *PYTEST, f"--timeout={TIMEOUT_SECONDS * factor}", "-k", platform, *test_files(), *words]
+    environment = {VARIABLE: str(factor)} | NO_OTHERS
     return run(["sh", "-c", FIRST_THE_OFFER, "tests", *pytest], seconds, output, environment)
 
 
