@@ -81,6 +81,12 @@ def _debug() -> tuple[Command, ...]:
     return commands
 
 
+def _config() -> tuple[Command, ...]:
+    from cli.config import COMMANDS as commands
+
+    return commands
+
+
 def _doctor() -> tuple[Command, ...]:
     from cli.doctor import COMMANDS as commands
 
@@ -107,6 +113,7 @@ COMMANDS: dict[str, Callable[[], tuple[Command, ...]]] = {
     "spec": _spec,
     "syscalls": _syscalls,
     "debug": _debug,
+    "config": _config,
     "doctor": _doctor,
     "version": _version,
 }

@@ -1,32 +1,51 @@
 """The global flags, and what they mean for a sandbox."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from cli.args import Flag, UsageError, Values, ignored
 
 if TYPE_CHECKING:
+    from sandbox.config import Config, Layer
     from sandbox.sandbox import Options
 
 GLOBAL_FLAGS = (
     Flag("root", "folder of the containers' state", str, value="DIR"),
     Flag("log", "append errors of this command to a file", str, value="FILE"),
-    Flag("log-format", "format of that log and the sandbox's: text (default) or json", str, default="text"),
+    Flag("log-format", "format of that log and the sandbox's: text (default) or json", str),
+    Flag("config", "options: this file, not /etc/pysc/config.toml", str, value="FILE"),
     Flag("debug", "log what the sandbox does"),
     Flag("debug-log", "log of the sandbox itself (default: in its state folder)", str, value="FILE"),
-    Flag("platform", "what runs programs: auto (default), systrap, ptrace, kvm", str, default="auto", value="NAME"),
+    Flag("log-level", "what goes into it: debug, info (default), warning, error", str, value="NAME"),
+    Flag("platform", "what runs programs: auto (default), systrap, ptrace, kvm", str, value="NAME"),
+    Flag("network", "network namespace: that of the container (default), none", str, value="NAME"),
     Flag("strace", "log the container's system calls"),
+    Flag("strace-syscalls", "log these system calls only: names with commas between", str, value="LIST"),
+    Flag("watchdog", "log where the sandbox hangs after so many seconds (60; 0: never)", str, value="SECONDS"),
+    Flag("watchdog-action", "what else it does then: log (default), kill", str, value="NAME"),
     Flag("systemd-cgroup", "cgroupsPath is of the form slice:prefix:name"),
-    Flag("cgroup-manager", "cgroupfs (default), systemd or disabled", str, default="cgroupfs", value="NAME"),
+    Flag("cgroup-manager", "auto (default), cgroupfs, systemd or disabled", str, value="NAME"),
     Flag("rootless", "accepted; being root or not is found out", str, default="auto"),
     Flag("version", "print the version", short="v"),
     Flag("help", "print this help", short="h"),
-    *ignored("criu", "network", "overlay2", "file-access", "debug-log-format", "alsologtostderr", kind=str),
+    *ignored("criu", "file-access", "debug-log-format", "alsologtostderr", kind=str),
 )
 
+SETTING_FLAGS: Final = {
+    "platform": "platform",
+    "network": "network",
+    "log-level": "log_level",
+    "log-format": "log_format",
+    "strace-syscalls": "strace",
+    "watchdog": "watchdog",
+    "watchdog-action": "watchdog_action",
+    "cgroup-manager": "cgroup_driver",
+}
+"""Flags with a value -> the options that they set (sandbox/settings.py)."""
+
 LOG_FORMATS = ("text", "json")
-CGROUP_MANAGERS = ("cgroupfs", "systemd", "disabled")
 
 
 def state_root(flags: Values) -> Path:
@@ -43,36 +62,60 @@ def _default_root() -> str:
 
 
 def settle(flags: Values) -> None:
-    """Check the global flags' values and fill in what depends on who we are, before `do` changes that.
+    """Check what every command uses, and fill in what depends on who we are, before `do` changes that.
 
     Raises UsageError for a value that is not one of the few.
     """
-    for name, known in (("log-format", LOG_FORMATS), ("cgroup-manager", CGROUP_MANAGERS)):
-        if flags[name] not in known:
-            raise UsageError(f"flag --{name}: {flags[name]!r} is not one of {', '.join(known)}")
+    if flags["log-format"] not in (None, *LOG_FORMATS):
+        raise UsageError(f"flag --log-format: {flags['log-format']!r} is not one of {', '.join(LOG_FORMATS)}")
     flags["root"] = os.path.abspath(flags["root"] or _default_root())
 
 
-def sandbox_options(flags: Values, foreground: bool) -> "Options":
-    """The creation options that the global flags ask for.
+def given(flags: Values) -> "list[Layer]":
+    """What the flags say about options, each a layer.  Raises UsageError."""
+    from sandbox.config import InvalidConfig, Layer, parse_flag
+
+    layers = [Layer(f"flag --{name}", {name: True}) for name in ("debug", "strace") if flags[name]]
+    if flags["systemd-cgroup"]:
+        layers.append(Layer("flag --systemd-cgroup", {"cgroup_driver": "systemd"}))
+    if flags["debug-log"]:
+        layers.append(Layer("flag --debug-log", {"log": _log_path(flags["debug-log"])}))
+    try:
+        return layers + [parse_flag(SETTING_FLAGS[name], name, flags[name]) for name in SETTING_FLAGS if flags[name]]
+    except InvalidConfig as e:
+        raise UsageError(str(e)) from None
+
+
+def _log_path(path: str) -> str:
+    """Absolute; that it is a folder must not get lost."""
+    return os.path.abspath(path) + ("/" if path.endswith("/") else "")
+
+
+def effective(flags: Values, annotations: Mapping[str, str]) -> "Config":
+    """The options that hold for a container with these annotations.  Raises InvalidConfig."""
+    from sandbox import config
+
+    node = config.read_file(flags["config"]) if flags["config"] else config.read_node_file()
+    return config.settle([node], annotations, given(flags))
+
+
+def sandbox_options(flags: Values, container_id: str, annotations: Mapping[str, str], foreground: bool) -> "Options":
+    """How to make a container's sandbox.
 
     In the foreground the sandbox lives and dies with this command, and its log goes to our stderr if anybody wants to
-    see it and has not said where.
+    see it and has not said where.  Raises InvalidConfig.
     """
+    from cli.report import warn
+    from sandbox.config import sandbox_fields
     from sandbox.sandbox import Options
 
-    log = Path(os.path.abspath(flags["debug-log"])) if flags["debug-log"] else None
-    if log is None and foreground and (flags["debug"] or flags["strace"]):
-        log = Path("/dev/stderr")
-    return Options(
-        platform=flags["platform"],
-        strace=flags["strace"],
-        debug=flags["debug"],
-        log=log,
-        log_format=flags["log-format"],
-        systemd_cgroup=flags["systemd-cgroup"] or flags["cgroup-manager"] == "systemd",
-        ignore_cgroups=flags["cgroup-manager"] == "disabled",
-        exit_with_init=not foreground,
-        lifeline=foreground,
-        nursery=flags["nursery"],
-    )
+    config = effective(flags, annotations)
+    for warning in config.warnings:
+        warn(flags, warning)
+    options = Options(**sandbox_fields(config, container_id))
+    if options.log is None and foreground and (options.debug or options.strace):
+        options.log = Path("/dev/stderr")
+    options.exit_with_init = not foreground
+    options.lifeline = foreground
+    options.nursery = flags["nursery"]
+    return options

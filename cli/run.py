@@ -51,7 +51,7 @@ def _create_detached(flags: Values, values: Values, container_id: str) -> Sandbo
             cleanup.callback(os.close, master)
             cleanup.callback(os.close, slave)
             stdio = Stdio(console=slave)
-        options = sandbox_options(flags, foreground=False)
+        options = sandbox_options(flags, container_id, spec.annotations, foreground=False)
         sandbox = _made(state_root(flags), container_id, spec, options, stdio)
         undo = cleanup.enter_context(ExitStack())
         undo.callback(sandbox.destroy)
@@ -115,7 +115,7 @@ def run_foreground(
             master, slave = open_console(window_size(0) or spec.console_size)
             cleanup.callback(os.close, master)
             stdio = Stdio(console=slave)
-        options = sandbox_options(flags, foreground=True)
+        options = sandbox_options(flags, container_id, spec.annotations, foreground=True)
         try:
             sandbox = _made(state_root(flags), container_id, spec, options, stdio)
         finally:

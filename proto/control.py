@@ -326,9 +326,15 @@ class BootConfig(Message):
     """O_PATH directory of /proc of the sandbox's own pid namespace."""
     lifeline_fd: int | None = None
     """A pipe's read end: at its end of file the Sentry kills everything and exits."""
+    log_level: str = "info"
     log_format: str = "text"
+    watchdog_s: int = 0
+    """Seconds without a turn of the loop after which its stack is logged; 0: never."""
+    watchdog_kills: bool = False
     debug: bool = False
     strace: bool = False
+    strace_calls: list[str] = field(default_factory=list)
+    """The calls that strace is for; empty: all."""
     strace_fd: int | None = None
     platform: str = "auto"
     exit_with_init: bool = False

@@ -65,11 +65,16 @@ def host_hierarchies(mountinfo: str | None = None) -> tuple[int, list[Hierarchy]
     return 0, []
 
 
-def relative_path(cgroups_path: str, container_id: str, systemd: bool) -> str:
-    """linux.cgroupsPath as a path below the mount points, without a leading slash."""
+def relative_path(cgroups_path: str, container_id: str, systemd: bool | None) -> str:
+    """linux.cgroupsPath as a path below the mount points, without a leading slash.
+
+    systemd: whether it is slice:prefix:name; None: if it looks so.
+    """
     if not cgroups_path:
         return f"pysc-{container_id}"
-    if systemd or (cgroups_path.count(":") == 2 and not cgroups_path.startswith("/")):
+    if systemd is None:
+        systemd = cgroups_path.count(":") == 2 and not cgroups_path.startswith("/")
+    if systemd:
         return _systemd_path(cgroups_path)
     if ".." in cgroups_path.split("/"):
         raise InvalidSpec(f"linux.cgroupsPath: {cgroups_path!r} contains '..'")

@@ -126,7 +126,7 @@ class _Launch:
 
     def _start_sentry(self) -> spawn.Starting:
         spec, options = self.spec, self.options
-        network = spec.namespaces.get("network")
+        network = "" if options.network == "none" else spec.namespaces.get("network")
         stage = spawn.StageConfig(
             id=self.sandbox.id,
             report_fd=-1,
@@ -145,9 +145,13 @@ class _Launch:
             log_fd=self.log_fd,
             proc_fd=-1,
             lifeline_fd=self._make_lifeline(),
+            log_level=options.log_level,
             log_format=options.log_format,
+            watchdog_s=options.watchdog_s,
+            watchdog_kills=options.watchdog_kills,
             debug=options.debug,
             strace=options.strace,
+            strace_calls=list(options.strace_calls),
             platform=options.platform,
             exit_with_init=options.exit_with_init,
             hostname=spec.hostname or os.uname().nodename,  # a new UTS namespace starts with the old one's name
@@ -201,6 +205,8 @@ class _Launch:
 def _open_log(directory: Path, options: Options) -> int:
     path = options.log or directory / "sandbox.log"
     try:
+        if options.log is not None:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     except OSError as e:
         raise SandboxError(f"cannot open the log {path}: {e.strerror}") from None

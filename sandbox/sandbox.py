@@ -41,13 +41,21 @@ class Options:
     """How to make a sandbox; nothing in the container's configuration says this."""
 
     platform: str = "auto"
+    network: str = "container"
+    """"container": the network namespace that the container's configuration names; "none": an empty one."""
     strace: bool = False
+    strace_calls: Sequence[str] = ()
+    """The calls that strace is for; empty: all."""
     debug: bool = False
     log: Path | None = None
     """For Sentry and gofers; None: `sandbox.log` in the state folder, which goes with the sandbox."""
+    log_level: str = "info"
     log_format: str = "text"
-    systemd_cgroup: bool = False
-    """cgroupsPath is slice:prefix:name."""
+    watchdog_s: int = 0
+    """Seconds; 0: no watchdog."""
+    watchdog_kills: bool = False
+    systemd_cgroup: bool | None = None
+    """cgroupsPath is slice:prefix:name; None: if it looks so."""
     ignore_cgroups: bool = False
     exit_with_init: bool = False
     """The Sentry exits with the root container's status, for callers that reap the pid of a pid file."""

@@ -16,6 +16,7 @@ import struct
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any, Final
 
 from sentry.control import ControlServer
@@ -25,6 +26,7 @@ from sentry.platform import PAGE_SIZE, Platform
 from sentry.reserve import set_aside
 from sentry.strace import Strace
 from sentry.syscalls.registry import Syscall, build_table
+from sentry.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
 
@@ -202,11 +204,23 @@ def _boot(config: dict[str, Any]) -> Kernel:
     MEMORY.limit = _facts.total_ram // PAGE_SIZE
     kernel.log.add_boot_lines()
     if config.get("strace"):
-        fd = config.get("strace_fd")
-        stream = os.fdopen(fd if fd is not None else os.dup(config["log_fd"]), "w", buffering=1)
-        kernel.strace = Strace(lambda line: print(line, file=stream))
+        kernel.strace = _strace(config, table)
+    if config.get("watchdog_s"):
+        Watchdog(kernel.loop, config["watchdog_s"], bool(config.get("watchdog_kills")), config["log_fd"]).start()
     log.info("sandbox %s: platform %s", config["id"], platform.name)
     return kernel
+
+
+def _strace(config: dict[str, Any], table: dict[int, Syscall]) -> Strace:
+    only = config.get("strace_calls") or []
+    known = [row.name for row in table.values()]
+    for name in only:
+        if name not in known:
+            similar = "".join(f"; did you mean {found}?" for found in get_close_matches(name, known, 1))
+            raise BootError(f"strace: there is no system call {name!r}{similar}")
+    fd = config.get("strace_fd")
+    stream = os.fdopen(fd if fd is not None else os.dup(config["log_fd"]), "w", buffering=1)
+    return Strace(lambda line: print(line, file=stream), only)
 
 
 def _report(fd: int, text: str) -> None:
@@ -242,7 +256,7 @@ def _set_up_log(config: dict[str, Any]) -> None:
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(logging.DEBUG if config.get("debug") else logging.INFO)
+    root.setLevel(str(config.get("log_level") or "info").upper())
 
 
 def probe_report() -> dict[str, str]:

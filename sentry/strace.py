@@ -10,7 +10,7 @@ it waits, or it takes long: then it is written as unfinished, and resumed later.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Final
 
 from sentry.abi.errno import ENOSYS, LinuxError
@@ -283,16 +283,22 @@ def error_text(e: LinuxError) -> str:
 
 
 class Strace:
-    """Writes lines for calls, signals and ends of all tasks; write(line) gets no newline."""
+    """Writes lines for calls, signals and ends of all tasks; write(line) gets no newline.
 
-    def __init__(self, write: Callable[[str], None]) -> None:
+    only: the names of the calls to be written; empty: all.
+    """
+
+    def __init__(self, write: Callable[[str], None], only: Collection[str] = ()) -> None:
         self._write = write
+        self._only = frozenset(only)
         self._calls: dict[Task, _Call] = {}  # in the order of their begin
         self._timer: Timer | None = None
 
     # -- what the run loop calls --
 
     def enter(self, t: Task, row: Syscall, args: tuple[int, ...]) -> None:
+        if self._only and row.name not in self._only:
+            return
         call = _Call(t.mem, row, args)
         self._calls[t] = call
         if self._timer is None:
@@ -308,6 +314,8 @@ class Strace:
 
     def unknown(self, t: Task, trap: SyscallTrap) -> None:
         """A number that is not in the table."""
+        if self._only:
+            return
         self._begin_others()
         text = f"syscall_{trap.number:#x}" + ("" if trap.native else "@i386")
         self._line(t, f"{text}({', '.join(hex(a) for a in trap.args)})", error_text(ENOSYS()))

@@ -1,63 +1,59 @@
-"""Options of the runtime: from containerd's configuration, from a file that it names, or from a pod's annotations.
+"""Options of a container's sandbox, as the shim finds them: the node's file, containerd's configuration, annotations.
 
-containerd wraps them in a runtimeoptions.v1.Options: `config_path` names a TOML file on the host, `config_body` (1.7
-and newer) is the options table itself as TOML.  Keys:
-
-    platform = "auto" | "systrap" | "ptrace" | "kvm"
-    debug = true                 # debug messages in the sandbox's log
-    strace = true                # every system call into the log
-    log = "/var/log/pysc/%ID%.log"
-    log_format = "text" | "json"
-
-Options of other types (runc's, for a class that was pointed at pysc) are ignored.
-
-Options are the node administrator's, annotations the pod author's: the annotation dev.pysc.platform chooses only where
-the options leave the choice open.
+What there is, and which source wins, is sandbox/config.py's affair.  containerd wraps its part in a
+runtimeoptions.v1.Options: `config_path` names a TOML file on the host, `config_body` (1.7 and newer) is the options
+table itself as TOML.  Options of other types (runc's, for a class that was pointed at pysc) are ignored.
 """
 
-import tomllib
-from pathlib import Path
-from typing import Any
+import logging
+import tomllib  # noqa: F401  what a fork of the warm parent needs, whose node has a file
 
 from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.message import DecodeError
 
 from proto.containerd.options_pb2 import Options as RuntimeOptions
 from proto.ttrpc.status import INVALID_ARGUMENT, RpcError
+from sandbox.config import (
+    InvalidConfig,
+    Layer,
+    parse_shim_table,
+    read_file,
+    read_node_file,
+    sandbox_fields,
+    settle,
+)
 from sandbox.sandbox import Options
 from sandbox.spec import Spec
 
+log = logging.getLogger(__name__)
+
 TYPE = "runtimeoptions.v1.Options"
-PLATFORM_ANNOTATION = "dev.pysc.platform"
-_KINDS: dict[str, type] = {"platform": str, "debug": bool, "strace": bool, "log": str, "log_format": str}
 
 
 def sandbox_options(wrapped: AnyMessage, spec: Spec, container_id: str, debug: bool) -> Options:
-    """How to make the sandbox of a container.  Raises RpcError for options that cannot be read.
+    """How to make the sandbox of a container.  Raises RpcError for options that cannot be read or used.
 
-    Nobody tells a shim which cgroup driver is in use; the form of the path does (slice:prefix:name is systemd's).
+    debug: containerd itself logs at that level, which it tells by a flag; any file counts for more.
     """
-    table: dict[str, Any] = {"debug": debug} if debug else {}
-    if wrapped.type_url.rpartition("/")[2] == TYPE:
-        table |= read_table(RuntimeOptions.FromString(wrapped.value))
-    options = Options(lifeline=True, systemd_cgroup=spec.cgroups_path.count(":") == 2)
-    for key, kind in _KINDS.items():
-        value = table.get(key)
-        if value is None:
-            continue
-        if not isinstance(value, kind):
-            raise RpcError(INVALID_ARGUMENT, f"runtime option {key}: {kind.__name__} expected: invalid argument")
-        setattr(options, key, Path(str(value).replace("%ID%", container_id)) if key == "log" else value)
-    if options.platform in ("", "auto"):
-        options.platform = spec.annotations.get(PLATFORM_ANNOTATION) or "auto"
-    return options
-
-
-def read_table(options: RuntimeOptions) -> dict[str, Any]:
-    """The options as a table; a file counts for more than the body, as with containerd's own shims."""
     try:
-        if options.config_path:
-            return tomllib.loads(Path(options.config_path).read_text())
-        return tomllib.loads(options.config_body.decode())
-    except (OSError, ValueError) as e:
-        where = options.config_path or "the options table"
-        raise RpcError(INVALID_ARGUMENT, f"runtime options in {where}: {e}: invalid argument") from None
+        said = Layer("containerd's -debug", {"debug": True}) if debug else Layer("")
+        config = settle([said, read_node_file(), *_from_containerd(wrapped)], spec.annotations)
+    except InvalidConfig as e:
+        raise RpcError(INVALID_ARGUMENT, f"{e}: invalid argument") from None
+    for warning in config.warnings:
+        log.warning("container %s: %s", container_id, warning)
+    return Options(lifeline=True, **sandbox_fields(config, container_id))
+
+
+def _from_containerd(wrapped: AnyMessage) -> list[Layer]:
+    """A file counts, and the body does not, where both are given: as with containerd's own shims."""
+    if wrapped.type_url.rpartition("/")[2] != TYPE:
+        return []
+    try:
+        options = RuntimeOptions.FromString(wrapped.value)
+        body = options.config_body.decode()
+    except (DecodeError, UnicodeDecodeError) as e:
+        raise InvalidConfig(f"the runtime's options in containerd's configuration: {e}") from None
+    if options.config_path:
+        return [read_file(options.config_path)]
+    return [parse_shim_table(body)] if body else []

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,11 +24,16 @@ SENTRY = Path(__file__).with_name("fake_sentry.py")
 @dataclass
 class Options:
     platform: str = "auto"
+    network: str = "container"
     strace: bool = False
+    strace_calls: Sequence[str] = ()
     debug: bool = False
     log: Path | None = None
+    log_level: str = "info"
     log_format: str = "text"
-    systemd_cgroup: bool = False
+    watchdog_s: int = 0
+    watchdog_kills: bool = False
+    systemd_cgroup: bool | None = None
     ignore_cgroups: bool = False
     exit_with_init: bool = False
     lifeline: bool = False

@@ -396,3 +396,44 @@ def test_output_to_a_closed_pipe_is_no_error_message(cli):
     assert process.stderr.read() == ""
     process.stderr.close()
     process.wait()
+
+
+def test_config_shows_what_holds_and_where_it_comes_from(cli, tmp_path):
+    file = tmp_path / "pysc.toml"
+    file.write_text('platform = "ptrace"\nstrace = ["open"]\n')
+    annotation = ("--annotation", "dev.pysc.strace=true")
+
+    done = cli("--config", file, "--log-level", "error", "config", *annotation)
+
+    shown = tomllib.loads(done.stdout)
+    assert (shown["platform"], shown["strace"], shown["log_level"]) == ("ptrace", ["open"], "error")
+    assert f"# {file}" in next(line for line in done.stdout.splitlines() if line.startswith("platform"))
+    assert "dev.pysc.strace is ignored" in done.stderr
+    as_json = json.loads(cli("--config", file, "--debug", "config", "-f", "json").stdout)
+    assert as_json["debug"] == {"value": True, "from": "flag --debug"}
+    assert as_json["platform"] == {"value": "ptrace", "from": str(file)}
+
+
+def test_config_gives_a_file_to_begin_with_that_is_valid(cli, tmp_path):
+    file = tmp_path / "pysc.toml"
+    file.write_text(cli("config", "--default").stdout)
+    assert cli("config", "--validate", file).stdout == f"{file}: valid\n"
+    assert tomllib.loads(file.read_text()) == {}
+    file.write_text("".join(line.removeprefix("#") for line in file.read_text().splitlines(True) if " = " in line))
+    assert set(tomllib.loads(file.read_text())) == {line.split()[0] for line in cli("config").stdout.splitlines()}
+
+
+def test_a_wrong_file_is_one_line_and_stops_only_what_makes_sandboxes(cli, tmp_path):
+    file = tmp_path / "pysc.toml"
+    file.write_text('platfrom = "ptrace"\n')
+    problem = f"pysc: {file}: platfrom: there is no such option; did you mean platform?\n"
+
+    assert cli("config", "--validate", file, status=1).stderr == problem
+    assert cli("--config", file, "run", "--bundle", cli.bundle("true"), cli.name, status=1).stderr == problem
+    cli("--config", file, "list")
+    assert cli.leftovers() == []
+
+
+@pytest.mark.parametrize("flag", ["platform", "network", "log-level", "watchdog", "watchdog-action", "cgroup-manager"])
+def test_flags_with_a_wrong_value_are_wrong_usage(cli, flag):
+    assert f"flag --{flag}: " in cli(f"--{flag}", "x", "config", status=2).stderr

@@ -12,6 +12,11 @@ from sandbox.spec import Spec
 from shim.options import sandbox_options
 
 
+@pytest.fixture(autouse=True)
+def no_file_of_this_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYSC_CONFIG", "")
+
+
 def make(
     wrapped: Any, cgroups_path: str = "/x", debug: bool = False, annotations: dict[str, str] | None = None
 ) -> Options:
@@ -54,8 +59,9 @@ def test_options_of_other_runtimes_are_ignored() -> None:
         (b"", None, "auto"),
         (b"", "", "auto"),
         (b"", "ptrace", "ptrace"),
-        (b"", "abacus", "abacus"),  # the sandbox says what there is
-        (b"platform = 'auto'", "systrap", "systrap"),
+        (b"platform = 'auto'", "systrap", "auto"),
+        (b"platform = 'systrap'\nannotations = ['platform']", "ptrace", "ptrace"),
+        (b"annotations = []", "ptrace", "auto"),
         (b"platform = 'systrap'", "ptrace", "systrap"),
         (b"platform = 'systrap'", None, "systrap"),
     ],
@@ -67,7 +73,35 @@ def test_an_annotation_chooses_the_platform_where_the_options_do_not(
     assert make(wrap(RuntimeOptions(config_body=body)), annotations=annotations).platform == chosen
 
 
-@pytest.mark.parametrize("body", [b"platform = 1", b"debug = 'yes'", b"= nonsense", b"\xff"])
+def test_the_file_of_the_node_counts_less_than_what_containerd_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "node.toml"
+    path.write_text('platform = "ptrace"\nstrace = ["open"]\n')
+    monkeypatch.setenv("PYSC_CONFIG", str(path))
+    options = make(wrap(RuntimeOptions(config_body=b"platform = 'systrap'")))
+    assert (options.platform, options.strace, options.strace_calls) == ("systrap", True, ("open",))
+    assert make(Any()).platform == "ptrace"
+
+
+def test_a_debugging_containerd_counts_less_than_any_file() -> None:
+    assert make(Any(), debug=True).log_level == "debug"
+    assert not make(wrap(RuntimeOptions(config_body=b"debug = false")), debug=True).debug
+
+
+@pytest.mark.parametrize("annotation", ["abacus", "kvm ptrace"])
+def test_a_platform_that_does_not_exist_is_an_error(annotation: str) -> None:
+    with pytest.raises(RpcError, match=r"annotation dev.pysc.platform: one of .* expected") as e:
+        make(Any(), annotations={"dev.pysc.platform": annotation})
+    assert e.value.code == INVALID_ARGUMENT
+
+
+def test_an_annotation_that_does_not_exist_is_an_error() -> None:
+    with pytest.raises(RpcError, match=r"dev.pysc.plattform: there is no such option; did you mean platform"):
+        make(Any(), annotations={"dev.pysc.plattform": "ptrace"})
+
+
+@pytest.mark.parametrize("body", [b"platform = 1", b"debug = 'yes'", b"= nonsense", b"\xff", b"plattform = 'kvm'"])
 def test_broken_options_are_an_error(body: bytes) -> None:
     with pytest.raises(RpcError) as e:
         make(wrap(RuntimeOptions(config_body=body)))
@@ -79,6 +113,7 @@ def test_missing_file_is_an_error() -> None:
         make(wrap(RuntimeOptions(config_path="/no/such/file")))
 
 
-@pytest.mark.parametrize(("path", "systemd"), [("/default/c1", False), ("a.slice:cri-containerd:c1", True)])
-def test_cgroup_driver_is_told_by_the_path(path: str, systemd: bool) -> None:
-    assert make(Any(), path).systemd_cgroup is systemd
+@pytest.mark.parametrize(("driver", "systemd"), [("auto", None), ("systemd", True), ("cgroupfs", False)])
+def test_cgroup_driver_is_told_by_the_path_unless_it_is_named(driver: str, systemd: bool | None) -> None:
+    options = make(wrap(RuntimeOptions(config_body=f"cgroup_driver = '{driver}'".encode())))
+    assert options.systemd_cgroup is systemd
