@@ -18,7 +18,8 @@ C_SOURCES := $(wildcard platform_*/core/*.[chS] platform_*/core/*.ld platform_*/
 PYTEST := $(BIN)/python -m pytest
 JOBS ?= 2
 
-.PHONY: help setup setup-test check gen test test-unit test-guest test-integration test-kvm test-soak demo bench bench-kvm image clean
+.PHONY: help setup setup-test check gen package test test-unit test-guest test-integration test-packages test-kvm test-soak \
+	demo bench bench-kvm image clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -53,6 +54,11 @@ gen: setup  ## write the generated files again
 	@$(NEED) gen
 	@for generator in packaging/gen/*.py; do $(BIN)/python $$generator; done
 
+package: setup  ## dist/: a wheel, the wheels that it needs, and a Debian package
+	@$(NEED) package
+	@$(BIN)/python packaging/build_wheel.py
+	@$(BIN)/python packaging/build_deb.py
+
 test: setup-test  ## everything: unit, guest and integration tests
 	$(PYTEST) -n $(JOBS) --dist loadgroup tests
 
@@ -64,6 +70,9 @@ test-guest: setup-test  ## the C programs of tests/guest, natively and in the sa
 
 test-integration: setup-test  ## against a real, private containerd
 	$(PYTEST) -n $(JOBS) --dist loadgroup tests/integration
+
+test-packages: setup-test package  ## install the packages in minimal roots, and take them away again
+	$(PYTEST) -m packages tests/integration/test_packages.py
 
 test-kvm: setup-test  ## the platform and guest tests for kvm (or PLATFORM=...) in a machine with software SVM
 	@$(NEED) kvm
@@ -86,6 +95,6 @@ bench-kvm: setup  ## beside runsc's kvm platform in the machine with software SV
 	$(BIN)/python -m bench.emulated --write
 
 clean:  ## remove what setup and the tests made
-	rm -rf $(VENV) .cache build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .cache build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	rm -f platform_*/core/_*.c platform_*/core/*.o sandbox/_*.c sentry/vdso/_*.c
 	find . -name __pycache__ -prune -exec rm -rf {} + -o -name '*.so' -exec rm -f {} +

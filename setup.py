@@ -20,6 +20,7 @@ class BuildCores(build_ext):
 
 
 setup(
+    options={"bdist_wheel": {"py_limited_api": "cp311"}},  # the cores use no more of Python than its stable ABI
     cmdclass={"build_ext": BuildCores},
     cffi_modules=[
         "platform_ptrace/core/build.py:ffibuilder",

@@ -21,7 +21,8 @@ from sandbox.interpreter import module_command
 OK, WARN, FAIL = "ok", "warn", "fail"
 MINIMUM_PYTHON = (3, 11)
 MINIMUM_KERNEL = (5, 6)
-PACKAGES = ("cffi", "pyseccomp", "google.protobuf")
+PACKAGES = {"_cffi_backend": "cffi", "pyseccomp": "pyseccomp", "google.protobuf": "protobuf"}
+"""Module -> the project that it comes with."""
 CORES = ("sandbox._hostcalls", "platform_ptrace.core._core", "platform_kvm.core._core", "sentry.vdso._clock")
 SHIM = "containerd-shim-pysc-v1"
 
@@ -55,12 +56,11 @@ def _has_module(name: str) -> bool:
 
 
 def check_packages() -> Iterator[Finding]:
-    for name in PACKAGES:
-        if _has_module(name):
+    for module, name in PACKAGES.items():
+        if _has_module(module):
             yield Finding(OK, "package", name)
         else:
-            remedy = f"{sys.executable} -m pip install {name.split('.')[-1]}"
-            yield Finding(FAIL, "package", f"{name} is missing", remedy)
+            yield Finding(FAIL, "package", f"{name} is missing", f"{sys.executable} -m pip install {name}")
 
 
 def check_cores() -> Iterator[Finding]:

@@ -13,16 +13,17 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+# It comes first on sys.path: a distribution's own packages may have the names of ours, or of what is installed with us.
 INSTALLATION = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
 
 CLEAN_ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
 
 _RUN_MODULE = (
-    "import runpy, sys; sys.path.append(sys.argv.pop(1)); "
+    "import runpy, sys; sys.path.insert(0, sys.argv.pop(1)); "
     "runpy.run_module(sys.argv.pop(1), run_name='__main__', alter_sys=True)"
 )
 
-_NURSERY = "import sys; sys.path.append(sys.argv[1]); from sandbox.nursery import main; main(int(sys.argv[2]))"
+_NURSERY = "import sys; sys.path.insert(0, sys.argv[1]); from sandbox.nursery import main; main(int(sys.argv[2]))"
 _ROOM = " " * 256
 """A last argument: what the nursery's forks show as their command line takes its place."""
 

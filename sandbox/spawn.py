@@ -29,7 +29,7 @@ MAX_FDS: Final = 253
 MANY: Final = b"+"
 """What comes in place of a role with that channel, and with the packets before the last."""
 
-_BOOTSTRAP = "import sys; sys.path.append(sys.argv[1]); from sandbox.stage import main; main()"
+_BOOTSTRAP = "import sys; sys.path.insert(0, sys.argv[1]); from sandbox.stage import main; main()"
 
 
 @dataclass(slots=True)

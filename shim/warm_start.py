@@ -19,7 +19,7 @@ PATIENCE_S = 10.0
 _POLL_S = 0.003
 
 _MAIN = (
-    "import os, sys; os.chdir('/'); sys.path.append(sys.argv[1]); sys.modules['ssl'] = None; "
+    "import os, sys; os.chdir('/'); sys.path.insert(0, sys.argv[1]); sys.modules['ssl'] = None; "
     "from shim.warm import main; main(sys.argv[2], float(sys.argv[3]), int(sys.argv[4]))"
 )
 _ROOM = " " * 2048
