@@ -42,7 +42,7 @@ SCRIPTS = {"pysc": "cli.entry", "containerd-shim-pysc-v1": "shim.main"}
 def only(folder: Path, pattern: str) -> Path:
     found = list(folder.glob(pattern))
     if len(found) != 1:
-        raise SystemExit(f"deb: {folder}/{pattern}: one file expected, not {len(found)}: run packaging/build_wheel.py first")
+        raise SystemExit(f"deb: {folder}/{pattern}: {len(found)} files, not one: run packaging/build_wheel.py first")
     return found[0]
 
 
@@ -141,7 +141,7 @@ def build(out: Path) -> Path:
         fill(tree, out / "wheels", own)
         describe(tree, version(own))
         for path in (tree, *tree.rglob("*")):
-            path.chmod(0o755 if path.is_dir() or os.access(path, os.X_OK) and path.suffix != ".so" else 0o644)
+            path.chmod(0o755 if path.is_dir() or (os.access(path, os.X_OK) and path.suffix != ".so") else 0o644)
         for old in out.glob("pysc_*.deb"):
             old.unlink()
         made = Path(folder) / "pysc.deb"

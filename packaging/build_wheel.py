@@ -3,8 +3,8 @@
 
 build_wheel.py [OUT]      OUT instead of dist
 
-The tree is copied first, without what was built in it: setuptools puts whatever lies in build/ into a wheel, also what is
-no longer part of the source.  Needs the virtual environment of `make setup`.
+The tree is copied first, without what was built in it: setuptools puts whatever lies in build/ into a wheel, also what
+is no longer part of the source.  Needs the virtual environment of `make setup`.
 """
 
 from __future__ import annotations
