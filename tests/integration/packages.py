@@ -20,7 +20,7 @@ from tests.integration import debian
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CACHE = REPOSITORY / ".cache" / "packages"
-DEPENDENCIES = "python3,python3-venv,python3-cffi-backend,libseccomp2,busybox-static"
+DEPENDENCIES = "python3,python3-venv,python3-cffi-backend,libseccomp2,busybox-static,patchelf"
 """What the packages depend on (dpkg -i fetches nothing), and what the tests run."""
 BUILT = {".so", ".o", ".pyc"}
 TIMEOUT_S = 120
@@ -74,13 +74,16 @@ def _build(folder: Path) -> None:
 
 
 class MinimalRoot:
-    """A Debian with nothing of ours in it.  /run and /tmp are empty for every command, but for /tmp/packages."""
+    """A root with nothing of ours in it.  /run and /tmp are empty for every command, but for /tmp/packages.
 
-    def __init__(self, folder: Path) -> None:
-        self.lower = debian.root(DEPENDENCIES)
+    lower: what is in it, and stays as it is; None: a Debian with what our packages depend on.
+    """
+
+    def __init__(self, folder: Path, lower: Path | None = None) -> None:
+        self.lower = lower or debian.root(DEPENDENCIES)
         self.folder = folder
         for name in ("upper", "work", "root"):
-            (folder / name).mkdir()
+            (folder / name).mkdir(parents=True)
 
     def sh(self, script: str, status: int = 0) -> subprocess.CompletedProcess[str]:
         """Run a script of sh -e there, as root."""

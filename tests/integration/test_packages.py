@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import tomllib
 import zipfile
@@ -10,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from cli.main import COMMANDS
+from tests.integration.bundle import busybox_rootfs
 from tests.integration.packages import REPOSITORY, MinimalRoot, built, command_line
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.xdist_group("packages")]
@@ -125,6 +128,59 @@ def test_the_debian_package_takes_its_warm_parent_with_it(minimal: MinimalRoot, 
     commands = [command_line(pid) for pid in minimal.processes()]
     assert any(line.startswith("containerd-shim-pysc-v1 -namespace n ") for line in commands)
     assert not any("shim.warm" in line for line in commands)
+
+
+def make_node_tree(minimal: MinimalRoot, deb: Path) -> None:
+    """What the image's build does (packaging/kubernetes/Dockerfile)."""
+    (minimal.folder / "upper/usr/local/bin").mkdir(parents=True)
+    for name in ("node-tree", "node"):
+        shutil.copy2(REPOSITORY / "packaging/kubernetes" / name, minimal.folder / "upper/usr/local/bin")
+    minimal.sh(f"dpkg -i /tmp/packages/{deb.name}; node-tree /opt/pysc; dpkg -P pysc")
+
+
+def test_the_tree_for_nodes_needs_nothing_of_the_node(minimal: MinimalRoot, deb: Path, tmp_path: Path) -> None:
+    """A root that has busybox and nothing else: no Python, no C library."""
+    make_node_tree(minimal, deb)
+    lower = busybox_rootfs(tmp_path / "busybox")
+    shutil.copytree(minimal.folder / "upper/opt/pysc", lower / "opt/pysc", symlinks=True)
+    node = MinimalRoot(tmp_path / "node", lower)
+
+    assert node.sh("/opt/pysc/bin/pysc version").stdout.startswith(f"pysc version {VERSION}\n")
+    assert "fail" not in node.sh("/opt/pysc/bin/pysc doctor || true").stdout
+    assert node.sh("/opt/pysc/bin/pysc do echo hello").stdout == "hello\n"
+    assert node.sh("/opt/pysc/bin/containerd-shim-pysc-v1 -v").stdout.startswith("containerd-shim-pysc-v1:")
+    assert node.changed() == set()
+
+
+@pytest.mark.skipif("install" not in COMMANDS, reason="there is no pysc install")
+def test_the_daemonset_installs_a_node_and_takes_everything_away(minimal: MinimalRoot, deb: Path) -> None:
+    make_node_tree(minimal, deb)
+    before = minimal.changed()
+    done = minimal.sh(
+        "mkdir -p /tmp/host/etc/containerd /tmp/cm; cd /tmp\n"
+        "printf 'version = 2\\n' >host/etc/containerd/config.toml; cp -r host before\n"
+        "printf 'platform = \"ptrace\"\\n' >cm/config.toml\n"
+        "export HOST=/tmp/host CONFIG=/tmp/cm/config.toml RESTART='echo RESTARTED'\n"
+        "node install; echo ---; node install; echo ---\n"
+        "cmp cm/config.toml host/etc/pysc/config.toml; cmp /opt/pysc/bin/pysc host/opt/pysc/bin/pysc\n"
+        "grep -rq io.containerd.pysc.v1 host/etc/containerd\n"
+        "node uninstall; find host -name '*pysc*'; diff -r before/etc/containerd host/etc/containerd && echo same\n"
+    )
+    first, second, last = done.stdout.split("---")
+    assert "RESTARTED" in first
+    assert "RESTARTED" not in second
+    assert "RESTARTED" in last
+    assert last.endswith("pysc-node: uninstalled\nsame\n")
+    assert minimal.changed() == before
+
+
+def test_a_node_gets_no_configuration_that_is_wrong(minimal: MinimalRoot, deb: Path) -> None:
+    make_node_tree(minimal, deb)
+    done = minimal.sh(
+        "mkdir -p /tmp/host; echo 'platfrom = 1' >/tmp/wrong.toml\n"
+        "HOST=/tmp/host CONFIG=/tmp/wrong.toml RESTART= node install || { test ! -e /tmp/host/etc; exit 7; }", status=7
+    )  # fmt: skip
+    assert "platfrom: there is no such option" in done.stderr
 
 
 def test_the_wheel_installs_without_an_index_works_and_leaves_nothing(minimal: MinimalRoot) -> None:
