@@ -1,0 +1,64 @@
+"""Options of a file, in a sandbox that was made with them."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.integration.host import Host
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("command")]
+
+
+def options(folder: Path, **values: object) -> Path:
+    """A file; JSON's strings, numbers and lists are TOML's."""
+    path = folder / "options.toml"
+    path.write_text("".join(f"{name} = {json.dumps(value)}\n" for name, value in values.items()))
+    return path
+
+
+def test_the_log_of_each_container_is_in_the_folder_and_has_the_calls_that_were_named(host: Host, tmp_path: Path) -> None:
+    file = options(tmp_path, log=f"{tmp_path}/logs/", strace=["write", "exit_group"])
+    name = host.name()
+    done = host.pysc("--config", file, "run", "--bundle", host.bundle("echo", "hello"), name)
+    assert (done.returncode, done.stdout) == (0, "hello\n")
+    assert os.listdir(tmp_path / "logs") == [f"{name}.log"]
+    lines = (tmp_path / "logs" / f"{name}.log").read_text().splitlines()
+    calls = {line.split("] ")[1].partition("(")[0] for line in lines if line.startswith("[pid") and "(" in line}
+    assert calls == {"write", "exit_group"}
+
+
+def test_a_call_that_does_not_exist_stops_the_container_with_one_line(host: Host, tmp_path: Path) -> None:
+    file = options(tmp_path, strace=["opnat"])
+    done = host.pysc("--config", file, "run", "--bundle", host.bundle("true"), host.name())
+    assert done.returncode == 1
+    assert done.stderr.endswith("strace: there is no system call 'opnat'; did you mean openat?\n")
+
+
+@pytest.mark.parametrize(("level", "shown"), [("info", True), ("warning", False)])
+def test_log_level_and_format(host: Host, tmp_path: Path, level: str, shown: bool) -> None:
+    file = options(tmp_path, log=f"{tmp_path}/%ID%/log", log_level=level, log_format="json")
+    name = host.name()
+    assert host.pysc("--config", file, "run", "--bundle", host.bundle("true"), name).returncode == 0
+    records = [json.loads(line) for line in (tmp_path / name / "log").read_text().splitlines()]
+    assert any(record["level"] == "info" for record in records) is shown
+
+
+@pytest.mark.parametrize(("network", "same"), [("container", True), ("none", False)])
+def test_without_a_network_the_sentry_is_not_in_the_namespace_that_was_named(
+    host: Host, tmp_path: Path, network: str, same: bool
+) -> None:
+    """A configuration without a network namespace means the caller's own."""
+    file, name = options(tmp_path, network=network), host.name()
+    bundle = host.bundle("sleep", "1000")
+    config = json.loads((bundle / "config.json").read_text())
+    spaces = config["linux"]["namespaces"]
+    config["linux"]["namespaces"] = [item for item in spaces if item["type"] != "network"]
+    (bundle / "config.json").write_text(json.dumps(config))
+    host.background("--config", file, "run", "--detach", "--pid-file", tmp_path / "pid", "--bundle", bundle, name)
+    pid = (tmp_path / "pid").read_text()
+    assert (os.readlink(f"/proc/{pid}/ns/net") == os.readlink("/proc/self/ns/net")) is same
+    host.pysc("delete", "--force", name)
