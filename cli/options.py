@@ -21,6 +21,7 @@ GLOBAL_FLAGS = (
     Flag("log-level", "what goes into it: debug, info (default), warning, error", str, value="NAME"),
     Flag("platform", "what runs programs: auto (default), systrap, ptrace, kvm", str, value="NAME"),
     Flag("network", "network namespace: that of the container (default), none", str, value="NAME"),
+    Flag("overlay", "where changes of the root go: none (there; default), memory", str, value="NAME"),
     Flag("strace", "log the container's system calls"),
     Flag("strace-syscalls", "log these system calls only: names with commas between", str, value="LIST"),
     Flag("watchdog", "log where the sandbox hangs after so many seconds (60; 0: never)", str, value="SECONDS"),
@@ -36,6 +37,7 @@ GLOBAL_FLAGS = (
 SETTING_FLAGS: Final = {
     "platform": "platform",
     "network": "network",
+    "overlay": "overlay",
     "log-level": "log_level",
     "log-format": "log_format",
     "strace-syscalls": "strace",

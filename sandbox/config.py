@@ -207,6 +207,7 @@ def sandbox_fields(config: Config, container_id: str) -> dict[str, Any]:
     return {
         "platform": config.text("platform"),
         "network": config.text("network"),
+        "overlay": config.text("overlay"),
         "strace": bool(config.values["strace"]),
         "strace_calls": config.names("strace"),
         "debug": bool(config.values["debug"]),

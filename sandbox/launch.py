@@ -113,7 +113,7 @@ class _Launch:
             gofer = len(served) if mount.is_bind else None
             mount_list.append(Mount(mount.destination, mount.type or "bind", mount.source, mount.options, gofer))
             if mount.is_bind:
-                tree = self._own(mounts.open_root(mount.source, mount.is_recursive, mount.is_readonly))
+                tree = self._own(self._open_tree(mount))
                 ours, theirs = socket.socketpair()
                 connections.append(self._own(ours.detach()))
                 served.append((self._own(theirs.detach()), tree, mount.is_readonly))
@@ -123,6 +123,13 @@ class _Launch:
         )  # fmt: skip
         self.resources.callback(self._abort, starting)
         return mount_list, connections, starting
+
+    def _open_tree(self, mount: SpecMount) -> int:
+        if mount.destination == "/" and self.options.overlay == "memory" and not mount.is_readonly:
+            from sandbox.overlay import open_overlay
+
+            return open_overlay(mount.source, memory_size(self.spec.resources))
+        return mounts.open_root(mount.source, mount.is_recursive, mount.is_readonly)
 
     def _start_sentry(self) -> spawn.Starting:
         spec, options = self.spec, self.options

@@ -28,13 +28,21 @@ def open_root(source: str, recursive: bool, readonly: bool) -> int:
             raise InvalidSpec(f"cannot open {source}: {e.strerror}") from None
         return _open_as_mounted(source)
     try:
+        restrict(fd, readonly)
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
+
+
+def restrict(tree: int, readonly: bool) -> None:
+    """Have the kernel refuse devices, set-user-id, following of links, and writes if it is read-only."""
+    try:
         attributes = hc.MOUNT_ATTR_NOSUID | hc.MOUNT_ATTR_NODEV | hc.MOUNT_ATTR_NOSYMFOLLOW
-        hc.mount_setattr(fd, hc.AT_RECURSIVE, attributes | (hc.MOUNT_ATTR_RDONLY if readonly else 0))
+        hc.mount_setattr(tree, hc.AT_RECURSIVE, attributes | (hc.MOUNT_ATTR_RDONLY if readonly else 0))
     except OSError as e:
         if e.errno not in (errno.EINVAL, errno.ENOSYS):  # Linux < 5.14: the gofer keeps the rules alone
-            os.close(fd)
             raise
-    return fd
 
 
 def _open_as_mounted(source: str) -> int:
@@ -105,8 +113,8 @@ class _Overlay:
         upper, work = f"{self.scratch}/{self.layers}/upper", f"{self.scratch}/{self.layers}/work"
         os.makedirs(upper)
         os.mkdir(work)
-        _copy_attributes(lower, upper)  # the upper directory's are those of the merged root
-        data = "lowerdir={},upperdir={},workdir={}".format(*map(_escape, (lower, upper, work)))
+        copy_attributes(lower, upper)  # the upper directory's are those of the merged root
+        data = "lowerdir={},upperdir={},workdir={}".format(*map(escape, (lower, upper, work)))
         try:
             hc.mount("overlay", target, "overlay", 0, data)
         except OSError as e:
@@ -126,7 +134,7 @@ class _Overlay:
         So its entries are overlaid one by one; plain files beside them are bound read-only.  One that the user may
         not read is empty.
         """
-        _copy_attributes(self.root + path or "/", self.view + path)
+        copy_attributes(self.root + path or "/", self.view + path)
         try:
             entries = list(os.scandir(self.root + path or "/"))
         except PermissionError:
@@ -150,7 +158,7 @@ class _Overlay:
         return True
 
 
-def _escape(path: str) -> str:
+def escape(path: str) -> str:
     """For a value among overlay's options."""
     return path.replace("\\", "\\\\").replace(",", "\\,").replace(":", "\\:")
 
@@ -178,7 +186,7 @@ def _bind_readonly(source: str, target: str) -> None:
         os.close(fd)
 
 
-def _copy_attributes(source: str, target: str) -> None:
+def copy_attributes(source: str, target: str) -> None:
     """Mode and owner; in a user namespace most owners have no name."""
     st = os.stat(source)
     os.chmod(target, st.st_mode & 0o7777)

@@ -43,6 +43,8 @@ class Options:
     platform: str = "auto"
     network: str = "container"
     """"container": the network namespace that the container's configuration names; "none": an empty one."""
+    overlay: str = "none"
+    """"memory": changes of the root are kept there, and forgotten in the end."""
     strace: bool = False
     strace_calls: Sequence[str] = ()
     """The calls that strace is for; empty: all."""

@@ -181,6 +181,13 @@ SETTINGS: Final = (
         "network NAME",
     ),
     Setting(
+        "overlay", Choice("none", "memory"), "none",
+        "Where changes of the container's root go: into that root, or into memory, where they are forgotten with the\n"
+        "container. They may take as much as the container's memory limit, or all of the host's memory if it has\n"
+        "none, and are not charged to the container. Volumes are not affected. Needs root.",
+        "overlay NAME",
+    ),
+    Setting(
         "strace", SwitchOrNames("system calls"), False,
         "System calls into the sandbox's log, as strace writes them: all, or those that are named.",
         "strace, --strace-syscalls LIST",

@@ -20,7 +20,7 @@ def options(folder: Path, **values: object) -> Path:
     return path
 
 
-def test_the_log_of_each_container_is_in_the_folder_and_has_the_calls_that_were_named(host: Host, tmp_path: Path) -> None:
+def test_each_log_is_in_the_folder_and_has_the_calls_that_were_named(host: Host, tmp_path: Path) -> None:
     file = options(tmp_path, log=f"{tmp_path}/logs/", strace=["write", "exit_group"])
     name = host.name()
     done = host.pysc("--config", file, "run", "--bundle", host.bundle("echo", "hello"), name)
@@ -62,3 +62,29 @@ def test_without_a_network_the_sentry_is_not_in_the_namespace_that_was_named(
     pid = (tmp_path / "pid").read_text()
     assert (os.readlink(f"/proc/{pid}/ns/net") == os.readlink("/proc/self/ns/net")) is same
     host.pysc("delete", "--force", name)
+
+
+def test_with_an_overlay_in_memory_the_root_stays_as_it_is(host: Host, tmp_path: Path) -> None:
+    file = options(tmp_path, overlay="memory")
+    (host.rootfs / "kept").write_text("before")
+    script = "echo after >/kept; rm /etc/hosts; mkdir /new; echo x >/new/file; cat /kept /new/file; ls /etc/hosts"
+    done = host.pysc("--config", file, "run", "--bundle", host.bundle("sh", "-c", script), host.name())
+    assert done.stdout == "after\nx\n"
+    assert "No such file" in done.stderr
+    assert ((host.rootfs / "kept").read_text(), (host.rootfs / "new").exists()) == ("before", False)
+    assert (host.rootfs / "etc/hosts").exists()
+    mounted = Path("/proc/self/mountinfo").read_text()
+    assert "pysc-overlay" not in mounted
+    assert str(host.rootfs) not in mounted
+
+
+def test_an_overlay_holds_no_more_than_the_memory_limit(host: Host, tmp_path: Path) -> None:
+    file = options(tmp_path, overlay="memory")
+    bundle = host.bundle("dd", "if=/dev/zero", "of=/big", "bs=1M", "count=64")
+    config = json.loads((bundle / "config.json").read_text())
+    config["linux"]["resources"] = {"memory": {"limit": 32 << 20}}
+    (bundle / "config.json").write_text(json.dumps(config))
+    done = host.pysc("--config", file, "run", "--bundle", bundle, host.name())
+    assert done.returncode != 0
+    assert "No space left" in done.stderr
+    assert not (host.rootfs / "big").exists()

@@ -25,6 +25,7 @@ SENTRY = Path(__file__).with_name("fake_sentry.py")
 class Options:
     platform: str = "auto"
     network: str = "container"
+    overlay: str = "none"
     strace: bool = False
     strace_calls: Sequence[str] = ()
     debug: bool = False

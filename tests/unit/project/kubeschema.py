@@ -29,7 +29,7 @@ def check(manifest: Any) -> None:
 
 
 def _check_names(value: Any, where: str) -> None:
-    """The models also take Python's names for fields, which no API server does; none of those of the API has an underscore."""
+    """The models also take Python's names for fields, which no API server does; the API's have no underscores."""
     if isinstance(value, dict):
         for key, item in value.items():
             if "_" in key:
