@@ -223,7 +223,7 @@ SETTINGS: Final = (
     Setting(
         "watchdog_action", Choice("log", "kill"), "log",
         "What then: log the stack, again and again as long as it lasts, or also end the sandbox. A Sentry that the\n"
-        "host stopped for so long counts as hanging.",
+        "host kept from running for so long may count as hanging.",
         "watchdog-action NAME",
     ),
     Setting(

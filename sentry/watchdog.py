@@ -70,7 +70,7 @@ class Watchdog:
         away_s = (self._loop.now_ns() - self._seen_ns) / 1e9
         self._wind_up()
         if away_s > self._timeout_s + self._period_s:
-            log.error("the Sentry hung for up to %.1f s; the stack that it had then is above", away_s)
+            log.error("the loop did not come round for up to %.1f s: where it hung is above, if it did", away_s)
 
 
 def _periodic_timer(period_s: float) -> int:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 from pathlib import Path
 
 import pytest
 
+from tests.integration.daemon import until
 from tests.integration.host import Host
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("command")]
@@ -88,3 +90,40 @@ def test_an_overlay_holds_no_more_than_the_memory_limit(host: Host, tmp_path: Pa
     assert done.returncode != 0
     assert "No space left" in done.stderr
     assert not (host.rootfs / "big").exists()
+
+
+PTRACE_SEIZE, PTRACE_INTERRUPT, PTRACE_DETACH, WALL = 0x4206, 0x4207, 17, 0x40000000
+
+
+class Hung:
+    """A process whose first thread stands still while its others run: as one that hangs in a host call."""
+
+    def __init__(self, pid: int) -> None:
+        self._libc = ctypes.CDLL(None, use_errno=True)
+        self._pid = pid
+        for request in (PTRACE_SEIZE, PTRACE_INTERRUPT):
+            assert self._libc.ptrace(request, pid, None, None) == 0, os.strerror(ctypes.get_errno())
+        assert os.WIFSTOPPED(os.waitpid(pid, WALL)[1])
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        """Let it go on, or see it dead: its parent learns of that only after us."""
+        if self._libc.ptrace(PTRACE_DETACH, self._pid, None, None) != 0:
+            os.waitpid(self._pid, WALL)
+
+
+@pytest.mark.parametrize(("action", "status"), [("log", "running"), ("kill", "stopped")])
+def test_a_sentry_that_hangs_shows_its_stack(host: Host, tmp_path: Path, action: str, status: str) -> None:
+    log = tmp_path / "log"
+    file, name = options(tmp_path, log=str(log), watchdog=2, watchdog_action=action), host.name()
+    bundle = host.bundle("sh", "-c", "while :; do sleep 0.1; done")
+    host.background("--config", file, "run", "--detach", "--pid-file", tmp_path / "pid", "--bundle", bundle, name)
+    with Hung(int((tmp_path / "pid").read_text())):
+        assert until(lambda: "sentry/wait.py" in log.read_text(), 60)
+        assert "Timeout (0:00:03)!" in log.read_text()
+    if action == "log":
+        assert until(lambda: "the loop did not come round for up to" in log.read_text())
+    assert until(lambda: host.status(name) == status)
+    host.pysc("delete", "--force", name)

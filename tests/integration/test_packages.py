@@ -42,6 +42,17 @@ def deb() -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory, deb: Path) -> MinimalRoot:
+    """What the image's build makes (packaging/kubernetes/Dockerfile): a root with /opt/pysc and the script."""
+    made = MinimalRoot(tmp_path_factory.mktemp("image"))
+    (made.folder / "upper/usr/local/bin").mkdir(parents=True)
+    for name in ("node-tree", "node"):
+        shutil.copy2(REPOSITORY / "packaging/kubernetes" / name, made.folder / "upper/usr/local/bin")
+    made.sh(f"dpkg -i /tmp/packages/{deb.name}; node-tree /opt/pysc; dpkg -P pysc")
+    return made
+
+
 @pytest.fixture
 def minimal(tmp_path: Path) -> Iterator[MinimalRoot]:
     root = MinimalRoot(tmp_path)
@@ -97,6 +108,7 @@ def test_programs_name_their_interpreter_isolated(deb: Path, tmp_path: Path, pro
     assert (tmp_path / "usr/bin" / program).read_text().splitlines()[0] == "#!/usr/bin/python3 -I"
 
 
+@pytest.mark.packages
 def test_the_debian_package_installs_works_and_leaves_nothing(minimal: MinimalRoot, deb: Path) -> None:
     minimal.sh(f"dpkg -i /tmp/packages/{deb.name}")
 
@@ -114,6 +126,7 @@ def test_the_debian_package_installs_works_and_leaves_nothing(minimal: MinimalRo
     assert all(path.startswith(("var/lib/dpkg/", "var/log/")) for path in minimal.changed())
 
 
+@pytest.mark.packages
 def test_the_debian_package_takes_its_warm_parent_with_it(minimal: MinimalRoot, deb: Path) -> None:
     """The shim stays, as one with containers must; without one it ends at the fixture's signal."""
     minimal.sh(
@@ -130,19 +143,11 @@ def test_the_debian_package_takes_its_warm_parent_with_it(minimal: MinimalRoot, 
     assert not any("shim.warm" in line for line in commands)
 
 
-def make_node_tree(minimal: MinimalRoot, deb: Path) -> None:
-    """What the image's build does (packaging/kubernetes/Dockerfile)."""
-    (minimal.folder / "upper/usr/local/bin").mkdir(parents=True)
-    for name in ("node-tree", "node"):
-        shutil.copy2(REPOSITORY / "packaging/kubernetes" / name, minimal.folder / "upper/usr/local/bin")
-    minimal.sh(f"dpkg -i /tmp/packages/{deb.name}; node-tree /opt/pysc; dpkg -P pysc")
-
-
-def test_the_tree_for_nodes_needs_nothing_of_the_node(minimal: MinimalRoot, deb: Path, tmp_path: Path) -> None:
+@pytest.mark.packages
+def test_the_tree_for_nodes_needs_nothing_of_the_node(image: MinimalRoot, tmp_path: Path) -> None:
     """A root that has busybox and nothing else: no Python, no C library."""
-    make_node_tree(minimal, deb)
     lower = busybox_rootfs(tmp_path / "busybox")
-    shutil.copytree(minimal.folder / "upper/opt/pysc", lower / "opt/pysc", symlinks=True)
+    shutil.copytree(image.folder / "upper/opt/pysc", lower / "opt/pysc", symlinks=True)
     node = MinimalRoot(tmp_path / "node", lower)
 
     assert node.sh("/opt/pysc/bin/pysc version").stdout.startswith(f"pysc version {VERSION}\n")
@@ -152,11 +157,11 @@ def test_the_tree_for_nodes_needs_nothing_of_the_node(minimal: MinimalRoot, deb:
     assert node.changed() == set()
 
 
+@pytest.mark.packages
 @pytest.mark.skipif("install" not in COMMANDS, reason="there is no pysc install")
-def test_the_daemonset_installs_a_node_and_takes_everything_away(minimal: MinimalRoot, deb: Path) -> None:
-    make_node_tree(minimal, deb)
-    before = minimal.changed()
-    done = minimal.sh(
+def test_the_daemonset_installs_a_node_and_takes_everything_away(image: MinimalRoot) -> None:
+    before = image.changed()
+    done = image.sh(
         "mkdir -p /tmp/host/etc/containerd /tmp/cm; cd /tmp\n"
         "printf 'version = 2\\n' >host/etc/containerd/config.toml; cp -r host before\n"
         "printf 'platform = \"ptrace\"\\n' >cm/config.toml\n"
@@ -171,18 +176,19 @@ def test_the_daemonset_installs_a_node_and_takes_everything_away(minimal: Minima
     assert "RESTARTED" not in second
     assert "RESTARTED" in last
     assert last.endswith("pysc-node: uninstalled\nsame\n")
-    assert minimal.changed() == before
+    assert image.changed() == before
 
 
-def test_a_node_gets_no_configuration_that_is_wrong(minimal: MinimalRoot, deb: Path) -> None:
-    make_node_tree(minimal, deb)
-    done = minimal.sh(
+@pytest.mark.packages
+def test_a_node_gets_no_configuration_that_is_wrong(image: MinimalRoot) -> None:
+    done = image.sh(
         "mkdir -p /tmp/host; echo 'platfrom = 1' >/tmp/wrong.toml\n"
         "HOST=/tmp/host CONFIG=/tmp/wrong.toml RESTART= node install || { test ! -e /tmp/host/etc; exit 7; }", status=7
     )  # fmt: skip
     assert "platfrom: there is no such option" in done.stderr
 
 
+@pytest.mark.packages
 def test_the_wheel_installs_without_an_index_works_and_leaves_nothing(minimal: MinimalRoot) -> None:
     pip = "/opt/pysc/bin/pip --quiet --disable-pip-version-check"
     sources = "--no-index --find-links /tmp/packages --find-links /tmp/packages/wheels"
