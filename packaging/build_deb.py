@@ -146,7 +146,7 @@ def build(out: Path) -> Path:
             old.unlink()
         made = Path(folder) / "pysc.deb"
         # Compressed so that any dpkg reads it, and always the same way.
-        command = ["dpkg-deb", "--root-owner-group", "-Zxz", "--build", str(tree), str(made)]
+        command = ["dpkg-deb", "--root-owner-group", "-Zxz", "-z3", "--build", str(tree), str(made)]
         environment = {"SOURCE_DATE_EPOCH": str(int(own.stat().st_mtime)), **os.environ}
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment)
         architecture = ARCHITECTURES[os.uname().machine]

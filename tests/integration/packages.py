@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import cache
 from pathlib import Path
 
 from tests.integration import debian
@@ -47,6 +48,7 @@ def sources_digest() -> str:
     return digest.hexdigest()[:16]
 
 
+@cache
 def built() -> Path:
     """A folder with the wheel, the Debian package, and `wheels`.  The first caller builds, others wait for that."""
     CACHE.mkdir(parents=True, exist_ok=True)
