@@ -87,9 +87,10 @@ class MinimalRoot:
         for name in ("upper", "work", "root"):
             (folder / name).mkdir(parents=True)
 
-    def sh(self, script: str, status: int = 0) -> subprocess.CompletedProcess[str]:
-        """Run a script of sh -e there, as root."""
-        command = ["unshare", "--mount", "--propagation", "private", "sh", "-c", _ENTER]
+    def sh(self, script: str, status: int = 0, alone: bool = False) -> subprocess.CompletedProcess[str]:
+        """Run a script of sh -e there, as root; alone: it sees no processes but its own, and they end with it."""
+        command = ["unshare", "--mount", "--propagation", "private", *(["--pid", "--fork"] if alone else [])]
+        command += ["sh", "-c", _ENTER]
         command += [str(self.lower), str(self.folder), str(built()), script]
         environment = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
         done = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True,

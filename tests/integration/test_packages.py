@@ -166,17 +166,31 @@ def test_the_daemonset_installs_a_node_and_takes_everything_away(image: MinimalR
         "printf 'version = 2\\n' >host/etc/containerd/config.toml; cp -r host before\n"
         "printf 'platform = \"ptrace\"\\n' >cm/config.toml\n"
         "export HOST=/tmp/host CONFIG=/tmp/cm/config.toml RESTART='echo RESTARTED'\n"
-        "node install; echo ---; node install; echo ---\n"
+        "node install; echo =====; node install; echo =====\n"
         "cmp cm/config.toml host/etc/pysc/config.toml; cmp /opt/pysc/bin/pysc host/opt/pysc/bin/pysc\n"
         "grep -rq io.containerd.pysc.v1 host/etc/containerd\n"
-        "node uninstall; find host -name '*pysc*'; diff -r before/etc/containerd host/etc/containerd && echo same\n"
+        "node uninstall; find host -name '*pysc*'; diff -r before/etc/containerd host/etc/containerd && echo same\n",
+        alone=True,
     )
-    first, second, last = done.stdout.split("---")
+    first, second, last = done.stdout.split("=====\n")
     assert "RESTARTED" in first
     assert "RESTARTED" not in second
     assert "RESTARTED" in last
     assert last.endswith("pysc-node: uninstalled\nsame\n")
     assert image.changed() == before
+
+
+@pytest.mark.packages
+def test_a_node_where_containers_run_keeps_what_they_need(image: MinimalRoot) -> None:
+    """What stands for a shim has its name and nothing else."""
+    done = image.sh(
+        "mkdir -p /tmp/host/opt/pysc\n"
+        "python3 -c 'import os; os.execv(\"/bin/sleep\", [\"containerd-shim-pysc-v1\", \"1000\"])' &\n"
+        "until grep -q ^containerd-shim-pysc-v1 /proc/$!/cmdline; do sleep 0.1; done\n"
+        "HOST=/tmp/host RESTART= node uninstall; test -d /tmp/host/opt/pysc",
+        alone=True,
+    )
+    assert done.stdout == "pysc-node: containers of pysc run on this node: nothing is taken away\n"
 
 
 @pytest.mark.packages
