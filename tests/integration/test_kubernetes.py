@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import yaml
@@ -35,7 +35,11 @@ class Documented(CriDaemon):
 
 @pytest.fixture(scope="module")
 def cri() -> Iterator[CriDaemon]:
-    with tempfile.TemporaryDirectory(prefix="cri-", ignore_cleanup_errors=True) as folder:
+    """With a file of the node in its environment, so that the node's own does not matter."""
+    with TemporaryDirectory(prefix="cri-", ignore_cleanup_errors=True) as folder, pytest.MonkeyPatch.context() as p:
+        file = Path(folder) / "node.toml"
+        file.write_text('platform = "ptrace"\nannotations = ["platform"]\n')
+        p.setenv("PYSC_CONFIG", str(file))
         daemon = Documented(Path(folder))
         try:
             yield daemon
@@ -63,10 +67,15 @@ def test_the_example_runs_through_the_handler_of_the_class(cri: CriDaemon) -> No
         cri.remove_pod(pod)
 
 
-def test_an_option_comes_in_by_an_annotation_of_the_pod(cri: CriDaemon) -> None:
-    pod = cri.run_pod("annotated", "pysc", {"dev.pysc.platform": "ptrace"})
+@pytest.mark.parametrize(
+    ("annotations", "platform"), [({}, "ptrace"), ({"dev.pysc.platform": "systrap"}, "systrap")], ids=["node", "pod"]
+)
+def test_options_come_from_the_node_and_from_the_pod(
+    cri: CriDaemon, annotations: dict[str, str], platform: str
+) -> None:
+    pod = cri.run_pod("chosen", "pysc", annotations)
     try:
-        container = cri.run_container(pod, "annotated", "main", "sleep", "1000")
-        assert platform_of(cri, container) == "ptrace"
+        container = cri.run_container(pod, "chosen", "main", "sleep", "1000")
+        assert platform_of(cri, container) == platform
     finally:
         cri.remove_pod(pod)
