@@ -16,7 +16,6 @@ import struct
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any, Final
 
 from sentry.control import ControlServer
@@ -213,11 +212,9 @@ def _boot(config: dict[str, Any]) -> Kernel:
 
 def _strace(config: dict[str, Any], table: dict[int, Syscall]) -> Strace:
     only = config.get("strace_calls") or []
-    known = [row.name for row in table.values()]
-    for name in only:
-        if name not in known:
-            similar = "".join(f"; did you mean {found}?" for found in get_close_matches(name, known, 1))
-            raise BootError(f"strace: there is no system call {name!r}{similar}")
+    unknown = set(only) - {row.name for row in table.values()}
+    if unknown:
+        raise BootError(f"strace: there is no system call {min(unknown)!r}: pysc syscalls lists them")
     fd = config.get("strace_fd")
     stream = os.fdopen(fd if fd is not None else os.dup(config["log_fd"]), "w", buffering=1)
     return Strace(lambda line: print(line, file=stream), only)

@@ -37,7 +37,7 @@ def test_a_call_that_does_not_exist_stops_the_container_with_one_line(host: Host
     file = options(tmp_path, strace=["opnat"])
     done = host.pysc("--config", file, "run", "--bundle", host.bundle("true"), host.name())
     assert done.returncode == 1
-    assert done.stderr.endswith("strace: there is no system call 'opnat'; did you mean openat?\n")
+    assert done.stderr.endswith("strace: there is no system call 'opnat': pysc syscalls lists them\n")
 
 
 @pytest.mark.parametrize(("level", "shown"), [("info", True), ("warning", False)])
