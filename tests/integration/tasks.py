@@ -37,6 +37,9 @@ class Stdio(NamedTuple):
         return b"".join(text_field(number, name) for number, name in enumerate(self, first))
 
 
+NO_STDIO = Stdio()
+
+
 class Client:
     """A connection to a daemon; survives the daemon's restart."""
 
@@ -90,7 +93,7 @@ class Task:
     def _call(self, method: str, *more: bytes) -> Fields:
         return self.client.call("tasks.v1.Tasks", method, text_field(1, self.name) + b"".join(more))
 
-    def create(self, stdio: Stdio = Stdio()) -> int:
+    def create(self, stdio: Stdio = NO_STDIO) -> int:
         """Create; the pid."""
         mount = text_field(1, "bind") + text_field(2, str(self.rootfs))
         mount += text_field(4, "rbind") + text_field(4, "ro")
@@ -99,7 +102,7 @@ class Task:
     def start(self, exec_id: str = "") -> int:
         return as_int(self._call("Start", text_field(2, exec_id)).get(1, 0))
 
-    def exec(self, exec_id: str, args: Sequence[str], stdio: Stdio = Stdio()) -> None:
+    def exec(self, exec_id: str, args: Sequence[str], stdio: Stdio = NO_STDIO) -> None:
         """Exec: `start` is what runs it."""
         url = "types.containerd.io/opencontainers/runtime-spec/1/Process"
         process = text_field(1, url) + bytes_field(2, json.dumps(Process(list(args)).to_spec()).encode())
