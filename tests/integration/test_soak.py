@@ -1,0 +1,171 @@
+"""Containers and pods that come and go leave no process, mount, socket, FIFO or cgroup, and nobody who stays grows."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from shim.address import socket_path
+from tests.integration.census import Census, assert_no_growth, settled, take
+from tests.integration.cri import NAMESPACE, CriDaemon
+from tests.integration.daemon import Daemon, until
+
+HANDLER = os.environ.get("PYSC_TEST_HANDLER", "pysc")
+
+pytestmark = pytest.mark.slow
+
+GROWTH_KIB = 4096  # what is kept for reuse, and garbage that is not due yet
+CONTAINERD_GROWTH_KIB = 65536  # a heap that Go gives back when it likes
+
+
+class Turns(NamedTuple):
+    """How often, up to the first look and up to the last one."""
+
+    first: int
+    last: int
+
+    def parts(self) -> tuple[int, int]:
+        return self.first, self.last - self.first
+
+
+def soak(first: int, last: int) -> object:
+    return pytest.param(Turns(first, last), marks=[pytest.mark.soak, pytest.mark.timeout(3600)])
+
+
+@pytest.mark.xdist_group("containerd")
+@pytest.mark.parametrize("turns", [Turns(20, 60), soak(100, 1000)], ids=str)
+def test_containers_come_and_go(daemon: Daemon, tmp_path: Path, turns: Turns) -> None:
+    """Twenty at a time."""
+
+    def one(_: int) -> int:
+        command = daemon.run_command("true", options=("--fifo-dir", str(tmp_path / "fifos")))
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=240)
+        assert done.returncode == 0, done.stderr
+        return done.returncode
+
+    def stays() -> list[int]:
+        return [daemon.process.pid, *daemon.warm_parents()]
+
+    taken: list[Census] = []
+    for count in turns.parts():
+        with ThreadPoolExecutor(20) as pool:
+            assert sum(pool.map(one, range(count))) == 0
+        assert until(lambda: not daemon.left_behind(), seconds=20), daemon.left_behind()
+        assert list((tmp_path / "fifos").glob("*")) == []
+        taken.append(settled(stays))
+        print(turns, taken[-1])
+    assert_no_growth(*map(without_threads, taken), CONTAINERD_GROWTH_KIB)
+
+
+def without_threads(census: Census) -> Census:
+    """containerd has as many threads as were ever busy at once; and its own connections come and go."""
+    return {name: [each._replace(threads=0, children=0) for each in figures] for name, figures in census.items()}
+
+
+@pytest.fixture(scope="module")
+def cri() -> Iterator[CriDaemon]:
+    with tempfile.TemporaryDirectory(prefix="cri-", ignore_cleanup_errors=True) as folder:
+        daemon = CriDaemon(Path(folder))
+        try:
+            yield daemon
+        finally:
+            daemon.close()
+
+
+def left_of_pods(cri: CriDaemon, ids: set[str]) -> list[str]:
+    """Beside what any daemon's containers may leave: sockets and states of these, and the folders of CRI itself."""
+    sockets = [socket_path(f"{cri.folder}/containerd.sock", NAMESPACE, each) for each in ids]
+    left = cri.left_behind() + list(filter(os.path.exists, sockets))
+    left += [str(path) for each in ids if (path := Path("/run/pysc-shim", NAMESPACE, each)).exists()]
+    kept = "io.containerd.grpc.v1.cri/*/*"
+    return left + [str(path) for top in ("root", "state") for path in (cri.folder / top).glob(kept)]
+
+
+@pytest.mark.xdist_group("cri")
+@pytest.mark.parametrize("turns", [Turns(4, 10), soak(100, 200)], ids=str)
+def test_pods_of_three_containers_come_and_go(cri: CriDaemon, turns: Turns) -> None:
+    """Four at a time."""
+    ids: set[str] = set()
+
+    def one(number: int) -> None:
+        name = f"pod{number}"
+        pod = cri.run_pod(name, HANDLER)
+        names = [f"{name}-c{n}" for n in range(3)]
+        containers = [cri.run_container(pod, name, each, "sh", "-c", f"echo {each}; sleep 1000") for each in names]
+        ids.update((pod, *containers))
+        for each in names:
+            assert until(lambda each=each: f"stdout F {each}\n" in cri.log_of(each), 60)  # type: ignore[misc]
+        assert all(map(cri.is_running, containers))
+        for container in containers[:2]:
+            cri.remove_container(container)
+        cri.remove_pod(pod)  # with a container in it, which is then CRI's to remove
+
+    taken: list[Census] = []
+    done = 0
+    for count in turns.parts():
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(one, range(done, done + count)))
+        done += count
+        assert until(lambda: not left_of_pods(cri, ids), seconds=20), left_of_pods(cri, ids)
+        taken.append(settled(lambda: [cri.process.pid, *cri.warm_parents()]))
+        print(turns, taken[-1])
+    assert_no_growth(*map(without_threads, taken), CONTAINERD_GROWTH_KIB)
+
+
+@pytest.mark.xdist_group("cri")
+@pytest.mark.parametrize("turns", [Turns(5, 20), soak(100, 1000)], ids=str)
+def test_containers_come_and_go_in_a_pod_that_stays(cri: CriDaemon, turns: Turns) -> None:
+    """Its shim, its Sentry, its gofer hold after many as much as after a few."""
+    pod = cri.run_pod("long", HANDLER)
+    ids = {pod}
+    try:
+        stays = cri.run_container(pod, "long", "stays", "sleep", "100000")
+        ids.add(stays)
+        taken: list[Census] = []
+        done = 0
+        for count in turns.parts():
+            for number in range(done, done + count):
+                ids.add(one_container(cri, pod, number))
+                assert cri.exec_sync(stays, "sh", "-c", f"exit {number % 256}").exit_code == number % 256
+            done += count
+            taken.append(settled(cri.processes, taken[0] if taken else None))
+            print(turns, taken[-1])
+        assert_no_growth(*taken, GROWTH_KIB)
+        cri.remove_container(stays)
+    finally:
+        cri.remove_pod(pod)
+    assert until(lambda: not left_of_pods(cri, ids), seconds=20), left_of_pods(cri, ids)
+
+
+def one_container(cri: CriDaemon, pod: str, number: int) -> str:
+    """Every other one ends by itself; its id, when it is gone."""
+    name = f"long-c{number}"
+    ends = number % 2 == 0
+    container = cri.run_container(pod, "long", name, "sh", "-c", f"exit {number % 256}" if ends else "sleep 1000")
+    if ends:
+        assert until(lambda: not cri.is_running(container), 30)
+        assert cri.exit_code_of(container) == number % 256
+    cri.remove_container(container)
+    return container
+
+
+def test_census_sees_what_a_process_holds() -> None:
+    """That what the others here compare is not always the same."""
+    with subprocess.Popen(["sleep", "1000"]) as process:
+        try:
+            before = take([os.getpid()])
+            fds = os.pipe()
+            after = take([os.getpid()])
+            assert list(after.values())[0][0].descriptors == list(before.values())[0][0].descriptors + 2
+            assert list(after.values())[0][0].children >= 1
+            for fd in fds:
+                os.close(fd)
+        finally:
+            process.kill()
