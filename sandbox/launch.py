@@ -70,6 +70,8 @@ class _Launch:
         self.options = options
         self.stdio = stdio
         self.resources = resources
+        self.lent = resources.enter_context(ExitStack())
+        """Our copies of what the new processes serve on: while they are open, nobody sees that the server has died."""
         self.log_fd = self._own(_open_log(sandbox.directory, options))
 
     def run(self) -> None:
@@ -79,6 +81,7 @@ class _Launch:
         mount_list, connections, gofer = self._start_gofer()
         self.container.gofer = gofer.wait_ready()
         self.sandbox.record.sentry = sentry.wait_ready()
+        self.lent.close()
         self._save()
         self._run_create_hooks()
         self._create_container(mount_list, connections)
@@ -87,6 +90,10 @@ class _Launch:
 
     def _own(self, fd: int) -> int:
         self.resources.callback(os.close, fd)
+        return fd
+
+    def _lend(self, fd: int) -> int:
+        self.lent.callback(os.close, fd)
         return fd
 
     def _save(self) -> None:
@@ -116,7 +123,7 @@ class _Launch:
                 tree = self._own(self._open_tree(mount))
                 ours, theirs = socket.socketpair()
                 connections.append(self._own(ours.detach()))
-                served.append((self._own(theirs.detach()), tree, mount.is_readonly))
+                served.append((self._lend(theirs.detach()), tree, mount.is_readonly))
         starting = spawn.start_gofer(
             self.container.id, served, self.log_fd, list(confine.GOFER_CAPABILITIES), self.options.debug,
             self.options.nursery,
@@ -147,7 +154,7 @@ class _Launch:
         )
         boot = BootConfig(
             id=self.sandbox.id,
-            control_fd=self._own(_listen(self.sandbox.directory)),
+            control_fd=self._lend(_listen(self.sandbox.directory)),
             ready_fd=-1,
             log_fd=self.log_fd,
             proc_fd=-1,

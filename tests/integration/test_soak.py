@@ -13,7 +13,7 @@ from typing import NamedTuple
 import pytest
 
 from shim.address import socket_path
-from tests.integration.census import Census, assert_no_growth, settled, take
+from tests.integration.census import Census, assert_no_growth, figures_of, settled
 from tests.integration.cri import NAMESPACE, CriDaemon
 from tests.integration.daemon import Daemon, until
 
@@ -61,7 +61,7 @@ def test_containers_come_and_go(daemon: Daemon, tmp_path: Path, turns: Turns) ->
         assert list((tmp_path / "fifos").glob("*")) == []
         taken.append(settled(stays))
         print(turns, taken[-1])
-    assert_no_growth(*map(without_threads, taken), CONTAINERD_GROWTH_KIB)
+    assert_no_growth(without_threads(taken[0]), without_threads(taken[1]), CONTAINERD_GROWTH_KIB)
 
 
 def without_threads(census: Census) -> Census:
@@ -116,7 +116,7 @@ def test_pods_of_three_containers_come_and_go(cri: CriDaemon, turns: Turns) -> N
         assert until(lambda: not left_of_pods(cri, ids), seconds=20), left_of_pods(cri, ids)
         taken.append(settled(lambda: [cri.process.pid, *cri.warm_parents()]))
         print(turns, taken[-1])
-    assert_no_growth(*map(without_threads, taken), CONTAINERD_GROWTH_KIB)
+    assert_no_growth(without_threads(taken[0]), without_threads(taken[1]), CONTAINERD_GROWTH_KIB)
 
 
 @pytest.mark.xdist_group("cri")
@@ -137,7 +137,7 @@ def test_containers_come_and_go_in_a_pod_that_stays(cri: CriDaemon, turns: Turns
             done += count
             taken.append(settled(cri.processes, taken[0] if taken else None))
             print(turns, taken[-1])
-        assert_no_growth(*taken, GROWTH_KIB)
+        assert_no_growth(taken[0], taken[1], GROWTH_KIB)
         cri.remove_container(stays)
     finally:
         cri.remove_pod(pod)
@@ -160,11 +160,11 @@ def test_census_sees_what_a_process_holds() -> None:
     """That what the others here compare is not always the same."""
     with subprocess.Popen(["sleep", "1000"]) as process:
         try:
-            before = take([os.getpid()])
+            before = figures_of(os.getpid())
             fds = os.pipe()
-            after = take([os.getpid()])
-            assert list(after.values())[0][0].descriptors == list(before.values())[0][0].descriptors + 2
-            assert list(after.values())[0][0].children >= 1
+            after = figures_of(os.getpid())
+            assert after.descriptors == before.descriptors + 2
+            assert after.children >= 1
             for fd in fds:
                 os.close(fd)
         finally:
