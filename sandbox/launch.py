@@ -213,7 +213,12 @@ class _Launch:
         if len(fds) > MAX_DONATED:
             raise InvalidSpec(f"too many bind mounts: {len(connections)}")
         request = CreateContainer(self.container.id, self.spec.raw, mount_list, self.spec.terminal, roles)
-        self.sandbox.call("CreateContainer", request, control.Empty, START_TIMEOUT, fds)
+        try:
+            self.sandbox.call("CreateContainer", request, control.Empty, START_TIMEOUT, fds)
+        except SandboxError:
+            if self.sandbox.has_died(0.0):
+                raise SandboxError("the sandbox died while it made the container") from None
+            raise
 
 
 def _open_log(directory: Path, options: Options) -> int:
