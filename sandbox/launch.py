@@ -103,13 +103,20 @@ class _Launch:
         if self.options.ignore_cgroups:
             return
         path = relative_path(self.spec.cgroups_path, self.container.id, self.options.systemd_cgroup)
+        cgroup = None
         try:
-            self.container.cgroup = Cgroup.create(path, self.spec.resources)
+            cgroup = Cgroup.create(path, self.spec.resources, self._announce_cgroup)
         except OSError as e:
             # Without root there often is no cgroup to be had; that matters only if one was asked for.
             is_root = os.geteuid() == 0 and confine.in_initial_user_namespace()
             if is_root or self.spec.resources != Resources():
                 raise SandboxError(f"cannot set up the cgroup: {e}") from None
+        finally:
+            self.container.cgroup = cgroup
+
+    def _announce_cgroup(self, planned: Cgroup) -> None:
+        self.container.cgroup = planned
+        self._save()
 
     def _start_gofer(self) -> tuple[list[Mount], list[int], spawn.Starting]:
         """The container's mounts, our ends of the connections that serve them, and the gofer on its way."""

@@ -10,7 +10,7 @@ import time
 
 from proto.ttrpc.protobuf import bytes_field, int_field
 from shim import rootfs
-from shim.address import is_served, read_address, remove, state_root
+from shim.address import is_served, read_address, remove, socket_path, state_root
 from shim.flags import Flags
 
 KILLED = 128 + 9
@@ -21,7 +21,7 @@ def run(flags: Flags) -> int:
     bundle = flags.bundle or os.path.join(os.path.dirname(os.getcwd()), flags.id)
     destroy_sandbox(flags.namespace, flags.id)
     rootfs.unmount(f"{bundle}/rootfs")
-    remove_stale_socket(bundle)
+    remove_stale_socket(read_address(bundle) or socket_path(flags.address, flags.namespace, flags.id))
     sys.stdout.buffer.write(response(time.time_ns()))
     return 0
 
@@ -42,10 +42,13 @@ def destroy_sandbox(namespace: str, container_id: str) -> None:
         pass
 
 
-def remove_stale_socket(bundle: str) -> None:
-    """Remove the socket of a shim that was killed; one that still serves others keeps it."""
-    path = read_address(bundle)
-    if path and not is_served(path):
+def remove_stale_socket(path: str) -> None:
+    """Remove the socket of a shim that was killed; one that still serves others keeps it.
+
+    containerd may have removed the bundle, and what it says of the path, before us: but a container that is the first
+    of its pod, or alone, has given its socket its own id.
+    """
+    if not is_served(path):
         remove(path)
 
 
