@@ -14,6 +14,8 @@ from shim.address import is_served, read_address, remove, socket_path, state_roo
 from shim.flags import Flags
 
 KILLED = 128 + 9
+DYING_TIMEOUT_S = 1.0
+_PAUSE_S = 0.02
 
 
 def run(flags: Flags) -> int:
@@ -21,7 +23,7 @@ def run(flags: Flags) -> int:
     bundle = flags.bundle or os.path.join(os.path.dirname(os.getcwd()), flags.id)
     destroy_sandbox(flags.namespace, flags.id)
     rootfs.unmount(f"{bundle}/rootfs")
-    remove_stale_socket(read_address(bundle) or socket_path(flags.address, flags.namespace, flags.id))
+    remove_stale_socket(read_address(bundle), socket_path(flags.address, flags.namespace, flags.id))
     sys.stdout.buffer.write(response(time.time_ns()))
     return 0
 
@@ -42,14 +44,21 @@ def destroy_sandbox(namespace: str, container_id: str) -> None:
         pass
 
 
-def remove_stale_socket(path: str) -> None:
+def remove_stale_socket(path: str, own: str) -> None:
     """Remove the socket of a shim that was killed; one that still serves others keeps it.
 
-    containerd may have removed the bundle, and what it says of the path, before us: but a container that is the first
-    of its pod, or alone, has given its socket its own id.
+    `path` is what the bundle says, "" if containerd has removed that before us.  `own` is the socket's path if the
+    container is the first of its pod, or alone: then its shim is on its way out, and a dying process's connections may
+    end some time before its listener does.
     """
-    if not is_served(path):
-        remove(path)
+    path = path or own
+    patience_s = DYING_TIMEOUT_S if os.path.basename(path) == os.path.basename(own) else 0.0
+    deadline = time.monotonic() + patience_s
+    while is_served(path):
+        if time.monotonic() >= deadline:
+            return
+        time.sleep(_PAUSE_S)
+    remove(path)
 
 
 def response(now_ns: int) -> bytes:

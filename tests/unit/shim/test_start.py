@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -145,11 +146,22 @@ def test_delete_removes_only_a_socket_that_nobody_serves(tmp_path: Path) -> None
     listener = start.listen(path)
     assert listener is not None
     with closing(listener):
-        delete.remove_stale_socket(path)
+        delete.remove_stale_socket(path, "the pod's first container has another")
         assert Path(path).exists()
-    delete.remove_stale_socket(path)
+    delete.remove_stale_socket(path, "")
     assert not Path(path).exists()
-    delete.remove_stale_socket(path)
+    delete.remove_stale_socket(path, "")
+
+
+def test_delete_waits_for_the_end_of_a_shim_that_dies(tmp_path: Path) -> None:
+    path = str(tmp_path / "s")
+    listener = start.listen(path)
+    assert listener is not None
+    dying = threading.Timer(0.1, listener.close)
+    dying.start()
+    delete.remove_stale_socket("", path)
+    dying.join()
+    assert not Path(path).exists()
 
 
 def test_delete_finds_the_socket_of_a_bundle_that_is_gone(tmp_path: Path) -> None:
