@@ -11,6 +11,7 @@ import pytest
 
 from tests.bare import Bare
 from tests.integration.bundle import busybox_rootfs
+from tests.integration.cri import CriDaemon
 from tests.integration.daemon import Daemon, until
 from tests.integration.events import Events
 from tests.integration.host import Host
@@ -47,6 +48,17 @@ def client(daemon: Daemon) -> Iterator[Client]:
     made = Client(daemon)
     yield made
     made.close()
+
+
+@pytest.fixture(scope="session")
+def cri_session() -> Iterator[CriDaemon]:
+    """A daemon with the CRI service, for all tests of the worker that want no more than that."""
+    with tempfile.TemporaryDirectory(prefix="cri-", ignore_cleanup_errors=True) as folder:
+        daemon = CriDaemon(Path(folder))
+        try:
+            yield daemon
+        finally:
+            daemon.close()
 
 
 @pytest.fixture(scope="session")

@@ -7,11 +7,12 @@ of the sandbox's state.  Each is seen from outside before the instant counts as 
 from __future__ import annotations
 
 import os
+import select
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import grpc  # type: ignore[import-untyped]
 from sandbox import state
 from shim.address import state_root
 from tests.integration.daemon import Daemon, command_line, until
-from tests.integration.tasks import Client, Task
+from tests.integration.tasks import Client, Task, make_fifos
 
 DELETE_STATUS = 7
 PATIENCE = 30
@@ -35,7 +36,8 @@ class Scene:
         self.rootfs = rootfs
         self.folder = folder
         self.call: Future[int] | None = None
-        self._pool = ThreadPoolExecutor(1)
+        self.resources = ExitStack()
+        self._pool = self.resources.enter_context(ThreadPoolExecutor(1))
 
     def container(self, *args: str, **changes: Any) -> Task:
         self.task = self.client.container(self.rootfs, args, **changes)
@@ -74,12 +76,10 @@ class Scene:
         os.close(pidfd)
 
     def close(self) -> None:
-        self._pool.shutdown()
+        self.resources.close()
 
 
 def has_ended(pidfd: int) -> bool:
-    import select
-
     poller = select.poll()
     poller.register(pidfd, select.POLLIN)
     return bool(poller.poll(0))
@@ -135,6 +135,19 @@ def is_waiting_for_lock(inode: int) -> bool:
 
 
 @contextmanager
+def early_in_create(scene: Scene) -> Iterator[None]:
+    """The root is mounted; neither Sentry nor gofer are wanted before somebody reads standard output."""
+    stdio = make_fifos(scene.folder / "fifos", "stdout")
+    scene.container("sleep", "1000")
+    scene.begin(lambda: scene.task.create(stdio))
+    assert until(lambda: f"/{scene.task.name}/rootfs " in Path("/proc/mounts").read_text(), PATIENCE)
+    try:
+        yield
+    finally:
+        scene.resources.callback(os.close, os.open(stdio.stdout, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
+
+
+@contextmanager
 def during_create(scene: Scene) -> Iterator[None]:
     """Sentry and gofer are there, the container is not."""
     scene.container("sleep", "1000", hooks=hook(scene.folder, "createRuntime"))
@@ -148,15 +161,12 @@ def late_in_create(scene: Scene) -> Iterator[None]:
     """The Sentry is making the container and asks the gofer, which does not answer."""
     scene.container("sleep", "1000", hooks=hook(scene.folder, "createRuntime"))
     scene.begin(scene.task.create)
-    with held_by_hook(scene):
-        gofer = scene.pid_of("gofer")
-        holding = stopped(gofer)
-        holding.__enter__()
-    try:
+    with ExitStack() as holding:
+        with held_by_hook(scene):
+            gofer = scene.pid_of("gofer")
+            holding.enter_context(stopped(gofer))
         assert until(lambda: has_unread(gofer), PATIENCE)
         yield
-    finally:
-        holding.__exit__(None, None, None)
 
 
 @contextmanager

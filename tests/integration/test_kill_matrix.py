@@ -57,12 +57,14 @@ def remove(scene: Scene) -> None:
     assert until(lambda: not scene.daemon.left_behind(), 20), scene.daemon.left_behind()
 
 
-@cases(CREATING, *OURS)
+@cases(CREATING, *OURS, and_also=(instants.early_in_create, "shim"))
 def test_kill_before_create_returns(scene: Scene, events: Events, reach: Instant, victim: str) -> None:
     """Create fails, and there is no task."""
     with reach(scene):
         scene.kill(victim)
-    assert isinstance(scene.outcome(), grpc.RpcError)
+    outcome = scene.outcome()
+    assert isinstance(outcome, grpc.RpcError)
+    print(outcome.details())
     assert until(lambda: scene.task.status() == ""), scene.task.status()
     remove(scene)
     assert set(exits(events, scene.task.name)) <= {KILLED}
@@ -102,7 +104,7 @@ def test_kill_during_delete(scene: Scene, events: Events, reach: Instant, victim
     assert len(exits(events, scene.task.name)) == 1 or victim == "shim"
 
 
-@cases((*CREATING, instants.created), "containerd")
+@cases((instants.early_in_create, *CREATING, instants.created), "containerd")
 def test_containerd_is_killed_before_start(scene: Scene, reach: Instant, victim: str) -> None:
     """The container comes to be, as if nothing had happened, and can be started."""
     with reach(scene):

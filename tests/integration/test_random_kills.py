@@ -27,6 +27,8 @@ KILLED = 137
 LOST = 255
 """What containerd says of an exit that it knows nothing about."""
 PATIENCE = 30
+ORPHAN_SECONDS = 90
+"""A shim that containerd was killed while starting waits for its container for a minute."""
 MEAN_PAUSE = 0.05
 CONTAINERD_EVERY = 40
 """So many other processes die before it does once more."""
@@ -48,7 +50,7 @@ def test_random_kills(daemon: Daemon, client: Client, busybox: Path, seconds: in
     ended = sum(keeper.ended for keeper in keepers)
     turns = sum(keeper.turns for keeper in keepers)
     print(f"seed {seed}: {kills} kills, {turns} containers, of which {ended} ended by themselves")
-    assert until(lambda: not daemon.left_behind(), PATIENCE), daemon.left_behind()
+    assert until(lambda: not daemon.left_behind(), ORPHAN_SECONDS), daemon.left_behind()
 
 
 def kill_for(daemon: Daemon, seconds: float, dice: random.Random) -> int:

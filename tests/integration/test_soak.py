@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import tempfile
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -69,16 +67,6 @@ def without_threads(census: Census) -> Census:
     return {name: [each._replace(threads=0, children=0) for each in figures] for name, figures in census.items()}
 
 
-@pytest.fixture(scope="module")
-def cri() -> Iterator[CriDaemon]:
-    with tempfile.TemporaryDirectory(prefix="cri-", ignore_cleanup_errors=True) as folder:
-        daemon = CriDaemon(Path(folder))
-        try:
-            yield daemon
-        finally:
-            daemon.close()
-
-
 def left_of_pods(cri: CriDaemon, ids: set[str]) -> list[str]:
     """Beside what any daemon's containers may leave: sockets and states of these, and the folders of CRI itself."""
     sockets = [socket_path(f"{cri.folder}/containerd.sock", NAMESPACE, each) for each in ids]
@@ -90,8 +78,9 @@ def left_of_pods(cri: CriDaemon, ids: set[str]) -> list[str]:
 
 @pytest.mark.xdist_group("cri")
 @pytest.mark.parametrize("turns", [Turns(4, 10), soak(100, 200)], ids=str)
-def test_pods_of_three_containers_come_and_go(cri: CriDaemon, turns: Turns) -> None:
+def test_pods_of_three_containers_come_and_go(cri_session: CriDaemon, turns: Turns) -> None:
     """Four at a time."""
+    cri = cri_session
     ids: set[str] = set()
 
     def one(number: int) -> None:
@@ -121,8 +110,9 @@ def test_pods_of_three_containers_come_and_go(cri: CriDaemon, turns: Turns) -> N
 
 @pytest.mark.xdist_group("cri")
 @pytest.mark.parametrize("turns", [Turns(5, 20), soak(100, 1000)], ids=str)
-def test_containers_come_and_go_in_a_pod_that_stays(cri: CriDaemon, turns: Turns) -> None:
+def test_containers_come_and_go_in_a_pod_that_stays(cri_session: CriDaemon, turns: Turns) -> None:
     """Its shim, its Sentry, its gofer hold after many as much as after a few."""
+    cri = cri_session
     pod = cri.run_pod("long", HANDLER)
     ids = {pod}
     try:

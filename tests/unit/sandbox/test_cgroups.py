@@ -51,7 +51,7 @@ def make():
 @needs_v1
 def test_what_is_announced_suffices_to_remove_everything(name):
     """By somebody else, if its maker is killed."""
-    announced = []
+    announced: list[Cgroup] = []
     made = Cgroup.create(f"{name}/inner", Resources(), announced.append)
     assert sorted(announced[0].created) == sorted(made.created)
     assert announced[0].directories == made.directories
