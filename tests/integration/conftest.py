@@ -63,8 +63,10 @@ def cri_session() -> Iterator[CriDaemon]:
 
 @pytest.fixture(scope="session")
 def busybox(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A root that no container may write to."""
-    return busybox_rootfs(tmp_path_factory.mktemp("busybox") / "rootfs")
+    """A root that no container may write to, with /mnt for what it shares with the test."""
+    root = busybox_rootfs(tmp_path_factory.mktemp("busybox") / "rootfs")
+    (root / "mnt").mkdir(exist_ok=True)
+    return root
 
 
 @pytest.fixture

@@ -143,7 +143,7 @@ def test_reader_that_stops_and_goes_on(client: Client, rootfs: Path, tmp_path: P
     with client.container(rootfs, sends(BLOCK_MIB)) as task:
         stdio = make_fifos(tmp_path / "main", "stdout")
         reader = open_reader(stdio.stdout)
-        task.create(stdio)
+        task.create(stdio._replace(stderr=stdio.stderr or "/dev/null"))
         task.start()
         stream = pieces(reader)
         found = [next(stream)]
@@ -164,7 +164,7 @@ def test_client_that_goes_away_and_comes_back(client: Client, rootfs: Path, tmp_
     with client.container(rootfs, sends(BLOCK_MIB)) as task:
         stdio = make_fifos(tmp_path / "main", "stdout")
         reader = open_reader(stdio.stdout)
-        task.create(stdio)
+        task.create(stdio._replace(stderr=stdio.stderr or "/dev/null"))
         task.start()
         found = [os.read(reader, PIECE)]
         for _ in range(3):
@@ -184,7 +184,7 @@ def test_container_outlives_its_client(client: Client, rootfs: Path, tmp_path: P
     with client.container(rootfs, ["sh", "-c", script]) as task:
         stdio = make_fifos(tmp_path / "main", "stdin", "stdout", "stderr")
         fds = [open_reader(stdio.stdout), open_reader(stdio.stderr), os.open(stdio.stdin, os.O_RDWR | os.O_CLOEXEC)]
-        task.create(stdio)
+        task.create(stdio._replace(stderr=stdio.stderr or "/dev/null"))
         task.start()
         for fd in fds:
             os.close(fd)
