@@ -70,8 +70,6 @@ class _Launch:
         self.options = options
         self.stdio = stdio
         self.resources = resources
-        self.lent = resources.enter_context(ExitStack())
-        """Our copies of what the new processes serve on: while they are open, nobody sees that the server has died."""
         self.log_fd = self._own(_open_log(sandbox.directory, options))
 
     def run(self) -> None:
@@ -81,7 +79,6 @@ class _Launch:
         mount_list, connections, gofer = self._start_gofer()
         self.container.gofer = gofer.wait_ready()
         self.sandbox.record.sentry = sentry.wait_ready()
-        self.lent.close()
         self._save()
         self._run_create_hooks()
         self._create_container(mount_list, connections)
@@ -90,10 +87,6 @@ class _Launch:
 
     def _own(self, fd: int) -> int:
         self.resources.callback(os.close, fd)
-        return fd
-
-    def _lend(self, fd: int) -> int:
-        self.lent.callback(os.close, fd)
         return fd
 
     def _save(self) -> None:
@@ -123,18 +116,21 @@ class _Launch:
         mount_list: list[Mount] = []
         served: list[tuple[int, int, bool]] = []
         connections: list[int] = []
-        for mount in all_mounts(self.spec):
-            gofer = len(served) if mount.is_bind else None
-            mount_list.append(Mount(mount.destination, mount.type or "bind", mount.source, mount.options, gofer))
-            if mount.is_bind:
-                tree = self._own(self._open_tree(mount))
-                ours, theirs = socket.socketpair()
-                connections.append(self._own(ours.detach()))
-                served.append((self._lend(theirs.detach()), tree, mount.is_readonly))
-        starting = spawn.start_gofer(
-            self.container.id, served, self.log_fd, list(confine.GOFER_CAPABILITIES), self.options.debug,
-            self.options.nursery,
-        )  # fmt: skip
+        with ExitStack() as given:  # if we kept the gofer's ends, the Sentry would not notice that it has died
+            for mount in all_mounts(self.spec):
+                gofer = len(served) if mount.is_bind else None
+                mount_list.append(Mount(mount.destination, mount.type or "bind", mount.source, mount.options, gofer))
+                if mount.is_bind:
+                    tree = self._open_tree(mount)
+                    given.callback(os.close, tree)
+                    ours, theirs = socket.socketpair()
+                    connections.append(self._own(ours.detach()))
+                    given.enter_context(theirs)
+                    served.append((theirs.fileno(), tree, mount.is_readonly))
+            starting = spawn.start_gofer(
+                self.container.id, served, self.log_fd, list(confine.GOFER_CAPABILITIES), self.options.debug,
+                self.options.nursery,
+            )  # fmt: skip
         self.resources.callback(self._abort, starting)
         return mount_list, connections, starting
 
@@ -159,13 +155,14 @@ class _Launch:
             capabilities=sorted(confine.sentry_capabilities(network is None, _may_bind_low_ports(spec))),
             debug=options.debug,
         )
+        lifeline = self._make_lifeline()
         boot = BootConfig(
             id=self.sandbox.id,
-            control_fd=self._lend(_listen(self.sandbox.directory)),
+            control_fd=_listen(self.sandbox.directory),
             ready_fd=-1,
             log_fd=self.log_fd,
             proc_fd=-1,
-            lifeline_fd=self._make_lifeline(),
+            lifeline_fd=lifeline,
             log_level=options.log_level,
             log_format=options.log_format,
             watchdog_s=options.watchdog_s,
@@ -179,7 +176,10 @@ class _Launch:
             ncpus=cpu_count(spec.resources),
             total_ram=memory_size(spec.resources),
         )
-        starting = spawn.start_sentry(stage, boot, options.nursery)
+        try:
+            starting = spawn.start_sentry(stage, boot, options.nursery)
+        finally:
+            os.close(boot.control_fd)  # nor could we tell that the Sentry has died if we listened, too
         self.resources.callback(self._abort, starting)
         return starting
 
