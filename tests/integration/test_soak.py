@@ -11,7 +11,7 @@ from typing import NamedTuple
 import pytest
 
 from shim.address import socket_path
-from tests.integration.census import Census, assert_no_growth, figures_of, settled
+from tests.integration.census import Census, figures_of, growth, settled
 from tests.integration.cri import NAMESPACE, CriDaemon
 from tests.integration.daemon import Daemon, until
 
@@ -57,14 +57,9 @@ def test_containers_come_and_go(daemon: Daemon, tmp_path: Path, turns: Turns) ->
             assert sum(pool.map(one, range(count))) == 0
         assert until(lambda: not daemon.left_behind(), seconds=20), daemon.left_behind()
         assert list((tmp_path / "fifos").glob("*")) == []
-        taken.append(settled(stays))
+        taken.append(settled(stays, taken[0] if taken else None))
         print(turns, taken[-1])
-    assert_no_growth(without_threads(taken[0]), without_threads(taken[1]), CONTAINERD_GROWTH_KIB)
-
-
-def without_threads(census: Census) -> Census:
-    """containerd has as many threads as were ever busy at once; and its own connections come and go."""
-    return {name: [each._replace(threads=0, children=0) for each in figures] for name, figures in census.items()}
+    assert growth(taken[0], taken[1], CONTAINERD_GROWTH_KIB) == []
 
 
 def left_of_pods(cri: CriDaemon, ids: set[str]) -> list[str]:
@@ -103,9 +98,9 @@ def test_pods_of_three_containers_come_and_go(cri_session: CriDaemon, turns: Tur
             list(pool.map(one, range(done, done + count)))
         done += count
         assert until(lambda: not left_of_pods(cri, ids), seconds=20), left_of_pods(cri, ids)
-        taken.append(settled(lambda: [cri.process.pid, *cri.warm_parents()]))
+        taken.append(settled(lambda: [cri.process.pid, *cri.warm_parents()], taken[0] if taken else None))
         print(turns, taken[-1])
-    assert_no_growth(without_threads(taken[0]), without_threads(taken[1]), CONTAINERD_GROWTH_KIB)
+    assert growth(taken[0], taken[1], CONTAINERD_GROWTH_KIB) == []
 
 
 @pytest.mark.xdist_group("cri")
@@ -127,7 +122,7 @@ def test_containers_come_and_go_in_a_pod_that_stays(cri_session: CriDaemon, turn
             done += count
             taken.append(settled(cri.processes, taken[0] if taken else None))
             print(turns, taken[-1])
-        assert_no_growth(taken[0], taken[1], GROWTH_KIB)
+        assert growth(taken[0], taken[1], GROWTH_KIB) == []
         cri.remove_container(stays)
     finally:
         cri.remove_pod(pod)
@@ -146,16 +141,18 @@ def one_container(cri: CriDaemon, pod: str, number: int) -> str:
     return container
 
 
-def test_census_sees_what_a_process_holds() -> None:
+def test_census_sees_what_grows() -> None:
     """That what the others here compare is not always the same."""
+    before = {"self": [figures_of(os.getpid())]}
     with subprocess.Popen(["sleep", "1000"]) as process:
         try:
-            before = figures_of(os.getpid())
-            fds = os.pipe()
-            after = figures_of(os.getpid())
-            assert after.descriptors == before.descriptors + 2
-            assert after.children >= 1
-            for fd in fds:
+            ends = os.pipe()
+            after = {"self": [figures_of(os.getpid())]}
+            assert after["self"][0].descriptors == before["self"][0].descriptors + 2
+            assert len(growth(before, after, GROWTH_KIB)) == 1
+            assert len(growth(before, after | {"other": after["self"]}, GROWTH_KIB)) == 2
+            assert growth(after, after, GROWTH_KIB) == []
+            for fd in ends:
                 os.close(fd)
         finally:
             process.kill()
