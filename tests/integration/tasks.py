@@ -90,8 +90,8 @@ class Task:
         self.name = name
         self.rootfs = rootfs
 
-    def _call(self, method: str, *more: bytes) -> Fields:
-        return self.client.call("tasks.v1.Tasks", method, text_field(1, self.name) + b"".join(more))
+    def _call(self, method: str, *more: bytes, seconds: float = SECONDS) -> Fields:
+        return self.client.call("tasks.v1.Tasks", method, text_field(1, self.name) + b"".join(more), seconds)
 
     def create(self, stdio: Stdio = NO_STDIO) -> int:
         """Create; the pid."""
@@ -111,9 +111,9 @@ class Task:
     def kill(self, signo: int = 9, exec_id: str = "") -> None:
         self._call("Kill", text_field(2, exec_id), int_field(3, signo))
 
-    def wait(self, exec_id: str = "") -> int:
+    def wait(self, exec_id: str = "", seconds: float = SECONDS) -> int:
         """The exit status, once there is one."""
-        return as_int(self._call("Wait", text_field(2, exec_id)).get(1, 0))
+        return as_int(self._call("Wait", text_field(2, exec_id), seconds=seconds).get(1, 0))
 
     def close_stdin(self, exec_id: str = "") -> None:
         self._call("CloseIO", text_field(2, exec_id), int_field(3, 1))

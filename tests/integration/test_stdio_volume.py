@@ -121,7 +121,7 @@ def test_volume_through_stdin(client: Client, rootfs: Path, tmp_path: Path, mib:
             feed(stdio.stdin, block, mib // BLOCK_MIB)
             os.close(keep)
             task.close_stdin()
-            assert task.wait() == 0
+            assert task.wait(seconds=400) == 0
             print_rate("stdin, where md5sum reads it,", runtime, mib, start)
             assert b"".join(pieces(reader)).split()[0].decode() == digest_of_blocks(rootfs, mib)
             os.close(reader)
@@ -212,5 +212,5 @@ def test_a_thousand_lines_a_second_into_a_file(client: Client, rootfs: Path, tmp
     with client.container(rootfs, ["sh", "-c", LINES % count]) as task:
         task.create(Stdio(stdout=log.as_uri(), stderr=log.as_uri()))
         task.start()
-        assert task.wait() == 0
+        assert task.wait(seconds=seconds * 4) == 0
     assert_all_lines(log.read_text(), count)
