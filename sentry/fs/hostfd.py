@@ -180,11 +180,12 @@ class HostFile(File):
     def _write_at_once(self, src: Source) -> int:
         """To what takes what it has room for, or never blocks."""
         done = 0
-        while src.remaining:
+        while remaining := src.remaining:
+            limit = min(remaining, CHUNK)
             count = self._write_some(src, CHUNK, done)
-            if not count:
-                return self._written(done)
             done += count
+            if count < limit:  # it is full, or the source or the host has failed
+                return self._written(done)
         return done
 
     def _write_some(self, src: Source, limit: int, done: int) -> int:
