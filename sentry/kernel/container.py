@@ -16,6 +16,7 @@ from sentry.kernel import run
 from sentry.kernel.creds import Creds
 from sentry.kernel.fscontext import FsContext
 from sentry.kernel.ids import PidNamespace, ProcessGroup, Session
+from sentry.kernel.passwd import with_home
 from sentry.kernel.rlimits import Rlimits
 from sentry.kernel.signals import SigInfo, SignalHandlers
 from sentry.kernel.task import Task
@@ -255,7 +256,7 @@ class Container:
 
     async def _first_exec(self, t: Task, path: str, spec: ProcessSpec) -> None:
         argv = [os.fsencode(a) for a in spec.args]
-        envp = [os.fsencode(e) for e in spec.env]
+        envp = [os.fsencode(e) for e in await with_home(spec.env, self.root(), spec.creds.uid)]
         program = await execve.open_program(t.where(), path, argv, envp)
         t.creds = spec.creds
         try:
