@@ -19,7 +19,7 @@ PYTEST := $(BIN)/python -m pytest
 JOBS ?= 2
 
 .PHONY: help setup setup-test check gen package test test-unit test-guest test-integration test-packages test-kvm test-soak \
-	demo bench bench-kvm image clean
+	test-engines engines demo bench bench-kvm image clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -80,6 +80,12 @@ test-kvm: setup-test  ## the platform and guest tests for kvm (or PLATFORM=...) 
 
 test-soak: setup-test  ## the tests that take minutes each, one after the other
 	$(PYTEST) -m soak -s tests
+
+engines:  ## build nerdctl and crictl as Go modules, in the user's cache folder; the tests use them if they are there
+	@$(PYTHON) packaging/engines.py build
+
+test-engines: setup-test engines  ## Docker, podman, nerdctl, crictl, containerd's own shim: each drives pysc as it drives runc
+	$(PYTEST) -n $(JOBS) --dist loadgroup tests/integration/engines
 
 demo: setup  ## show it: containers from ctr on our own kernel (PLATFORM=kvm: on that platform); cleans up after itself
 	@$(NEED) demo

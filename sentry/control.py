@@ -279,8 +279,6 @@ class ControlServer:
             mount = container.mounts.new_mount(fs, Dentry("", None, await fs.root()))
         assert isinstance(mount.fs, DevPts)
         console = new_console(mount.fs, self.kernel.loop, fd)
-        rows, columns = os.get_terminal_size(fd)[::-1]
-        console.resize(rows, columns)
         path = Path(mount, await lookup_child(Path(mount, mount.root), str(console.slave.number)))
         file = await console.slave.open(path, O_RDWR | O_NOCTTY)
         return _Streams([file, file, file], console)
