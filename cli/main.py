@@ -93,6 +93,12 @@ def _doctor() -> tuple[Command, ...]:
     return commands
 
 
+def _installation() -> tuple[Command, ...]:
+    from cli.install import COMMANDS as commands
+
+    return commands
+
+
 def _version() -> tuple[Command, ...]:
     from cli.version import COMMANDS as commands
 
@@ -115,6 +121,8 @@ COMMANDS: dict[str, Callable[[], tuple[Command, ...]]] = {
     "debug": _debug,
     "config": _config,
     "doctor": _doctor,
+    "install": _installation,
+    "uninstall": _installation,
     "version": _version,
 }
 
