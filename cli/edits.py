@@ -1,4 +1,4 @@
-"""Changes to configuration files of others: worked out first, shown as a diff, then made, each file whole or not at all."""
+"""Changes to others' configuration files: worked out first, shown as a diff, then made, a file whole or not at all."""
 
 import difflib
 import os
@@ -27,9 +27,9 @@ class Edit:
 
     def diff(self) -> str:
         """As `diff -u` shows it."""
-        names = ["/dev/null" if text is None else str(self.path) for text in (self.before, self.after)]
         old, new = ((text or "").splitlines(keepends=True) for text in (self.before, self.after))
-        lines = difflib.unified_diff(list(old), list(new), *names)
+        old_name, new_name = ("/dev/null" if text is None else str(self.path) for text in (self.before, self.after))
+        lines = difflib.unified_diff(old, new, old_name, new_name)
         return "".join(line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in lines)
 
     def make(self) -> None:

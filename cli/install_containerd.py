@@ -103,7 +103,7 @@ def _imports(config: Config) -> list[str]:
 
 
 def _takes_drop_ins(config: Config) -> bool:
-    """Imports that do not reach the drop-in cannot be added to from outside of them: then the file itself is written."""
+    """If there are imports that do not reach the drop-in, the file itself is written: they are not ours to change."""
     return "imports" not in config or any(fnmatch.fnmatch(f"/{DROP_IN}", pattern) for pattern in _imports(config))
 
 

@@ -81,7 +81,7 @@ class Creation:
     """CloseIO has come already.  Clients send it when their own input ends, which may be at once."""
 
     def state(self) -> Message:
-        """What State says meanwhile.  A client that gets NOT_FOUND here believes there is nothing to send CloseIO to."""
+        """What State says meanwhile.  A client that got NOT_FOUND would not send CloseIO later either."""
         return task_pb2.StateResponse(
             id=self.request.id,
             bundle=self.request.bundle,

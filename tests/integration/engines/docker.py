@@ -38,7 +38,8 @@ class Docker(Engine):
         enter = ["sh", "-c", 'echo 0 > "$0/cgroup.procs" && exec "$@"', str(self.cgroup), *command]
         with (self.folder / "dockerd.log").open("ab") as log:
             process = subprocess.Popen(enter, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-        if not until(lambda: process.poll() is not None or self._answers(), START_SECONDS) or process.poll() is not None:
+        until(lambda: process.poll() is not None or self._answers(), START_SECONDS)
+        if process.poll() is not None or not self._answers():
             self.close()
             raise RuntimeError(f"dockerd does not come up:\n{(self.folder / 'dockerd.log').read_text()[-3000:]}")
         return process

@@ -81,7 +81,9 @@ class Engine:
         """`run` up to the image, on no network."""
         return ["run", "--runtime", self.runtime, "--network", "none", *options, self.image]
 
-    def run(self, *words: str, options: tuple[str, ...] = (), text: str | None = None) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *words: str, options: tuple[str, ...] = (), text: str | None = None
+    ) -> subprocess.CompletedProcess[str]:
         """A container that is waited for and removed."""
         return self.call(*self.run_words("--rm", *options), *words, check=False, text=text)
 

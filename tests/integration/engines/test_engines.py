@@ -104,7 +104,8 @@ def test_limit_of_memory(engine: Engine) -> None:
 
 
 def test_limit_of_processes(engine: Engine) -> None:
-    done = engine.run("sh", "-c", "for i in 1 2 3 4 5 6 7 8; do sleep 5 & done; echo end", options=("--pids-limit", "5"))
+    script = "for i in 1 2 3 4 5 6 7 8; do sleep 5 & done; echo end"
+    done = engine.run("sh", "-c", script, options=("--pids-limit", "5"))
     assert done.returncode != 0
     assert "can't fork" in done.stderr
 
@@ -157,7 +158,7 @@ def test_signal_to_a_container(engine: Engine) -> None:
 
 
 def test_logs_have_both_streams_whole(engine: Engine) -> None:
-    name = engine.start("sh", "-c", "echo err >&2; i=0; while [ $i -lt 2000 ]; do echo line $i; i=$((i+1)); done; exit 5")
+    name = engine.start("sh", "-c", "echo err >&2; for i in $(seq 0 1999); do echo line $i; done; exit 5")
     assert engine.call("wait", name).stdout.split() == ["5"]
     done = engine.call("logs", name)
     assert done.stdout.splitlines() == [f"line {i}" for i in range(2000)]

@@ -72,7 +72,8 @@ def world(empty_world: World) -> World:
 
 
 def test_the_first_process_is_pid_1(world: World) -> None:
-    process, t = start(world, spec("/prog", "arg", env=["A=b", "HOME=/h"], umask=0o77, no_new_privs=True, oom_score_adj=7))
+    given = spec("/prog", "arg", env=["A=b", "HOME=/h"], umask=0o77, no_new_privs=True, oom_score_adj=7)
+    process, t = start(world, given)
     assert (t.tg.pid, t.tg.parent, t.tg.unkillable, t.tg.oom_score_adj) == (1, None, True, 7)
     assert world.container.pidns.init is t.tg and world.container.status == "running"
     assert t.tg.is_session_leader and t.fs.umask == 0o77 and t.no_new_privs and t.task_name == "prog"
