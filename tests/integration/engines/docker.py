@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 from pathlib import Path
+from typing import Any
 
 from tests.integration.daemon import until
 from tests.integration.engines.engine import IMAGE_PATH, Engine, program
@@ -17,10 +18,11 @@ class Docker(Engine):
     name = "docker"
     needs = ("dockerd", "docker", "containerd", "runc")
 
-    def __init__(self, folder: Path, runtime: str) -> None:
+    def __init__(self, folder: Path, runtime: str, config: dict[str, Any] | None = None) -> None:
         super().__init__(folder, runtime)
         self.config = folder / "daemon.json"
-        self.config.write_text(json.dumps({"runtimes": {"pysc": {"path": self.runtime}}} if self.is_pysc else {}))
+        runtimes = {"pysc": {"path": self.runtime}} if self.is_pysc else {}
+        self.config.write_text(json.dumps({"runtimes": runtimes} if config is None else config))
         self.runtime = "pysc" if self.is_pysc else "runc"
         self.process = self._start()
         image = ("import", "-c", 'CMD ["sh"]', "-c", f"ENV {IMAGE_PATH}", str(self.archive()), self.image)
