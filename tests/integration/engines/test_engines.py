@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.daemon import until
+from tests.integration.daemon import remove_cgroup, until
 from tests.integration.engines.engine import SECONDS, Engine
 from tests.integration.terminal import Terminal
 
@@ -203,6 +203,39 @@ def test_files_are_copied_from_a_stopped_container(engine: Engine) -> None:
     engine.call("wait", name)
     engine.call("cp", f"{name}:/made", str(engine.folder / "copied"))
     assert (engine.folder / "copied").read_text() == "made\n"
+
+
+def test_hooks_of_the_engine_are_run(engine: Engine) -> None:
+    """nerdctl's network is made, and taken away, by hooks; each leaves a log in the container's folder."""
+    only_with(engine, "nerdctl")
+    name = engine.start("sleep", "1000")
+    assert [path.name for path in engine.folder.rglob("oci-hook.*.log")] == ["oci-hook.createRuntime.log"]
+    engine.call("stop", "-t", "0", name)
+    engine.call("start", name)  # the old task goes before the new one comes
+    assert {path.name for path in engine.folder.rglob("oci-hook.*.log")} == {
+        "oci-hook.createRuntime.log", "oci-hook.postStop.log",
+    }  # fmt: skip
+    assert [path.read_text() for path in engine.folder.rglob("oci-hook.*.log")] == ["", ""]
+
+
+def test_containers_of_a_pod_share_its_name(engine: Engine) -> None:
+    only_with(engine, "podman")
+    pod = "test-pod"
+    engine.call(
+        "pod", "create", "--name", pod, "--hostname", "shared", "--network", "none",
+        "--infra-image", engine.image, "--infra-command", "sleep 1000", "--cgroup-parent", f"/{engine.parent}",
+    )  # fmt: skip
+    try:
+        for name in ("test-one", "test-two"):
+            engine.call("run", "-d", "--pod", pod, "--name", name, engine.image, "sleep", "1000")
+            assert engine.call("exec", name, "hostname").stdout == "shared\n"
+        assert engine.call("ps", "-q").stdout.count("\n") == 3
+        engine.call("pod", "stop", "-t", "0", pod)
+        assert not is_running(engine, "test-one")
+    finally:
+        engine.call("pod", "rm", "-f", "-t", "0", pod, check=False)
+        for path in engine.container_cgroups():
+            remove_cgroup(path)  # the pod's own, which podman leaves in the hierarchy without controllers
 
 
 # Exec.
