@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.integration.bundle import PYSC
 from tests.integration.daemon import remove_cgroup, until
 from tests.integration.engines.engine import SECONDS, Engine
 from tests.integration.terminal import Terminal
@@ -98,8 +99,8 @@ def test_capabilities(engine: Engine) -> None:
 
 
 def test_limit_of_memory(engine: Engine) -> None:
-    done = engine.run("sh", "-c", "head -c 200m /dev/zero | tail | wc -c; echo end", options=("--memory", "32m"))
-    assert done.stdout.splitlines() == ["0", "end"]
+    done = engine.run("sh", "-c", "tail /dev/zero; echo status $?", options=("--memory", "32m"))
+    assert done.stdout == "status 137\n"
 
 
 def test_limit_of_processes(engine: Engine) -> None:
@@ -238,6 +239,38 @@ def test_containers_of_a_pod_share_its_name(engine: Engine) -> None:
             remove_cgroup(path)  # the pod's own, which podman leaves in the hierarchy without controllers
 
 
+# Pausing and limits.  Until `pysc pause` and `pysc update` are there, what they are for can't be.
+
+
+def has_command(engine: Engine, command: str) -> None:
+    if engine.is_pysc:
+        done = subprocess.run([PYSC, command, "--help"], capture_output=True, check=False, timeout=SECONDS)
+        if done.returncode != 0:
+            pytest.skip(f"there is no pysc {command} yet")
+
+
+def test_pausing(engine: Engine) -> None:
+    has_command(engine, "pause")
+    name = engine.start("sh", "-c", "while :; do echo tick; sleep 0.1; done")
+    assert until(lambda: has_logged(engine, name, "tick"))
+    engine.call("pause", name)
+    assert engine.inspect(name, ".State.Status") == "paused"
+    quiet = engine.call("logs", name).stdout
+    assert not until(lambda: engine.call("logs", name).stdout != quiet, 1)
+    engine.call("unpause", name)
+    assert until(lambda: engine.call("logs", name).stdout != quiet)
+    assert engine.inspect(name, ".State.Status") == "running"
+
+
+def test_new_limits(engine: Engine) -> None:
+    has_command(engine, "update")
+    only_with(engine, "docker", "nerdctl")  # podman 4.3 has no such command yet
+    name = engine.start("sleep", "1000", options=("--memory", "512m"))
+    engine.call("update", "--memory", "32m", "--memory-swap", "32m", name)
+    done = engine.call("exec", name, "sh", "-c", "tail /dev/zero; echo status $?", check=False)
+    assert done.stdout == "status 137\n"
+
+
 # Exec.
 
 
@@ -245,7 +278,7 @@ def test_exec(engine: Engine) -> None:
     name = engine.start("sleep", "1000", options=("-e", "X=1"))
     done = engine.call("exec", name, "sh", "-c", "echo $X $HOME; echo err >&2; exit 5", check=False)
     assert (done.returncode, done.stdout) == (1 if engine.name == "nerdctl" else 5, "1 /root\n")
-    assert "err\n" in done.stderr
+    assert "err\n" in done.stderr or engine.name == "nerdctl"  # which at times loses it, with runc too
     done = engine.call("exec", "-i", name, "cat", text="typed\n")
     assert done.stdout == "typed\n"
     done = engine.call("exec", "-e", "Y=2", "-w", "/tmp", "-u", "1000", name, "sh", "-c", "echo $Y $PWD $(id -u)")
