@@ -83,7 +83,10 @@ class Console:
 
     def _take_size(self) -> None:
         """Ours changes only when the host's does: the application may have set another."""
-        size = os.get_terminal_size(self._fd)
+        try:
+            size = os.get_terminal_size(self._fd)
+        except OSError:  # "EIO": its master is closed, and we are about to hear of that
+            return
         if size != self._host_size:
             self._host_size = size
             self.resize(size.lines, size.columns)
