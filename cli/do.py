@@ -8,7 +8,6 @@ import os
 import socket
 import tempfile
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 from cli.args import Command, Flag, UsageError, Values
@@ -33,7 +32,7 @@ def _do(flags: Values, values: Values, words: list[str]) -> int:
         view, readonly = _private_view(flags, root, scratch, cleanup)
         spec = _spec(values, words, view, readonly, volumes)
         container_id = f"do-{os.getpid()}-{os.urandom(4).hex()}"
-        typed = Spec.from_json(spec, Path(scratch).parent)
+        typed = Spec.from_json(spec, os.path.dirname(scratch))
         return run_foreground(flags, container_id, typed, lambda sandbox: None)
 
 

@@ -4,18 +4,22 @@ Detached, a process of the host must stand for it: engines read a pid file and w
 child of ours stays behind for that, passes signals on, and exits as the process does.
 """
 
+from __future__ import annotations
+
 import json
 import os
 from contextlib import ExitStack
-from pathlib import Path
-from typing import Any
 
 from cli.args import Command, Flag, UsageError, Values, ignored
+from cli.attach import OWN_STREAMS, check_console, send_console, write_pid_file
 from cli.options import state_root
-from cli.run import OWN_STREAMS, check_console, send_console, write_pid_file
 from sandbox.console import open_console, window_size
 from sandbox.errors import InvalidSpec, SandboxError
 from sandbox.sandbox import Sandbox, Stdio
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 _CAPABILITY_SETS = ("bounding", "effective", "permitted")
 
@@ -84,17 +88,18 @@ def _stand_for(sandbox: Sandbox, exec_id: str) -> None:
 def _process(sandbox: Sandbox, values: Values, words: list[str]) -> dict[str, Any]:
     """The OCI process object: from a file, or the container's own with another command line."""
     if values["process"]:
-        process = _read_object(Path(values["process"]))
+        process = _read_object(values["process"])
     else:
-        process = dict(_read_object(sandbox.bundle / "config.json").get("process") or {})
+        process = dict(_read_object(f"{sandbox.bundle}/config.json").get("process") or {})
         process.update(args=words, terminal=values["tty"])
     _override(process, values)
     return process
 
 
-def _read_object(path: Path) -> dict[str, Any]:
+def _read_object(path: str) -> dict[str, Any]:
     try:
-        obj = json.loads(path.read_bytes())
+        with open(path, "rb") as f:
+            obj = json.load(f)
     except OSError as e:
         raise InvalidSpec(f"cannot read {path}: {e.strerror}") from None
     except ValueError as e:

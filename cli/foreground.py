@@ -1,22 +1,26 @@
 """Waits for a process as if it were our own child: signals are passed on, a terminal is relayed, its status is ours.
 
-One thread waits for the end; the main one polls signals (through a wake-up pipe), the user's terminal and the
+One loop polls the sandbox's answer that says so, signals (through a wake-up pipe), the user's terminal and the
 container's console.
 """
+
+from __future__ import annotations
 
 import os
 import select
 import signal
 import sys
 import termios
-import threading
 import tty
-from collections.abc import Iterator
 from contextlib import contextmanager
 
 from sandbox.console import window_size
 from sandbox.errors import SandboxError
-from sandbox.sandbox import Sandbox
+from sandbox.sandbox import Sandbox, Waiting
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 FORWARDED = (
     signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM,
@@ -78,9 +82,6 @@ class _Supervisor:
         self.input_open = console is not None
         self.to_console = b""
         """Typed, but the console has not taken it yet."""
-        self.status: int | None = None
-        self.error: SandboxError | None = None
-        self.ended, self._ended_write = os.pipe()
 
     def run(self, start: bool) -> int:
         if self.console is not None:
@@ -89,31 +90,27 @@ class _Supervisor:
             if start:
                 self.sandbox.start()
             self._resize()
-            threading.Thread(target=self._wait, daemon=True).start()
-            while not self._turn(signals):
-                pass
-            self._drain()
-        os.close(self.ended)
-        os.close(self._ended_write)
-        if self.error is not None:
-            raise self.error
-        assert self.status is not None
-        return self.status
+            return self._status(signals)
 
-    def _wait(self) -> None:
+    def _status(self, signals: int) -> int:
+        """Serve until the process has ended."""
         try:
-            self.status = self.sandbox.wait(self.exec_id).exit_status
-        except SandboxError as e:
-            self.error = e
+            with self.sandbox.waiting(self.exec_id) as waiting:
+                while not self._turn(waiting, signals):
+                    pass
+                self._drain()
+                return waiting.result().exit_status
+        except SandboxError:
             if self.sandbox.has_died():
                 last_words = self.sandbox.last_words() or "its log may say why"
-                self.error = SandboxError(f"the sandbox has died: {last_words}")
-        os.write(self._ended_write, b"!")
+                raise SandboxError(f"the sandbox has died: {last_words}") from None
+            raise
 
-    def _turn(self, signals: int) -> bool:
+    def _turn(self, waiting: Waiting, signals: int) -> bool:
         """Wait for something and act on it; True when the process has ended."""
+        ended = waiting.fileno()
         poller = select.poll()
-        poller.register(self.ended, select.POLLIN)
+        poller.register(ended, select.POLLIN)
         poller.register(signals, select.POLLIN)
         if self.input_open and not self.to_console:
             poller.register(0, select.POLLIN)
@@ -126,7 +123,7 @@ class _Supervisor:
             self._read_input()
         if self.console is not None and self.console in events:
             self._serve_console(events[self.console])
-        return self.ended in events
+        return ended in events
 
     def _forward(self, numbers: bytes) -> None:
         for signo in numbers:

@@ -3,19 +3,22 @@
 Modules of commands are imported only when asked for: `pysc state` runs for every health check of a container.
 """
 
+from __future__ import annotations
+
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
-from types import FrameType
-from typing import TYPE_CHECKING
 
 from cli.args import Command, UsageError, Values, check_words, describe_flags, parse
 from cli.entry import MAKERS
 from cli.options import GLOBAL_FLAGS, settle
 from sandbox.errors import NoSuchExecutable, NotExecutable, SandboxError
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from types import FrameType
+
     from sandbox.spawn import Nursery
 
 USAGE_STATUS = 2
@@ -133,7 +136,7 @@ def find_command(name: str) -> Command:
     return next(command for command in COMMANDS[name]() if command.name == name)
 
 
-def main(argv: Sequence[str] | None = None, nursery: "Nursery | None" = None) -> int:
+def main(argv: Sequence[str] | None = None, nursery: Nursery | None = None) -> int:
     """Run one command; returns the exit status.  The nursery, if there is one, forks a new sandbox's processes."""
     try:
         return _main(argv, nursery)
@@ -142,7 +145,7 @@ def main(argv: Sequence[str] | None = None, nursery: "Nursery | None" = None) ->
             nursery.close()
 
 
-def _main(argv: Sequence[str] | None, nursery: "Nursery | None") -> int:
+def _main(argv: Sequence[str] | None, nursery: Nursery | None) -> int:
     _open_standard_streams()
     for signo in _INTERRUPTING:
         signal.signal(signo, _interrupt)
@@ -150,7 +153,9 @@ def _main(argv: Sequence[str] | None, nursery: "Nursery | None") -> int:
     try:
         flags, words = parse(GLOBAL_FLAGS, sys.argv[1:] if argv is None else argv, flags_first=True)
         flags["nursery"] = nursery if words[:1] and words[0] in MAKERS else None
-        return _dispatch(flags, words)
+        status = _dispatch(flags, words)
+        sys.stdout.flush()
+        return status
     except UsageError as e:
         return _report(flags, str(e), USAGE_STATUS)
     except NoSuchExecutable as e:

@@ -1,11 +1,10 @@
 """pysc state, list, ps."""
 
+from __future__ import annotations
+
 import json
 import os
 import time
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
 from cli.args import Command, Flag, UsageError, Values
 from cli.options import state_root
@@ -13,6 +12,11 @@ from proto.control import Process
 from sandbox import state
 from sandbox.errors import NotFound
 from sandbox.sandbox import Sandbox
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
 
 FORMATS = ("table", "json")
 
@@ -49,7 +53,8 @@ def _rootfs(sandbox: Sandbox) -> str:
     if container is None:
         return ""
     try:
-        obj = json.loads((Path(container.bundle) / "config.json").read_bytes())
+        with open(f"{container.bundle}/config.json", "rb") as f:
+            obj = json.load(f)
         return os.path.join(container.bundle, obj["root"]["path"])
     except (OSError, ValueError, LookupError, TypeError):
         return ""

@@ -3,18 +3,23 @@
 Times in nanoseconds, sizes in bytes; a limit of None is no limit.
 """
 
-import os
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from __future__ import annotations
 
-from sandbox.cgroups import Cgroup
+import os
+
+from proto.record import Record, field
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from sandbox.cgroups import Cgroup
 
 _UNLIMITED_V1 = 1 << 62
 """v1 says "no limit" by a huge number: the largest multiple of the page size."""
 
 
-@dataclass(slots=True)
-class Stats:
+class Stats(Record):
     """Figures of one container; zero where the host has no such controller."""
 
     version: int

@@ -8,17 +8,22 @@ v1 has one hierarchy for each controller (some are mounted together), v2 has one
 Paths never pass through systemd: `slice:prefix:name` is translated into the path that systemd would use.
 """
 
+from __future__ import annotations
+
 import errno
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
+from proto.record import Record
 from sandbox.errors import InvalidSpec, SandboxError
-from sandbox.spec import Resources
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from typing import Any
+
+    from sandbox.spec import Resources
 
 CONTROLLERS = ("cpu", "cpuacct", "cpuset", "memory", "pids")
 
@@ -28,8 +33,7 @@ OWN_TASKS = 2
 REMOVE_TIMEOUT = 5.0
 
 
-@dataclass(slots=True)
-class Hierarchy:
+class Hierarchy(Record):
     """One mounted cgroup file system and the controllers of ours that it has."""
 
     mount_point: str
@@ -57,7 +61,7 @@ def _mounted(mountinfo: str) -> tuple[list[Hierarchy], str]:
 
 def host_hierarchies(mountinfo: str | None = None) -> tuple[int, list[Hierarchy]]:
     """The version in use, 1 or 2, and its hierarchies; 0 and nothing where no cgroups are mounted."""
-    v1, v2 = _mounted(Path("/proc/self/mountinfo").read_text() if mountinfo is None else mountinfo)
+    v1, v2 = _mounted(_read("/proc/self/mountinfo") if mountinfo is None else mountinfo)
     if v1:
         return 1, v1
     if v2:
@@ -135,13 +139,13 @@ class Cgroup:
         return {"version": self.version, "directories": self.directories, "created": self.created}
 
     @classmethod
-    def from_json(cls, obj: dict[str, Any]) -> "Cgroup":
+    def from_json(cls, obj: dict[str, Any]) -> Cgroup:
         return cls(obj["version"], obj["directories"], obj["created"])
 
     @classmethod
     def create(
-        cls, path: str, resources: Resources, announce: Callable[["Cgroup"], None] = lambda _: None
-    ) -> "Cgroup":
+        cls, path: str, resources: Resources, announce: Callable[[Cgroup], None] = lambda _: None
+    ) -> Cgroup:
         """Make the cgroup and set its limits.  Raises OSError or SandboxError, having removed what it had made.
 
         `announce` is told before of all that is going to be made, for who has to remove it should we be killed.
@@ -161,7 +165,7 @@ class Cgroup:
         return cgroup
 
     @classmethod
-    def _planned(cls, version: int, found: Sequence[Hierarchy], path: str) -> "Cgroup":
+    def _planned(cls, version: int, found: Sequence[Hierarchy], path: str) -> Cgroup:
         directories = {os.path.join(each.mount_point, path): sorted(each.controllers) for each in found}
         names = path.split("/")
         levels = [

@@ -4,13 +4,12 @@ The gofer and the Sentry start side by side.  The record on disk grows with each
 is interrupted, what it lists is taken away again.
 """
 
+from __future__ import annotations
+
 import os
 import socket
 import time
-from collections.abc import Sequence
 from contextlib import ExitStack
-from pathlib import Path
-from typing import Any
 
 from proto import control
 from proto.control import BootConfig, CreateContainer, Mount, gofer_role
@@ -21,16 +20,23 @@ from sandbox.sandbox import START_TIMEOUT, Options, Sandbox, Stdio
 from sandbox.spec import Resources, Spec, SpecMount
 from sandbox.state import ContainerRecord, Record
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
+    from _typeshed import StrPath
+
 MAX_DONATED = 253
 """SCM_MAX_FD: what one message can carry."""
 
 _BACKLOG = 128
 
 
-def launch(root: Path, sandbox_id: str, bundle: Path, spec: Spec, options: Options, stdio: Stdio) -> Sandbox:
+def launch(root: StrPath, sandbox_id: str, bundle: StrPath, spec: Spec, options: Options, stdio: Stdio) -> Sandbox:
     """See Sandbox.create."""
     directory = state.make_directory(root, sandbox_id)
-    container = ContainerRecord(sandbox_id, str(bundle), spec.version, spec.terminal, spec.annotations)
+    container = ContainerRecord(sandbox_id, os.fspath(bundle), spec.version, spec.terminal, spec.annotations)
     record = Record(sandbox_id, None, options.exit_with_init, _described(options), {sandbox_id: container})
     sandbox = Sandbox(directory, record)
     with state.locked(directory), ExitStack() as resources:
@@ -228,23 +234,23 @@ class _Launch:
             raise
 
 
-def _open_log(directory: Path, options: Options) -> int:
-    path = options.log or directory / "sandbox.log"
+def _open_log(directory: str, options: Options) -> int:
+    path = options.log or f"{directory}/sandbox.log"
     try:
         if options.log is not None:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            os.makedirs(os.path.dirname(path) or ".", 0o700, exist_ok=True)
         return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     except OSError as e:
         raise SandboxError(f"cannot open the log {path}: {e.strerror}") from None
 
 
-def _listen(directory: Path) -> int:
+def _listen(directory: str) -> int:
     """The control socket; bound through the folder's descriptor, for its path may be too long for an address."""
     folder = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as s:
             s.bind(f"/proc/self/fd/{folder}/control.sock")
-            os.chmod(directory / "control.sock", 0o600)
+            os.chmod(f"{directory}/control.sock", 0o600)
             s.listen(_BACKLOG)
             return s.detach()
     finally:
@@ -253,10 +259,10 @@ def _listen(directory: Path) -> int:
 
 def all_mounts(spec: Spec) -> list[SpecMount]:
     """The root first, as if it were a mount like the others."""
-    if not spec.root.is_dir():
+    if not os.path.isdir(spec.root):
         raise InvalidSpec(f"root.path: {spec.root} is not a directory")
     options = ["rbind", "ro"] if spec.root_readonly else ["rbind"]
-    return [SpecMount("/", "bind", str(spec.root), options), *spec.mounts]
+    return [SpecMount("/", "bind", spec.root, options), *spec.mounts]
 
 
 def _may_bind_low_ports(spec: Spec) -> bool:

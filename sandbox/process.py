@@ -4,17 +4,22 @@ Signals go through a pidfd that was opened before the start time was checked; wa
 for children.
 """
 
+from __future__ import annotations
+
 import errno
 import os
 import select
 import signal
 import time
-from dataclasses import dataclass
-from typing import Any
+
+from proto.record import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 
-@dataclass(slots=True)
-class ProcessId:
+class ProcessId(Record):
     """One process for good."""
 
     pid: int
@@ -25,7 +30,7 @@ class ProcessId:
         return [self.pid, self.start_time]
 
     @classmethod
-    def from_json(cls, obj: Any) -> "ProcessId":
+    def from_json(cls, obj: Any) -> ProcessId:
         pid, start_time = obj
         return cls(int(pid), int(start_time))
 

@@ -217,7 +217,7 @@ def during_delete(scene: Scene) -> Iterator[None]:
     task.start()
     assert task.wait() == DELETE_STATUS
     directory = Path(state_root(scene.daemon.namespace), task.name)
-    with state.locked(directory):
+    with state.locked(str(directory)):
         inode = (directory / "lock").stat().st_ino
         scene.begin(task.delete)
         assert until(lambda: is_waiting_for_lock(inode), PATIENCE)

@@ -23,7 +23,7 @@ def make(
     process = {"args": ["true"], "cwd": "/"}
     raw = {"ociVersion": "1.0.2", "root": {"path": "r"}, "process": process, "linux": {"cgroupsPath": cgroups_path}}
     raw["annotations"] = annotations or {}
-    return sandbox_options(wrapped, Spec.from_json(raw, Path("/b")), "c1", debug)
+    return sandbox_options(wrapped, Spec.from_json(raw, "/b"), "c1", debug)
 
 
 def wrap(options: RuntimeOptions, prefix: str = "") -> Any:
