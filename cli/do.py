@@ -27,6 +27,10 @@ def _do(flags: Values, values: Values, words: list[str]) -> int:
     if not os.path.isdir(root):
         raise InvalidSpec(f"--root: {root} is not a directory")
     volumes = [_volume(text) for text in values["volume"]]
+    if flags["nursery"] and confine.is_privileged():
+        flags["nursery"].take(warm=True)  # before we differ from those who might do for us
+    else:
+        flags["nursery"] = None
     with ExitStack() as cleanup:
         scratch = _make_scratch(cleanup)
         view, readonly = _private_view(flags, root, scratch, cleanup)

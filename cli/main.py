@@ -10,7 +10,6 @@ import signal
 import sys
 
 from cli.args import Command, UsageError, Values, check_words, describe_flags, parse
-from cli.entry import MAKERS
 from cli.options import GLOBAL_FLAGS, settle
 from sandbox.errors import NoSuchExecutable, NotExecutable, SandboxError
 
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from types import FrameType
 
-    from sandbox.spawn import Nursery
+    from sandbox.expected import Expected
 
 USAGE_STATUS = 2
 NOT_EXECUTABLE_STATUS = 126
@@ -136,8 +135,8 @@ def find_command(name: str) -> Command:
     return next(command for command in COMMANDS[name]() if command.name == name)
 
 
-def main(argv: Sequence[str] | None = None, nursery: Nursery | None = None) -> int:
-    """Run one command; returns the exit status.  The nursery, if there is one, forks a new sandbox's processes."""
+def main(argv: Sequence[str] | None = None, nursery: Expected | None = None) -> int:
+    """Run one command; returns the exit status.  The nursery, if one is under way, forks a new sandbox's processes."""
     try:
         return _main(argv, nursery)
     finally:
@@ -145,14 +144,14 @@ def main(argv: Sequence[str] | None = None, nursery: Nursery | None = None) -> i
             nursery.close()
 
 
-def _main(argv: Sequence[str] | None, nursery: Nursery | None) -> int:
+def _main(argv: Sequence[str] | None, nursery: Expected | None) -> int:
     _open_standard_streams()
     for signo in _INTERRUPTING:
         signal.signal(signo, _interrupt)
     flags = Values(GLOBAL_FLAGS)
     try:
         flags, words = parse(GLOBAL_FLAGS, sys.argv[1:] if argv is None else argv, flags_first=True)
-        flags["nursery"] = nursery if words[:1] and words[0] in MAKERS else None
+        flags["nursery"] = nursery
         status = _dispatch(flags, words)
         sys.stdout.flush()
         return status

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from typing import Final
 
     from sandbox.config import Config, Layer
+    from sandbox.expected import Expected
     from sandbox.sandbox import Options
 
 GLOBAL_FLAGS = (
@@ -123,5 +124,6 @@ def sandbox_options(flags: Values, container_id: str, annotations: Mapping[str, 
         options.log = "/dev/stderr"
     options.exit_with_init = not foreground
     options.lifeline = foreground
-    options.nursery = flags["nursery"]
+    expected: Expected | None = flags["nursery"]
+    options.nursery = expected.take(warm=foreground) if expected else None
     return options

@@ -194,11 +194,16 @@ class Cgroup:
         return None
 
     def open_procs(self) -> list[int]:
-        """For each hierarchy, its cgroup.procs opened for writing.  Who writes "0" moves itself in."""
+        """For each hierarchy, the file opened for writing through which a process of one thread moves itself in: "0".
+
+        v1's `tasks` moves a thread, and for oneself the kernel then need not wait until nobody forks or ends, which
+        takes milliseconds.
+        """
+        name = "tasks" if self.version == 1 else "cgroup.procs"
         fds: list[int] = []
         try:
             for directory in self.directories:
-                fds.append(os.open(f"{directory}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC))
+                fds.append(os.open(f"{directory}/{name}", os.O_WRONLY | os.O_CLOEXEC))
         except BaseException:
             for fd in fds:
                 os.close(fd)

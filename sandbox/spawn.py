@@ -4,20 +4,25 @@ Each is a fresh interpreter or, if the caller has one, a fork of its nursery; ne
 may have threads, an event loop and secrets.  Only the descriptors named are inherited.
 """
 
+from __future__ import annotations
+
 import json
 import os
 import select
 import signal
 import socket
 import time
-from collections.abc import Sequence
-from typing import Any, Final
 
 from proto.control import BootConfig
 from proto.record import Record, field
 from sandbox.errors import SandboxError
 from sandbox.interpreter import INSTALLATION, fresh_interpreter
 from sandbox.process import ProcessId, identify, kill, wait_gone
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any, Final
 
 START_TIMEOUT = 60.0
 """Seconds from exec to "ok".  A busy host takes long to read a Python installation that is not in its page cache."""
