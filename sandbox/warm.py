@@ -56,7 +56,6 @@ Live = Callable[[socket.socket, Parent], int]
 def serve(path: str, program: str, idle_s: float, starting_fd: int, live: Live) -> NoReturn:
     """Load everything, listen, fork.  stdout and stderr are the log; the descriptor is a lock that others wait for."""
     os.setsid()
-    stage.preload()
     stage.prepare()
     hostcalls.one_malloc_arena()
     hostcalls.set_name("pysc-warm")
@@ -64,6 +63,8 @@ def serve(path: str, program: str, idle_s: float, starting_fd: int, live: Live) 
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel buries the forks
     parent = Parent(path)
     gc.collect()
+    # Its entries refer to names all over the memory, and each that a fork replaces would make another page its own.
+    sys._clear_type_cache()
     gc.freeze()
     listener = _listen(path)
     os.close(starting_fd)
