@@ -6,25 +6,20 @@ container's console.
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]  # what signal has, but not made into enums
 import os
 import select
-import signal
 import sys
 import termios
 import tty
-from contextlib import contextmanager
 
 from sandbox.console import window_size
 from sandbox.errors import SandboxError
 from sandbox.sandbox import Sandbox, Waiting
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 FORWARDED = (
-    signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM,
-    signal.SIGCONT, signal.SIGWINCH,
+    _signal.SIGHUP, _signal.SIGINT, _signal.SIGQUIT, _signal.SIGTERM, _signal.SIGUSR1, _signal.SIGUSR2, _signal.SIGALRM,
+    _signal.SIGCONT, _signal.SIGWINCH,
 )  # fmt: skip
 
 _CHUNK = 16 * 1024
@@ -40,36 +35,39 @@ def supervise(sandbox: Sandbox, exec_id: str = "", console: int | None = None, s
     return _Supervisor(sandbox, exec_id, console).run(start)
 
 
-@contextmanager
-def raw_terminal(fd: int) -> Iterator[None]:
+class _RawTerminal:
     """Every key goes to the container, Ctrl-C too; the terminal is as it was afterwards."""
-    if not os.isatty(fd):
-        yield
-        return
-    before = termios.tcgetattr(fd)
-    tty.setraw(fd, termios.TCSANOW)
-    try:
-        yield
-    finally:
-        termios.tcsetattr(fd, termios.TCSADRAIN, before)
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._before = termios.tcgetattr(fd) if os.isatty(fd) else None
+
+    def __enter__(self) -> None:
+        if self._before is not None:
+            tty.setraw(self._fd, termios.TCSANOW)
+
+    def __exit__(self, *_: object) -> None:
+        if self._before is not None:
+            termios.tcsetattr(self._fd, termios.TCSADRAIN, self._before)
 
 
-@contextmanager
-def _signals_as_bytes() -> Iterator[int]:
+class _SignalsAsBytes:
     """While this lasts, the signals in FORWARDED do nothing but write their number to the pipe that is returned."""
-    read_end, write_end = os.pipe()
-    os.set_blocking(read_end, False)
-    os.set_blocking(write_end, False)
-    previous = {signo: signal.signal(signo, lambda *_: None) for signo in FORWARDED}
-    previous_fd = signal.set_wakeup_fd(write_end)
-    try:
-        yield read_end
-    finally:
-        signal.set_wakeup_fd(previous_fd)
-        for signo, handler in previous.items():
-            signal.signal(signo, handler)
-        os.close(read_end)
-        os.close(write_end)
+
+    def __enter__(self) -> int:
+        self._ends = os.pipe()
+        for fd in self._ends:
+            os.set_blocking(fd, False)
+        self._previous = {signo: _signal.signal(signo, lambda *_: None) for signo in FORWARDED}
+        self._previous_fd = _signal.set_wakeup_fd(self._ends[1])
+        return self._ends[0]
+
+    def __exit__(self, *_: object) -> None:
+        _signal.set_wakeup_fd(self._previous_fd)
+        for signo, handler in self._previous.items():
+            _signal.signal(signo, handler)
+        for fd in self._ends:
+            os.close(fd)
 
 
 class _Supervisor:
@@ -86,11 +84,17 @@ class _Supervisor:
     def run(self, start: bool) -> int:
         if self.console is not None:
             os.set_blocking(self.console, False)
-        with _signals_as_bytes() as signals, raw_terminal(0) if self.console is not None else _nothing():
-            if start:
-                self.sandbox.start()
-            self._resize()
-            return self._status(signals)
+        with _SignalsAsBytes() as signals:
+            if self.console is None:
+                return self._attend(start, signals)
+            with _RawTerminal(0):
+                return self._attend(start, signals)
+
+    def _attend(self, start: bool, signals: int) -> int:
+        if start:
+            self.sandbox.start()
+        self._resize()
+        return self._status(signals)
 
     def _status(self, signals: int) -> int:
         """Serve until the process has ended."""
@@ -127,7 +131,7 @@ class _Supervisor:
 
     def _forward(self, numbers: bytes) -> None:
         for signo in numbers:
-            if signo == signal.SIGWINCH:
+            if signo == _signal.SIGWINCH:
                 self._resize()
             elif signo in FORWARDED:
                 try:
@@ -193,11 +197,6 @@ class _Supervisor:
         while poller.poll(_DRAIN_SECONDS * 1000):
             if not self._copy_output():
                 return
-
-
-@contextmanager
-def _nothing() -> Iterator[None]:
-    yield
 
 
 def flush_output() -> None:

@@ -6,8 +6,8 @@ Modules of commands are imported only when asked for: `pysc state` runs for ever
 from __future__ import annotations
 
 import os
-import signal
 import sys
+from _signal import SIG_IGN, SIGHUP, SIGINT, SIGPIPE, SIGTERM, signal  # type: ignore[import-not-found]
 
 from cli.args import Command, UsageError, Values, check_words, describe_flags, parse
 from cli.options import GLOBAL_FLAGS, settle
@@ -24,7 +24,7 @@ USAGE_STATUS = 2
 NOT_EXECUTABLE_STATUS = 126
 NOT_FOUND_STATUS = 127
 
-_INTERRUPTING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_INTERRUPTING = {SIGINT: "SIGINT", SIGTERM: "SIGTERM", SIGHUP: "SIGHUP"}
 
 
 class Interrupted(BaseException):
@@ -147,7 +147,7 @@ def main(argv: Sequence[str] | None = None, nursery: Expected | None = None) -> 
 def _main(argv: Sequence[str] | None, nursery: Expected | None) -> int:
     _open_standard_streams()
     for signo in _INTERRUPTING:
-        signal.signal(signo, _interrupt)
+        signal(signo, _interrupt)
     flags = Values(GLOBAL_FLAGS)
     try:
         flags, words = parse(GLOBAL_FLAGS, sys.argv[1:] if argv is None else argv, flags_first=True)
@@ -164,7 +164,7 @@ def _main(argv: Sequence[str] | None, nursery: Expected | None) -> int:
     except SandboxError as e:
         return _report(flags, e.message, 1)
     except Interrupted as e:
-        return _report(flags, f"interrupted by {signal.Signals(e.signo).name}", 128 + e.signo)
+        return _report(flags, f"interrupted by {_INTERRUPTING[e.signo]}", 128 + e.signo)
     except BrokenPipeError:
         return _silence_stdout()
     except OSError as e:
@@ -183,14 +183,15 @@ def _open_standard_streams() -> None:
 
 def _interrupt(signo: int, frame: FrameType | None) -> None:
     for each in _INTERRUPTING:
-        signal.signal(each, signal.SIG_IGN)  # once is enough; tidying up must not be interrupted again
+        signal(each, SIG_IGN)  # once is enough; tidying up must not be interrupted again
     raise Interrupted(signo)
 
 
 def _silence_stdout() -> int:
     """Whoever read our output has seen enough; Python would complain once more at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    return 128 + signal.SIGPIPE
+    status: int = 128 + SIGPIPE
+    return status
 
 
 def _dispatch(flags: Values, words: list[str]) -> int:

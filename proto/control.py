@@ -10,9 +10,9 @@ the Sentry is the less trusted peer, and nothing it answers may surprise its cal
 Reading order: `Message` (the codec), the records, `METHODS` (who answers what).
 """
 
-import json
 from types import GenericAlias, NoneType, UnionType
 
+from .jsontext import dumps, loads
 from .record import Record, field
 
 TYPE_CHECKING = False
@@ -102,7 +102,7 @@ class Message(Record):
         return {name: _encode(getattr(self, name)) for name in self.kinds}
 
     def to_json(self) -> bytes:
-        return json.dumps(self.to_dict(), separators=(",", ":"), ensure_ascii=False).encode("utf-8", "surrogateescape")
+        return dumps(self.to_dict()).encode("utf-8", "surrogateescape")
 
     @classmethod
     def from_dict(cls, obj: object, where: str = "") -> "Self":
@@ -122,7 +122,7 @@ class Message(Record):
     def from_json(cls, data: bytes) -> "Self":
         """An empty payload is an empty object."""
         try:
-            obj = json.loads(data.decode("utf-8", "surrogateescape")) if data else {}
+            obj = loads(data.decode("utf-8", "surrogateescape")) if data else {}
         except (ValueError, RecursionError) as e:
             raise MessageError(f"{cls.__name__}: not JSON: {e}") from None
         return cls.from_dict(obj)

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import errno
 import os
-import signal
 import time
+from _signal import SIGKILL  # type: ignore[import-not-found]
 
 from proto.record import Record
 from sandbox.errors import InvalidSpec, SandboxError
@@ -290,7 +290,7 @@ class Cgroup:
         """SIGKILL whatever is inside; they may still be dying on return."""
         for pid in self.pids():
             try:
-                os.kill(pid, signal.SIGKILL)
+                os.kill(pid, SIGKILL)
             except ProcessLookupError:
                 pass
 

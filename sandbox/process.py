@@ -9,8 +9,8 @@ from __future__ import annotations
 import errno
 import os
 import select
-import signal
 import time
+from _signal import SIGKILL, pidfd_send_signal  # type: ignore[import-not-found]  # signal makes enums first
 
 from proto.record import Record
 
@@ -70,13 +70,13 @@ def _open(process: ProcessId) -> int | None:
     return None
 
 
-def kill(process: ProcessId, signo: int = signal.SIGKILL) -> bool:
+def kill(process: ProcessId, signo: int = SIGKILL) -> bool:
     """Signal it; False if it is gone."""
     fd = _open(process)
     if fd is None:
         return False
     try:
-        signal.pidfd_send_signal(fd, signo)
+        pidfd_send_signal(fd, signo)
         return True
     except ProcessLookupError:
         return False

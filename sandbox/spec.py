@@ -6,9 +6,9 @@ Sentry as it was, in `Spec.raw`.  https://github.com/opencontainers/runtime-spec
 
 from __future__ import annotations
 
-import json
 import os
 
+from proto.jsontext import loads
 from proto.record import Record, field
 from sandbox.errors import InvalidSpec
 
@@ -198,7 +198,7 @@ def load_spec(bundle: StrPath) -> Spec:
     path = f"{folder}/config.json"
     try:
         with open(path, "rb") as f:
-            obj = json.load(f)
+            obj = loads(f.read())
     except OSError as e:
         raise InvalidSpec(f"cannot read {path}: {e.strerror}") from None
     except (ValueError, RecursionError) as e:

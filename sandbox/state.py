@@ -13,13 +13,11 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import json
 import os
-import re
 import stat
 import time
-from contextlib import contextmanager
 
+from proto.jsontext import dumps, loads
 from proto.record import Record as _Record
 from proto.record import field
 from sandbox.cgroups import Cgroup
@@ -29,12 +27,12 @@ from sandbox.spec import Hook
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from typing import Any
 
     from _typeshed import StrPath
 
-_ID = re.compile(r"[A-Za-z0-9_+.-]{1,1024}")
+_ID_CHARACTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_+.-")
+_MAX_ID = 1024
 _DIRECTORY_MODE = 0o700
 
 LOCK_PATIENCE_S = 1.0
@@ -114,8 +112,12 @@ class Record(_Record):
 
 def check_id(text: str) -> None:
     """Ids become names of folders and cgroups."""
-    if not _ID.fullmatch(text) or text in (".", ".."):
+    if not _is_id(text) or text in (".", ".."):
         raise InvalidSpec(f"invalid container id {text!r}: letters, digits and _ + . - only")
+
+
+def _is_id(text: str) -> bool:
+    return 0 < len(text) <= _MAX_ID and _ID_CHARACTERS.issuperset(text)
 
 
 def make_directory(root: StrPath, sandbox_id: str) -> str:
@@ -162,7 +164,7 @@ def save(directory: str, record: Record) -> None:
     """Replace state.json; a reader sees the old record or the new one."""
     temporary = f"{directory}/state.json.{os.getpid()}"
     with open(temporary, "w") as f:
-        f.write(json.dumps(record.to_json()))
+        f.write(dumps(record.to_json()))
     os.replace(temporary, f"{directory}/state.json")
 
 
@@ -172,7 +174,7 @@ def load(root: StrPath, sandbox_id: str) -> tuple[str, Record]:
     directory = os.path.join(root, sandbox_id)
     try:
         with open(f"{directory}/state.json", "rb") as f:
-            return directory, Record.from_json(json.load(f))
+            return directory, Record.from_json(loads(f.read()))
     except FileNotFoundError:
         if os.path.isdir(directory):  # its creator died before it had anything to write down, or is about to
             return directory, Record(sandbox_id)
@@ -184,22 +186,29 @@ def load(root: StrPath, sandbox_id: str) -> tuple[str, Record]:
 def list_ids(root: StrPath) -> list[str]:
     """The ids of all sandboxes, sorted."""
     try:
-        return sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and _ID.fullmatch(entry.name))
+        return sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and _is_id(entry.name))
     except FileNotFoundError:
         return []
 
 
-@contextmanager
-def locked(directory: str) -> Iterator[None]:
+class locked:
     """Hold the sandbox's lock.  Raises NotFound if the folder is gone, also if it went while we waited."""
-    fd = _open_lock(directory)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        if not _same_file(fd, f"{directory}/lock"):
-            raise NotFound(f"container {os.path.basename(directory)} does not exist")
-        yield
-    finally:
-        os.close(fd)
+
+    def __init__(self, directory: str) -> None:
+        self._directory = directory
+
+    def __enter__(self) -> None:
+        self._fd = _open_lock(self._directory)
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX)
+            if not _same_file(self._fd, f"{self._directory}/lock"):
+                raise _gone(self._directory)
+        except BaseException:
+            os.close(self._fd)
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._fd)
 
 
 def _open_lock(directory: str) -> int:
@@ -215,8 +224,12 @@ def _open_lock(directory: str) -> int:
             return os.open(f"{directory}/lock", os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if is_late else 0), 0o600)
         except FileNotFoundError:
             if not os.path.isdir(directory):
-                raise NotFound(f"container {os.path.basename(directory)} does not exist") from None
+                raise _gone(directory) from None
         time.sleep(_LOCK_PAUSE_S)
+
+
+def _gone(directory: str) -> NotFound:
+    return NotFound(f"container {os.path.basename(directory)} does not exist")
 
 
 def _same_file(fd: int, path: str) -> bool:

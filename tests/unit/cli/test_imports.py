@@ -8,7 +8,8 @@ import pytest
 from sandbox.interpreter import INSTALLATION
 
 HEAVY = {
-    "asyncio", "dataclasses", "inspect", "logging", "pathlib", "shutil", "socket", "subprocess", "threading", "typing",
+    "asyncio", "contextlib", "dataclasses", "enum", "inspect", "json", "logging", "pathlib", "re", "shutil", "signal",
+    "socket", "subprocess", "threading", "typing",
 }  # fmt: skip
 
 
