@@ -9,6 +9,7 @@ listens.  It inherits both; they go with it whatever happens to it.
 import fcntl
 import os
 import time
+from stat import S_IWGRP, S_IWOTH
 
 from sandbox.interpreter import INSTALLATION, fresh_interpreter
 
@@ -29,8 +30,11 @@ _ROOM = " " * 2048
 
 def start_warm_parent(path: str, program: str) -> bool:
     """Have one listen at `path`, whose main is in the module `program`; False if that cannot be, or takes too long."""
+    folder = os.path.dirname(path)
     try:
-        os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
+        os.makedirs(folder, 0o700, exist_ok=True)
+        if not _is_ours(folder):
+            return False
         starting = _locked(f"{path}.starting", PATIENCE_S)
         try:
             life = _locked(f"{path}.lock", 0.0)
@@ -42,6 +46,12 @@ def start_warm_parent(path: str, program: str) -> bool:
         return True
     except OSError:
         return False
+
+
+def _is_ours(folder: str) -> bool:
+    """Whether nobody else can put files, or links to ours, there under the names that we are going to open."""
+    st = os.stat(folder)
+    return st.st_uid == os.geteuid() and not st.st_mode & (S_IWGRP | S_IWOTH)
 
 
 def _locked(path: str, patience_s: float) -> int:

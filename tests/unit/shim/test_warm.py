@@ -126,6 +126,14 @@ def test_one_that_cannot_listen_is_waited_for_no_longer_than_it_lives(tmp_path: 
     assert "AF_UNIX path too long" in Path(f"{path}.log").read_text()
 
 
+def test_none_is_started_in_a_folder_that_others_can_write_to(tmp_path: Path) -> None:
+    folder = tmp_path / "everybodys"
+    folder.mkdir()
+    folder.chmod(0o777)
+    assert not start_warm_parent(f"{folder}/socket", PROGRAM)
+    assert list(folder.iterdir()) == []
+
+
 def test_where_none_can_be_started_there_is_none(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     assert not start_warm_parent(f"{tmp_path}/file/socket", PROGRAM)
