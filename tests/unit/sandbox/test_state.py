@@ -1,5 +1,6 @@
 """The lock of a container's folder, against who removes the folder meanwhile."""
 
+import os
 import shutil
 import threading
 
@@ -17,7 +18,7 @@ def directory(tmp_path):
 def test_who_comes_while_the_folder_is_removed_does_not_get_in(directory):
     """Two destroyed one container at once: the second made the lock anew, and found an empty record."""
     entered = []
-    (directory / "state.json").touch()
+    open(f"{directory}/state.json", "w").close()
 
     def come():
         try:
@@ -27,7 +28,7 @@ def test_who_comes_while_the_folder_is_removed_does_not_get_in(directory):
             entered.append(False)
 
     with state.locked(directory):
-        (directory / "lock").unlink()
+        os.unlink(f"{directory}/lock")
         thread = threading.Thread(target=come)
         thread.start()
         thread.join(0.1)
@@ -36,7 +37,7 @@ def test_who_comes_while_the_folder_is_removed_does_not_get_in(directory):
     thread.join(10)
 
     assert entered == [False]
-    assert not directory.exists()
+    assert not os.path.exists(directory)
 
 
 def test_who_waited_until_the_folder_was_removed_does_not_get_in(directory):
