@@ -164,7 +164,7 @@ class Path(NamedTuple):
 class MountNamespace:
     """One container's view of its mounts."""
 
-    __slots__ = ("_covered", "mounts", "root")
+    __slots__ = ("__weakref__", "_covered", "mounts", "root")
 
     def __init__(self) -> None:
         self.root: Mount | None = None
