@@ -1,12 +1,18 @@
-"""What is remembered of a sandbox on disk: `<root>/<id>/`, one folder each.
+"""What is remembered of containers on disk: `<root>/<id>/`, one folder each.
 
     state.json     this record, replaced whole
-    lock           held while the sandbox is being created, started or removed
+    lock           held while the container is being created, started or removed
     control.sock   the Sentry's control socket
     sandbox.log    what Sentry and gofers log, unless told otherwise
 
+The last two are a root container's, whose folder is the sandbox's.
+
 The record is written as soon as there is something to clean up, so that a `delete --force` finds it even when the
 creator was killed half-way.
+
+A further container of a pod has a folder of its own, whose record names the sandbox that it is in.  Nothing on the
+sandbox's side names the container: so no two records ever have to change together, containers are made and removed
+without waiting for each other, and what is left of one can be taken away when the sandbox is long gone.
 """
 
 import errno
@@ -33,7 +39,7 @@ _DIRECTORY_MODE = 0o700
 
 @dataclass(slots=True)
 class ContainerRecord:
-    """One container of the sandbox."""
+    """A container: what is to be known of it, and taken away with it."""
 
     id: str
     bundle: str
@@ -75,32 +81,37 @@ class ContainerRecord:
 
 @dataclass(slots=True)
 class Record:
-    """A sandbox and its containers; the root container has the sandbox's id and comes first."""
+    """A container and the sandbox that it is in."""
 
     id: str
+    """The container's."""
+    sandbox: str
+    """The sandbox's, which is that of its root container."""
     sentry: ProcessId | None = None
     exit_with_init: bool = False
     options: dict[str, Any] = field(default_factory=dict)
-    """What it was created with, for whoever looks at the file."""
-    containers: dict[str, ContainerRecord] = field(default_factory=dict)
+    """What the sandbox was created with."""
+    container: ContainerRecord | None = None
 
     def to_json(self) -> dict[str, Any]:
         return {
             "id": self.id,
+            "sandbox": self.sandbox,
             "sentry": self.sentry and self.sentry.to_json(),
             "exit_with_init": self.exit_with_init,
             "options": self.options,
-            "containers": {name: container.to_json() for name, container in self.containers.items()},
+            "container": self.container and self.container.to_json(),
         }
 
     @classmethod
     def from_json(cls, obj: dict[str, Any]) -> "Record":
         return cls(
             id=obj["id"],
+            sandbox=obj["sandbox"],
             sentry=ProcessId.from_json(obj["sentry"]) if obj["sentry"] else None,
             exit_with_init=obj["exit_with_init"],
             options=obj["options"],
-            containers={name: ContainerRecord.from_json(item) for name, item in obj["containers"].items()},
+            container=ContainerRecord.from_json(obj["container"]) if obj["container"] else None,
         )
 
 
@@ -110,18 +121,18 @@ def check_id(text: str) -> None:
         raise InvalidSpec(f"invalid container id {text!r}: letters, digits and _ + . - only")
 
 
-def make_directory(root: Path, sandbox_id: str) -> Path:
-    """The sandbox's folder, which must not exist yet."""
-    check_id(sandbox_id)
+def make_directory(root: Path, container_id: str) -> Path:
+    """The container's folder, which must not exist yet."""
+    check_id(container_id)
     root.mkdir(mode=_DIRECTORY_MODE, parents=True, exist_ok=True)
     st = root.stat()
     if st.st_uid != os.geteuid() or st.st_mode & stat.S_IWOTH:
         raise SandboxError(f"{root} is somebody else's, or everybody's: not safe to keep state in")
-    directory = root / sandbox_id
+    directory = root / container_id
     try:
         directory.mkdir(mode=_DIRECTORY_MODE)
     except FileExistsError:
-        raise AlreadyExists(f"container {sandbox_id} already exists") from None
+        raise AlreadyExists(f"container {container_id} already exists") from None
     return directory
 
 
@@ -139,22 +150,22 @@ def save(directory: Path, record: Record) -> None:
     temporary.replace(directory / "state.json")
 
 
-def load(root: Path, sandbox_id: str) -> tuple[Path, Record]:
+def load(root: Path, container_id: str) -> tuple[Path, Record]:
     """Raises NotFound."""
-    check_id(sandbox_id)
-    directory = root / sandbox_id
+    check_id(container_id)
+    directory = root / container_id
     try:
         return directory, Record.from_json(json.loads((directory / "state.json").read_bytes()))
     except FileNotFoundError:
         if directory.is_dir():  # its creator died before it had anything to write down, or is about to
-            return directory, Record(sandbox_id)
-        raise NotFound(f"container {sandbox_id} does not exist") from None
+            return directory, Record(container_id, container_id)
+        raise NotFound(f"container {container_id} does not exist") from None
     except (OSError, ValueError, LookupError, TypeError) as e:
-        raise SandboxError(f"cannot read the state of {sandbox_id}: {e}") from None
+        raise SandboxError(f"cannot read the state of {container_id}: {e}") from None
 
 
 def list_ids(root: Path) -> list[str]:
-    """The ids of all sandboxes, sorted."""
+    """The ids of all containers, sorted."""
     try:
         return sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and _ID.fullmatch(entry.name))
     except FileNotFoundError:
@@ -163,7 +174,7 @@ def list_ids(root: Path) -> list[str]:
 
 @contextmanager
 def locked(directory: Path) -> Iterator[None]:
-    """Hold the sandbox's lock.  Raises NotFound if the folder is gone, also if it went while we waited."""
+    """Hold the container's lock.  Raises NotFound if the folder is gone, also if it went while we waited."""
     try:
         fd = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except FileNotFoundError:
