@@ -42,7 +42,8 @@ class HostFacts:
     def seen_with(self, ncpus: int, total_ram: int) -> HostFacts:
         """The same host with fewer CPUs and less memory, as a container sees it; 0: no fewer."""
         cpus = min(ncpus or self.ncpus, self.ncpus)
-        return HostFacts(self.cpuinfo, cpus, min(total_ram or self.total_ram, self.total_ram), self.auxv)
+        cpuinfo = self.cpuinfo if cpus == self.ncpus else "\n\n".join([*self.cpuinfo.split("\n\n")[:cpus], ""])
+        return HostFacts(cpuinfo, cpus, min(total_ram or self.total_ram, self.total_ram), self.auxv)
 
 
 class Kernel:
