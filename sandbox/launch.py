@@ -15,7 +15,7 @@ from typing import Any
 
 from proto import control
 from proto.control import BootConfig, CreateContainer, Mount, gofer_role
-from sandbox import confine, mounts, pod, spawn, state
+from sandbox import confine, mounts, pod, rlimits, spawn, state
 from sandbox.cgroups import Cgroup, relative_path
 from sandbox.errors import InvalidSpec, SandboxError
 from sandbox.sandbox import START_TIMEOUT, Options, Sandbox, Stdio
@@ -269,6 +269,22 @@ class _Joining(_Launch):
     def __init__(self, pod_sandbox: Sandbox, sandbox: Sandbox, *args: Any) -> None:
         super().__init__(sandbox, *args)
         self.namespaces = pod.shared_namespaces(pod_sandbox, self.spec)
+
+    def _create_container(self, mount_list: list[Mount], connections: Sequence[int]) -> None:
+        super()._create_container(mount_list, connections)
+        self._set_oom_score()
+
+    def _set_oom_score(self) -> None:
+        """Of the stubs, which have that of their Sentry, and may have stubs of their own already."""
+        if self.container.cgroup is None:
+            return
+        wanted = self.spec.oom_score_adj
+        score = rlimits.own_oom_score_adj() if wanted is None else wanted
+        done: set[int] = set()
+        while new := self.container.cgroup.pids() - done:
+            for pid in new:
+                rlimits.set_oom_score_adj(score, pid)
+            done |= new
 
 
 def _open_log(directory: Path, options: Options) -> int:

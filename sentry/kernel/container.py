@@ -1,6 +1,6 @@
 """A container inside the kernel: its namespaces, its files, its first process, and those exec'ed into it.
 
-Containers of a pod may share namespaces.  What belongs to a container goes by `tasks` therefore, never by its PID
+Containers of a pod may share namespaces.  What belongs to a container goes by `members` therefore, never by its PID
 namespace: as with runc, where the cgroup tells.
 """
 
@@ -97,7 +97,7 @@ class Container:
 
     template  makes its address spaces, so that they are in its cgroup
     pidns, uts, ipc  perhaps shared with other containers
-    tasks  all of it: numbered, and zombies included
+    members  its tasks, numbered as they are: zombies included
     facts  the host as it is to look from inside
     """
 
@@ -118,7 +118,7 @@ class Container:
         self.mounts = MountNamespace()
         self.uts = uts
         self.ipc = ipc or IpcNamespace()
-        self.tasks: set[Task] = set()
+        self.members: set[Task] = set()
         self.facts = kernel.facts
         self.processes: dict[str, Process] = {}
         self.status = "created"
@@ -317,7 +317,7 @@ class Container:
 
     def thread_groups(self) -> list[ThreadGroup]:
         """Every process, zombies included, by pid."""
-        return sorted((t.tg for t in self.tasks if t.tg.leader is t), key=lambda tg: tg.pid)
+        return sorted((t.tg for t in self.members if t.tg.leader is t), key=lambda tg: tg.pid)
 
     def signal_all(self, signo: int) -> None:
         """Every process, from outside."""

@@ -90,11 +90,11 @@ class Kernel:
             number = ns.allocate()
             t.numbers[ns] = number
             ns.tasks[number] = t
-        t.container.tasks.add(t)
+        t.container.members.add(t)
         self.forks += 1
 
     def unnumber_task(self, t: Task) -> None:
-        t.container.tasks.discard(t)
+        t.container.members.discard(t)
         for ns, number in t.numbers.items():
             if ns.tasks.get(number) is t:
                 del ns.tasks[number]

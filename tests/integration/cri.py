@@ -62,6 +62,7 @@ class Asked:
     memory: int = 0
     cpu_quota: int = 0
     """Of 100,000."""
+    oom_score_adj: int = 0
 
     def fields(self) -> bytes:
         """Of ContainerConfig: mounts 7, linux 15 { resources 1, security_context 2 { namespace_options 3 } }"""
@@ -71,6 +72,7 @@ class Asked:
         )
         namespaces = int_field(1, HOST_NETWORK) + int_field(2, self.pid_mode) + text_field(4, self.target)
         resources = int_field(1, 100_000) + int_field(2, self.cpu_quota) + int_field(4, self.memory)
+        resources += int_field(5, self.oom_score_adj)
         security = bytes_field(3, namespaces)
         return mounts + bytes_field(15, bytes_field(1, resources) + bytes_field(2, security))
 

@@ -202,6 +202,11 @@ def test_a_file_of_a_volume_is_one_file(pod: Pod) -> None:
     )
 
 
+def cgroups_of(container: str) -> list[Path]:
+    record = json.loads(Path("/run/pysc-shim", NAMESPACE, container, "state.json").read_text())
+    return [Path(path) for path in record["container"]["cgroup"]["directories"]]
+
+
 def log_of(pod: Pod, name: str) -> str:
     return pod.cri.log_of(name) if (pod.cri.folder / "logs" / f"{name}.log").exists() else ""
 
@@ -261,6 +266,17 @@ def test_a_container_out_of_memory_ends_alone(pod: Pod) -> None:
     assert until(lambda: not pod.cri.is_running(hungry), 30)
     assert pod.cri.exit_code_of(hungry) in (137, 2)  # the shell itself, or what it was waiting for
     assert pod.sh(other, "echo here") == "here\n"
+
+
+@ours
+def test_what_the_host_kills_first_is_each_containers_own(pod: Pod) -> None:
+    scores = {}
+    for score in (300, 700):
+        container = pod.sleeper(f"c{score}", Asked(oom_score_adj=score))
+        procs = [path / "cgroup.procs" for path in cgroups_of(container)]
+        pids = {pid for path in procs for pid in path.read_text().split()}
+        scores[score] = {int(Path(f"/proc/{pid}/oom_score_adj").read_text()) for pid in pids}
+    assert scores == {300: {300}, 700: {700}}
 
 
 @ours
