@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from socket import socket
 
 RECEIVE_SIZE = 64 << 10
+KILLED = 128 + 9  # for who takes our end for the container's: the Sentry has gone without a word about that
 SEND_SIZE = 64 << 10  # replies of so many bytes are sent without waiting for others
 
 _pack_fd = Struct("i").pack
@@ -108,12 +109,16 @@ class Server:
             peer = self.peers[sock.fileno()] = Peer(sock, root_fd, readonly)
             self.poller.register(peer.sock, EPOLLIN)
 
-    def run(self) -> None:
-        """Serve until the last connection has ended."""
+    def run(self) -> int:
+        """Serve until the last connection has ended, or a client says that it is over: the exit status."""
         while self.peers:
             for fd, _ in self.poller.poll():
-                self._turn(fd, self.peers[fd])
+                peer = self.peers[fd]
+                self._turn(fd, peer)
+                if peer.session.exit_status is not None:
+                    return peer.session.exit_status
         self.poller.close()
+        return KILLED
 
     def _turn(self, fd: int, peer: Peer) -> None:
         was_blocked = bool(peer.unsent)
@@ -139,8 +144,8 @@ class Server:
         peer.close()
 
 
-def serve(mounts: list[tuple[socket, int, bool]], proc_fd: int) -> None:
-    """Serve 9P until all connections have ended.  Called in a process of its own, after confinement.
+def serve(mounts: list[tuple[socket, int, bool]], proc_fd: int) -> int:
+    """Serve 9P until all connections have ended.  Called in a process of its own, after confinement; the exit status.
 
     mounts: (connected stream socket, O_PATH descriptor of the directory or file to serve, read-only); this function
     closes both descriptors of each.  proc_fd: O_PATH descriptor of a /proc in which this process is `self`; it stays
@@ -149,4 +154,4 @@ def serve(mounts: list[tuple[socket, int, bool]], proc_fd: int) -> None:
     os.umask(0)
     enter_proc(proc_fd)
     gc.freeze()  # what is loaded by now stays: leave it out of every collection
-    Server(mounts).run()
+    return Server(mounts).run()

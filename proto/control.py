@@ -352,7 +352,8 @@ class BootConfig(Message):
     strace_fd: int | None = None
     platform: str = "auto"
     exit_with_init: bool = False
-    """Exit with the root container's status when it ends (for callers that reap the pid in a pid file)."""
+    """Exit with the root container's status when it ends (for callers that reap the pid in a pid file), and let the
+    gofers of others exit with theirs."""
     hostname: str = ""
     ncpus: int = 1
     total_ram: int = 0

@@ -181,13 +181,9 @@ def prepare_gofer(config: Config, own_pid: bool) -> Callable[[], int]:
     mounts = [(socket.socket(fileno=fd), root_fd, readonly) for fd, root_fd, readonly in config["mounts"]]
     proc_fd = confine_as("gofer", config, own_pid)
 
-    def serve() -> int:
-        server.serve(mounts, proc_fd)
-        return 0
-
     os.write(config["report_fd"], b"ok\n")
     os.close(config["report_fd"])
-    return serve
+    return lambda: server.serve(mounts, proc_fd)
 
 
 ROLES: Final[dict[str, Callable[[Config, bool], Callable[[], int]]]] = {

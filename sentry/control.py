@@ -348,6 +348,8 @@ class ControlServer:
         if not self._root:
             self._root = m.id
             self.kernel.loop.spawn(self._end_pod_with(init), "end of the root container")
+        elif self._exit_with_init:
+            self.kernel.loop.spawn(self._end_gofer_with(init, clients[0]), "exit with init")
 
     def _new_container(self, m: c.CreateContainer, cgroup_fds: list[int]) -> Container:
         """Its template is in the cgroup already.  StartError: it can't share what it is to share."""
@@ -389,6 +391,11 @@ class ControlServer:
         for container in list(self.kernel.containers.values()):
             if container.id != self._root:
                 self._kill(container)
+
+    async def _end_gofer_with(self, init: Process, gofer: GoferClient) -> None:
+        """It stands for the container on the host, as this process does for the root."""
+        await init.ended.wait()
+        gofer.end_server(init.status)
 
     def _kill(self, container: Container) -> None:
         """End a container from outside, whatever its state."""
