@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import grpc  # type: ignore[import-untyped]
 import pytest
 
 from tests.integration.cri import NAMESPACE, NODE_PID, POD_PID, TARGET_PID, Asked, CriDaemon
@@ -21,6 +25,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("cri")]
 
 HANDLER = os.environ.get("PYSC_TEST_HANDLER", "pysc")
 """runc's name here shows whether a test is right."""
+SHIM = Path(sys.executable).parent / "containerd-shim-pysc-v1"
+UNKNOWN = 255
+"""The exit code that the CRI plugin notes when the shim's connection broke during its Wait."""
 ours = pytest.mark.skipif(HANDLER != "pysc", reason="about processes of ours")
 
 
@@ -305,3 +312,54 @@ def test_with_the_sandbox_container_all_others_end(cri: CriDaemon, pod: Pod) -> 
     cri.ctr("--namespace", NAMESPACE, "task", "kill", "-s", "KILL", pod.id)
     assert until(lambda: not any(map(cri.is_running, containers)))
     assert [cri.exit_code_of(each) for each in containers] == [137] * 2
+
+
+@ours
+def test_with_the_shim_all_containers_end(cri: CriDaemon, pod: Pod) -> None:
+    containers = [pod.sleeper(f"c{n}") for n in range(3)]
+    os.kill(shim_of(cri), signal.SIGKILL)
+    assert until(lambda: not any(map(cri.is_running, containers)))
+    assert {cri.exit_code_of(each) for each in containers} <= {137, UNKNOWN}
+    assert until(lambda: not processes(cri, "gofer") and not processes(cri, "sentry"))
+
+
+@ours
+def test_the_delete_action_is_for_one_container(cri: CriDaemon, pod: Pod) -> None:
+    """Even while it runs, as after a shim was thought dead."""
+    victim, other = pod.sleeper("c1"), pod.sleeper("c2", pod.with_volume(pid_mode=POD_PID))
+    bundle = cri.folder / "state" / "io.containerd.runtime.v2.task" / NAMESPACE / victim
+    command = [str(SHIM), "-namespace", NAMESPACE, "-address", f"{cri.folder}/containerd.sock", "-id", victim]
+    for _ in range(2):
+        done = subprocess.run([*command, "-bundle", str(bundle), "delete"], cwd=bundle, capture_output=True, timeout=5)
+        assert (done.returncode, done.stderr) == (0, b"")
+    assert until(lambda: not cri.is_running(victim))
+    assert cri.exit_code_of(victim) == 137
+    assert pod.sh(other, "echo here") == "here\n"
+    assert cri.is_running(other)
+
+
+def test_a_restart_of_containerd_keeps_the_pod(cri: CriDaemon, pod: Pod) -> None:
+    os.mkfifo(pod.volume / "fifo")
+    first, second = pod.sleeper("c1"), pod.run("c2", "sh", "-c", "cat /volume/fifo; exit 8")
+    cri.restart()
+    assert until(lambda: answers(pod, first), 30)
+    pod.sh(first, "echo >/volume/fifo")
+    pod.cri.stop_container(first)
+    assert pod.cri.exit_code_of(first) == 137
+    third = pod.sleeper("c3")
+    assert pod.sh(third, "echo here") == "here\n"
+    assert until(lambda: not cri.is_running(second))
+    assert cri.exit_code_of(second) == 8
+
+
+def answers(pod: Pod, container: str) -> bool:
+    try:
+        return pod.sh(container, "echo here") == "here\n"
+    except grpc.RpcError:
+        return False
+
+
+def shim_of(cri: CriDaemon) -> int:
+    found = [pid for pid in cri.processes() if re.search(r"containerd-shim-pysc.* -id ", command_line(pid))]
+    assert len(found) == 1
+    return found[0]
