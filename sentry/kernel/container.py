@@ -28,9 +28,10 @@ from sentry.kernel.timers import watch_inherited_limit
 from sentry.kernel.utsname import UtsNamespace
 from sentry.mm.mm import Mm
 from sentry.platform import Context, SpaceGone, Template
-from sentry.vfs.dentry import MountNamespace, Path
+from sentry.vfs.dentry import Dentry, MountNamespace, Path
 from sentry.vfs.fdtable import FdTable
 from sentry.vfs.file import File
+from sentry.vfs.inode import FileSystem
 from sentry.vfs.walk import Where, walk
 from sentry.wait import Event, Waiter, park
 
@@ -338,8 +339,17 @@ class Container:
             await self._wait_for_end(tg)
         for mount in list(self.mounts.mounts):
             mount.fs.release()
+        self._forget_files()
         self.template.close()
         self.kernel.containers.pop(self.id, None)
+
+    def _forget_files(self) -> None:
+        """Zombies keep the container, for as long as the init of a shared PID namespace likes; but not its trees."""
+        self.mounts.forget()
+        nowhere = MountNamespace().new_mount(FileSystem(), Dentry("", None, None))
+        path = Path(nowhere, nowhere.root)
+        for t in self.members:
+            t.fs = FsContext(path, path)
 
     async def _wait_for_end(self, tg: ThreadGroup) -> None:
         loop = self.kernel.loop

@@ -225,6 +225,15 @@ class MountNamespace:
             self.detach_tree(child)
         self.detach(mount)
 
+    def forget(self) -> None:
+        """The namespace has ended, and its file systems were released: keep nothing of them."""
+        for mount in self.mounts:
+            mount.parent = mount.mountpoint = None
+            mount.children.clear()
+        self.root = None
+        self.mounts.clear()
+        self._covered.clear()
+
     def enter(self, path: Path) -> Path:
         """The top of whatever is mounted at path."""
         while path.dentry.mounted:

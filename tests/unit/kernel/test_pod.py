@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import pytest
 
 from sentry.abi import signal as sig
 from sentry.abi.errno import EAGAIN
 from sentry.fs.nsfs import number_of
+from sentry.fs.tmpfs import TmpFs
 from sentry.kernel.clone import check_process_limit
 from sentry.kernel.container import Container, IpcNamespace, Process, StartError
 from sentry.kernel.ids import PidNamespace
 from sentry.kernel.signals import SigInfo
 from sentry.kernel.task import Task
 from sentry.kernel.utsname import UtsNamespace
+from sentry.vfs.dentry import Dentry, Path
 from tests.fakes import ScriptedTemplate, Step
-from tests.unit.kernel.test_container import PROGRAM, spec, start
+from tests.unit.kernel.test_container import PROGRAM, job, spec, start
 from tests.unit.kernel.world import World, call
 
 
@@ -151,3 +156,18 @@ def test_namespaces_have_the_same_number_if_they_are_the_same(pod: Pod) -> None:
     other.uts, other.ipc = UtsNamespace("own"), IpcNamespace()
     assert number_of(first, "uts") != number_of(second, "uts")
     assert number_of(first, "ipc") != number_of(second, "ipc")
+
+
+def test_a_zombie_that_stays_keeps_no_files_of_its_container(pod: Pod) -> None:
+    _, first = pod.start(pod.first)
+    other = pod.add("other", pod.first.pidns)
+    pod.start(other, call("fork"))
+    volume = other.mounts.new_mount(TmpFs(), Dentry("", None, None))
+    root = other.root()
+    other.mounts.attach(volume, Path(root.mount, Dentry("volume", root.dentry, None)))
+    trees = weakref.ref(volume.fs)
+    del volume, root
+    assert job(pod, other.destroy()).done
+    assert [child.dead for child in first.tg.children] == [True]
+    gc.collect()
+    assert trees() is None
