@@ -150,19 +150,22 @@ class _Launch:
         mount_list: list[Mount] = []
         served: list[tuple[int, int, bool]] = []
         connections: list[int] = []
-        for mount in all_mounts(self.spec):
-            entry = Mount(mount.destination, mount.type or "bind", mount.source, mount.options)
-            mount_list.append(entry)
-            if mount.is_bind:
-                tree = self._own(self._open_tree(mount))
-                entry.gofer, entry.device = len(served), os.fstat(tree).st_dev
-                ours, theirs = socket.socketpair()
-                connections.append(self._own(ours.detach()))
-                served.append((self._own(theirs.detach()), tree, mount.is_readonly))
-        starting = spawn.start_gofer(
-            self.container.id, served, self.log_fd, list(confine.GOFER_CAPABILITIES), self.options.debug,
-            self.options.nursery,
-        )  # fmt: skip
+        with ExitStack() as given:  # if we kept the gofer's ends, the Sentry would not notice that it has died
+            for mount in all_mounts(self.spec):
+                entry = Mount(mount.destination, mount.type or "bind", mount.source, mount.options)
+                mount_list.append(entry)
+                if mount.is_bind:
+                    tree = self._open_tree(mount)
+                    given.callback(os.close, tree)
+                    entry.gofer, entry.device = len(served), os.fstat(tree).st_dev
+                    ours, theirs = socket.socketpair()
+                    connections.append(self._own(ours.detach()))
+                    given.enter_context(theirs)
+                    served.append((theirs.fileno(), tree, mount.is_readonly))
+            starting = spawn.start_gofer(
+                self.container.id, served, self.log_fd, list(confine.GOFER_CAPABILITIES), self.options.debug,
+                self.options.nursery,
+            )  # fmt: skip
         self.resources.callback(self._abort, starting)
         return mount_list, connections, starting
 

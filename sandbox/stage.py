@@ -76,12 +76,14 @@ def enter(kinds: Collection[str]) -> Born:
         os.write(write_end, b"%d" % pid)
         os._exit(0)
     os.close(write_end)
-    own = int(os.read(read_end, 32))
+    own = os.read(read_end, 32)
     os.close(read_end)
+    if not own:
+        raise RuntimeError("it was killed while it entered its namespaces")
     os.setsid()
     os.umask(0)
     rlimits.raise_limits()
-    return Born(own, namespaces.own_pid)
+    return Born(int(own), namespaces.own_pid)
 
 
 def run(role: str, config: Config, born: Born) -> NoReturn:

@@ -203,6 +203,7 @@ class ControlServer:
         self._exit_with_init = bool(config.get("exit_with_init"))
         self._root = ""  # the id of the first container
         self._creating: set[str] = set()
+        self._without_gofer: set[str] = set()
         self._doomed: set[str] = set()  # those that were to be killed while they were being started
         self._volumes = Volumes()
         self._hostname = config.get("hostname") or ""
@@ -302,8 +303,14 @@ class ControlServer:
             self._creating.add(m.id)
             try:
                 await self._create(m, fds)
+            except StartError:
+                if m.id in self._without_gofer:
+                    raise StartError(c.Code.INTERNAL, f"the gofer of container {m.id!r} is gone") from None
+                raise
             finally:
                 self._creating.discard(m.id)
+                if m.id not in self.kernel.containers:
+                    self._without_gofer.discard(m.id)
         finally:
             fds.close()
         return c.Empty()
@@ -331,7 +338,7 @@ class ControlServer:
             streams = await self._streams(container, fds, m.terminal)
             try:
                 self._check_root()
-                if any(client.lost for client in clients):
+                if m.id in self._without_gofer:
                     raise StartError(c.Code.INTERNAL, f"the gofer of container {m.id!r} is gone")
             except StartError:
                 streams.abandon()
@@ -413,8 +420,9 @@ class ControlServer:
 
         One that is being created fails by itself.
         """
-        if self.stopping:
+        if self.stopping or container_id in self._without_gofer:
             return
+        self._without_gofer.add(container_id)
         log.error("the gofer of container %s is gone", container_id)
         if self._root in ("", container_id):
             self.exit_status = 137
@@ -563,6 +571,7 @@ class ControlServer:
         if (init := container.processes[""]).tg is None and not init.ended.is_set:
             container.end(init, 137)
         await container.destroy()
+        self._without_gofer.discard(m.id)
         return c.Empty()
 
     async def profile(self, m: c.Profile, fds: list[int]) -> c.Message:
