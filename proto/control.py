@@ -252,6 +252,8 @@ class Process(Message):
     cpu_ns: int
     command: str
     args: list[str] = field(default_factory=list)
+    is_first: bool = False
+    """Whether it is the container's first process, which is pid 1 only in a namespace of its own."""
 
 
 @dataclass(slots=True)

@@ -437,7 +437,8 @@ class ControlServer:
         self._check_root()
         pending = self._pending.pop(m.id, None)
         if pending is None:
-            raise StartError(c.Code.FAILED_PRECONDITION, f"container {m.id!r} was started already")
+            what = "has ended" if container.status == "stopped" else "was started already"
+            raise StartError(c.Code.FAILED_PRECONDITION, f"container {m.id!r} {what}")
         process = container.processes[""]
         try:
             await self._start(container, process, *pending)
@@ -537,9 +538,11 @@ class ControlServer:
 
     async def processes(self, m: c.Processes, fds: list[int]) -> c.Message:
         container = self._container(m.id)
-        return c.ProcessesResponse([self._describe(tg) for tg in container.thread_groups() if not tg.zombie_reaped])
+        first = container.processes[""].tg
+        groups = [tg for tg in container.thread_groups() if not tg.zombie_reaped]
+        return c.ProcessesResponse([self._describe(tg, tg is first) for tg in groups])
 
-    def _describe(self, tg: ThreadGroup) -> c.Process:
+    def _describe(self, tg: ThreadGroup, is_first: bool) -> c.Process:
         ns = tg.pidns
         t = tg.leader
         age_ns = self.kernel.loop.now_ns() - tg.start_ns
@@ -558,6 +561,7 @@ class ControlServer:
             cpu_ns=sum(tg.cpu_ns()),
             command=t.task_name,
             args=args,
+            is_first=is_first,
         )
 
     async def state(self, m: c.State, fds: list[int]) -> c.Message:

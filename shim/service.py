@@ -237,7 +237,7 @@ class TaskService:
         answer.processes.add(pid=container.init.pid)
         exec_ids = {process.pid: process.exec_id for process in container.execs.values() if process.pid}
         for row in await container.processes():
-            if row.pid == 1:
+            if row.is_first:
                 continue
             info = answer.processes.add(pid=row.pid)
             if row.pid in exec_ids:
