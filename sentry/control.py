@@ -25,6 +25,7 @@ from sentry.fs.devpts import DevPts
 from sentry.fs.goferclient import GoferClient
 from sentry.fs.goferfs import GoferFs
 from sentry.fs.hostfd import HostFile, HostFs
+from sentry.fs.memdata import MEMORY, Pool
 from sentry.fs.proc_view import TaskView
 from sentry.fs.tty import Tty
 from sentry.fs.volumes import Volume, Volumes
@@ -36,6 +37,7 @@ from sentry.kernel.threadgroup import ThreadGroup
 from sentry.kernel.utsname import UtsNamespace
 from sentry.mounts import MountBuilder
 from sentry.oci import max_tasks, process_spec
+from sentry.platform import PAGE_SIZE
 from sentry.profiler import Profiler
 from sentry.reserve import reserved
 from sentry.vfs.dentry import Dentry, Path
@@ -380,6 +382,8 @@ class ControlServer:
         )
         container.max_tasks = max_tasks(m.spec)
         container.facts = self.kernel.facts.seen_with(m.ncpus, m.total_ram)
+        if container.facts.total_ram < self.kernel.facts.total_ram:
+            container.memory = Pool(container.facts.total_ram // PAGE_SIZE, MEMORY)
         return container
 
     # -- the pod --

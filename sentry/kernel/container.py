@@ -36,6 +36,7 @@ from sentry.vfs.walk import Where, walk
 from sentry.wait import Event, Waiter, park
 
 if TYPE_CHECKING:
+    from sentry.fs.memdata import Pool
     from sentry.fs.tty import Tty
     from sentry.kernel.kernel import Kernel
 
@@ -100,6 +101,7 @@ class Container:
     pidns, uts, ipc  perhaps shared with other containers
     members  its tasks, numbered as they are: zombies included
     facts  the host as it is to look from inside
+    memory  what its memory files are counted in; None: in nothing but the sandbox's
     """
 
     def __init__(
@@ -121,6 +123,7 @@ class Container:
         self.ipc = ipc or IpcNamespace()
         self.members: set[Task] = set()
         self.facts = kernel.facts
+        self.memory: Pool | None = None
         self.processes: dict[str, Process] = {}
         self.status = "created"
         self.max_tasks: int | None = None  # processes and threads, zombies included; the first one may always come

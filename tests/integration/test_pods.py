@@ -269,6 +269,16 @@ def test_a_container_sees_limits_of_its_own(pod: Pod) -> None:
     assert pod.sh(free, "grep MemTotal /proc/meminfo").split()[1] == str(total)
 
 
+def test_files_in_memory_count_against_their_containers_limit(pod: Pod) -> None:
+    if HANDLER != "pysc":
+        pytest.skip("runc kills who writes")
+    limited, free = pod.sleeper("c1", Asked(memory=32 << 20)), pod.sleeper("c2", Asked())
+    fill = "rm -f /dev/file; dd if=/dev/zero of=/dev/file bs=1M count="
+    assert "48+0 records out" in pod.sh(free, fill + "48")
+    assert "No space left" in pod.sh(limited, fill + "48")
+    assert "16+0 records out" in pod.sh(limited, fill + "16")
+
+
 def test_a_container_out_of_memory_ends_alone(pod: Pod) -> None:
     hungry = pod.run("c1", "sh", "-c", "x=$(yes | head -c 200000000)", asked=Asked(memory=48 << 20))
     other = pod.sleeper("c2")
