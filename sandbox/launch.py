@@ -17,7 +17,7 @@ from proto import control
 from proto.control import BootConfig, CreateContainer, Mount, gofer_role
 from sandbox import confine, mounts, pod, rlimits, spawn, state
 from sandbox.cgroups import Cgroup, relative_path
-from sandbox.errors import InvalidSpec, SandboxError
+from sandbox.errors import InvalidSpec, NotFound, SandboxError
 from sandbox.sandbox import START_TIMEOUT, Options, Sandbox, Stdio
 from sandbox.spec import Resources, Spec, SpecMount
 from sandbox.state import ContainerRecord, Record
@@ -274,7 +274,12 @@ class _Joining(_Launch):
         self.namespaces = pod.shared_namespaces(pod_sandbox, self.spec)
 
     def _create_container(self, mount_list: list[Mount], connections: Sequence[int]) -> None:
-        super()._create_container(mount_list, connections)
+        try:
+            super()._create_container(mount_list, connections)
+        except NotFound:
+            if self.sandbox.is_alive():
+                raise
+            raise NotFound(f"the pod's sandbox {self.sandbox.record.sandbox} has ended") from None
         self._set_oom_score()
 
     def _set_oom_score(self) -> None:

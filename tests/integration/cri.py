@@ -15,7 +15,7 @@ from typing import NamedTuple
 import grpc  # type: ignore[import-untyped]
 
 from proto.ttrpc.protobuf import as_bytes, as_int, as_text, bytes_field, fields, int_field, text_field
-from tests.integration.bundle import IMAGE_MAKER, busybox_rootfs
+from tests.integration.bundle import IMAGE_MAKER, PYSC, busybox_rootfs
 from tests.integration.daemon import CONFIG, Daemon, until
 
 NAMESPACE = "k8s.io"
@@ -40,6 +40,10 @@ CRI_CONFIG = (
     [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.pysc]
       runtime_type = "io.containerd.pysc.v1"
       pod_annotations = ["dev.pysc.*"]
+    [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.pysc-by-runc]
+      runtime_type = "io.containerd.runc.v2"
+      [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.pysc-by-runc.options]
+        BinaryName = "{PYSC}"
 """
 )
 
