@@ -382,8 +382,7 @@ class ControlServer:
         )
         container.max_tasks = max_tasks(m.spec)
         container.facts = self.kernel.facts.seen_with(m.ncpus, m.total_ram)
-        if container.facts.total_ram < self.kernel.facts.total_ram:
-            container.memory = Pool(container.facts.total_ram // PAGE_SIZE, MEMORY)
+        container.memory = Pool(container.facts.total_ram // PAGE_SIZE, MEMORY)
         return container
 
     # -- the pod --
