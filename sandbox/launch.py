@@ -51,7 +51,7 @@ def join(
     home = pod_sandbox.record
     record = Record(container_id, sandbox_id, home.sentry, home.exit_with_init, home.options, container)
     sandbox = Sandbox(directory, record)
-    options = replace(options, debug=bool(home.options.get("debug")), log=_log_of(pod_sandbox))
+    options = _as_created(home.options, options)
     _run(sandbox, lambda resources: _Joining(pod_sandbox, sandbox, container, spec, options, stdio, resources))
     return sandbox
 
@@ -82,13 +82,20 @@ def _described(options: Options) -> dict[str, Any]:
         "platform": options.platform,
         "debug": options.debug,
         "strace": options.strace,
+        "overlay": options.overlay,
         "log": str(options.log) if options.log else None,
     }
 
 
-def _log_of(sandbox: Sandbox) -> Path | None:
-    log = sandbox.record.options.get("log")
-    return Path(log) if log else None
+def _as_created(sandbox: dict[str, Any], options: Options) -> Options:
+    """The options for a further container, of which the sandbox was told most when it was created."""
+    log = sandbox.get("log")
+    return replace(
+        options,
+        debug=bool(sandbox.get("debug")),
+        overlay=str(sandbox.get("overlay", options.overlay)),
+        log=Path(log) if log else None,
+    )
 
 
 class _Launch:
