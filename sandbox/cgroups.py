@@ -12,7 +12,7 @@ import errno
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -139,9 +139,15 @@ class Cgroup:
         return cls(obj["version"], obj["directories"], obj["created"])
 
     @classmethod
-    def create(cls, path: str, resources: Resources) -> "Cgroup":
-        """Make the cgroup and set its limits.  Raises OSError or SandboxError, having removed what it had made."""
+    def create(
+        cls, path: str, resources: Resources, announce: Callable[["Cgroup"], None] = lambda _: None
+    ) -> "Cgroup":
+        """Make the cgroup and set its limits.  Raises OSError or SandboxError, having removed what it had made.
+
+        `announce` is told before of all that is going to be made, for who has to remove it should we be killed.
+        """
         version, found = host_hierarchies()
+        announce(cls._planned(version, found, path))
         cgroup = cls(version, {}, [])
         try:
             for hierarchy in found:
@@ -153,6 +159,15 @@ class Cgroup:
             cgroup.remove()
             raise
         return cgroup
+
+    @classmethod
+    def _planned(cls, version: int, found: Sequence[Hierarchy], path: str) -> "Cgroup":
+        directories = {os.path.join(each.mount_point, path): sorted(each.controllers) for each in found}
+        names = path.split("/")
+        levels = [
+            os.path.join(each.mount_point, *names[: depth + 1]) for each in found for depth in range(len(names))
+        ]
+        return cls(version, directories, [level for level in levels if not os.path.exists(level)])
 
     def _make(self, hierarchy: Hierarchy, directory: str) -> None:
         """mkdir -p, handing each new level what its controllers need from the level above."""

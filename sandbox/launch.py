@@ -17,7 +17,7 @@ from proto import control
 from proto.control import BootConfig, CreateContainer, Mount, gofer_role
 from sandbox import confine, mounts, pod, rlimits, spawn, state
 from sandbox.cgroups import Cgroup, relative_path
-from sandbox.errors import InvalidSpec, NotFound, SandboxError
+from sandbox.errors import InvalidSpec, SandboxError
 from sandbox.sandbox import START_TIMEOUT, Options, Sandbox, Stdio
 from sandbox.spec import Resources, Spec, SpecMount
 from sandbox.state import ContainerRecord, Record
@@ -112,6 +112,7 @@ class _Launch:
         self.stdio = stdio
         self.resources = resources
         self.namespaces: dict[str, str] = {}
+        self.when_it_died = "the sandbox died while it made the container"
         self.log_fd = self._own(_open_log(sandbox.home, options))
 
     def run(self) -> None:
@@ -144,13 +145,20 @@ class _Launch:
         if self.options.ignore_cgroups:
             return
         path = relative_path(self.spec.cgroups_path, self.container.id, self.options.systemd_cgroup)
+        cgroup = None
         try:
-            self.container.cgroup = Cgroup.create(path, self.spec.resources)
+            cgroup = Cgroup.create(path, self.spec.resources, self._announce_cgroup)
         except OSError as e:
             # Without root there often is no cgroup to be had; that matters only if one was asked for.
             is_root = os.geteuid() == 0 and confine.in_initial_user_namespace()
             if is_root or self.spec.resources != Resources():
                 raise SandboxError(f"cannot set up the cgroup: {e}") from None
+        finally:
+            self.container.cgroup = cgroup
+
+    def _announce_cgroup(self, planned: Cgroup) -> None:
+        self.container.cgroup = planned
+        self._save()
 
     def _start_gofer(self) -> tuple[list[Mount], list[int], spawn.Starting]:
         """The container's mounts, our ends of the connections that serve them, and the gofer on its way."""
@@ -216,7 +224,12 @@ class _Launch:
         request = CreateContainer(self.container.id, self.spec.raw, mount_list, self.spec.terminal, roles)
         request.namespaces = self.namespaces
         request.ncpus, request.total_ram = cpu_count(self.spec.resources), memory_size(self.spec.resources)
-        self.sandbox.call("CreateContainer", request, control.Empty, START_TIMEOUT, fds)
+        try:
+            self.sandbox.call("CreateContainer", request, control.Empty, START_TIMEOUT, fds)
+        except SandboxError:
+            if self.sandbox.has_died(0.0):
+                raise SandboxError(self.when_it_died) from None
+            raise
 
 
 class _SandboxLaunch(_Launch):
@@ -240,13 +253,14 @@ class _SandboxLaunch(_Launch):
             capabilities=sorted(confine.sentry_capabilities(network is None, _may_bind_low_ports(spec))),
             debug=options.debug,
         )
+        lifeline = self._make_lifeline()
         boot = BootConfig(
             id=self.sandbox.id,
-            control_fd=self._own(_listen(self.sandbox.directory)),
+            control_fd=_listen(self.sandbox.directory),
             ready_fd=-1,
             log_fd=self.log_fd,
             proc_fd=-1,
-            lifeline_fd=self._make_lifeline(),
+            lifeline_fd=lifeline,
             log_level=options.log_level,
             log_format=options.log_format,
             watchdog_s=options.watchdog_s,
@@ -260,7 +274,10 @@ class _SandboxLaunch(_Launch):
             ncpus=cpu_count(seen),
             total_ram=memory_size(seen),
         )
-        self._sentry = spawn.start_sentry(stage, boot, options.nursery)
+        try:
+            self._sentry = spawn.start_sentry(stage, boot, options.nursery)
+        finally:
+            os.close(boot.control_fd)  # nor could we tell that the Sentry has died if we listened, too
         self.resources.callback(self._abort, self._sentry)
 
     def _finish_sandbox(self) -> None:
@@ -279,14 +296,10 @@ class _Joining(_Launch):
     def __init__(self, pod_sandbox: Sandbox, sandbox: Sandbox, *args: Any) -> None:
         super().__init__(sandbox, *args)
         self.namespaces = pod.shared_namespaces(pod_sandbox, self.spec)
+        self.when_it_died = f"the pod's sandbox {pod_sandbox.id} has ended"
 
     def _create_container(self, mount_list: list[Mount], connections: Sequence[int]) -> None:
-        try:
-            super()._create_container(mount_list, connections)
-        except NotFound:
-            if self.sandbox.is_alive():
-                raise
-            raise NotFound(f"the pod's sandbox {self.sandbox.record.sandbox} has ended") from None
+        super()._create_container(mount_list, connections)
         self._set_oom_score()
 
     def _set_oom_score(self) -> None:

@@ -209,7 +209,7 @@ class Sandbox:
         except TimeoutError:
             raise SandboxError(f"the sandbox did not answer {method} in time") from None
         except (OSError, ConnectionLost) as e:
-            if not self.is_alive():
+            if self.has_died():
                 raise NotFound("process already finished") from None
             raise SandboxError(f"cannot reach the sandbox: {e}") from None
         except control.MessageError as e:

@@ -22,6 +22,7 @@ import os
 import re
 import shutil
 import stat
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -35,6 +36,9 @@ from sandbox.spec import Hook
 
 _ID = re.compile(r"[A-Za-z0-9_+.-]{1,1024}")
 _DIRECTORY_MODE = 0o700
+
+LOCK_PATIENCE_S = 1.0
+_LOCK_PAUSE_S = 0.01
 
 
 @dataclass(slots=True)
@@ -133,6 +137,11 @@ def make_directory(root: Path, container_id: str) -> Path:
         directory.mkdir(mode=_DIRECTORY_MODE)
     except FileExistsError:
         raise AlreadyExists(f"container {container_id} already exists") from None
+    try:
+        os.close(os.open(directory / "lock", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    except OSError:
+        directory.rmdir()
+        raise
     return directory
 
 
@@ -175,10 +184,7 @@ def list_ids(root: Path) -> list[str]:
 @contextmanager
 def locked(directory: Path) -> Iterator[None]:
     """Hold the container's lock.  Raises NotFound if the folder is gone, also if it went while we waited."""
-    try:
-        fd = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except FileNotFoundError:
-        raise NotFound(f"container {directory.name} does not exist") from None
+    fd = _open_lock(directory)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)
         if not _same_file(fd, directory / "lock"):
@@ -186,6 +192,23 @@ def locked(directory: Path) -> Iterator[None]:
         yield
     finally:
         os.close(fd)
+
+
+def _open_lock(directory: Path) -> int:
+    """The lock file, which was made with the folder and goes before it.
+
+    Made anew it would let us into a folder that is being removed.  Only one whose creator died that early lacks it
+    for longer.
+    """
+    deadline = time.monotonic() + LOCK_PATIENCE_S
+    while True:
+        is_late = time.monotonic() > deadline
+        try:
+            return os.open(directory / "lock", os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if is_late else 0), 0o600)
+        except FileNotFoundError:
+            if not directory.exists():
+                raise NotFound(f"container {directory.name} does not exist") from None
+        time.sleep(_LOCK_PAUSE_S)
 
 
 def _same_file(fd: int, path: Path) -> bool:

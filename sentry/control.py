@@ -498,8 +498,9 @@ class ControlServer:
         return c.ExecResponse(t.tid)
 
     async def wait(self, m: c.Wait, fds: list[int]) -> c.Message:
-        _, process = self._process(m.id, m.exec_id)
+        container, process = self._process(m.id, m.exec_id)
         await process.ended.wait()
+        container.forget(process)
         return c.ExitStatus(process.status, process.exited_at_ns)
 
     async def signal(self, m: c.Signal, fds: list[int]) -> c.Message:

@@ -23,7 +23,7 @@ from shim.tasks import Background
 
 log = logging.getLogger(__name__)
 
-IDLE_LIMIT_S = 300.0
+IDLE_LIMIT_S = 60.0
 FLUSH_TIMEOUT_S = 5.0
 SETTLE_TIMEOUT_S = 15.0
 DRAIN_TIMEOUT_S = 2.0

@@ -214,9 +214,10 @@ class TaskService:
         if making is not None:  # containerd lost patience with Create, but the container may still come to be
             await asyncio.wait([making])
         container = self._container(container_id)
+        root = container.sandbox.bundle / "rootfs"
         ended = await container.delete()
         try:
-            await asyncio.to_thread(rootfs.unmount, f"{container.sandbox.bundle}/rootfs")
+            await asyncio.to_thread(rootfs.unmount, str(root))
         except OSError as e:
             log.error("container %s: %s", container_id, e)  # containerd tries again when it removes the bundle
         self._containers.pop(container_id, None)

@@ -152,6 +152,13 @@ def test_exec_sees_the_containers_processes(daemon: Daemon) -> None:
     assert "sleep 1000" in daemon.ctr("task", "exec", "--exec-id", "e2", name, "ps").stdout
 
 
+def test_name_of_an_exec_is_free_again(daemon: Daemon) -> None:
+    name = daemon.start_detached("sleep", "1000")
+    for code in (3, 4):
+        done = daemon.ctr("task", "exec", "--exec-id", "again", name, "sh", "-c", f"exit {code}", check=False)
+        assert done.returncode == code, done.stderr
+
+
 def test_exec_of_a_missing_program(daemon: Daemon) -> None:
     name = daemon.start_detached("sleep", "1000")
     done = daemon.ctr("task", "exec", "--exec-id", "e3", name, "nosuch", check=False)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from sentry.abi import signal as sig
+from sentry.kernel import container
 from sentry.kernel.container import Process, ProcessSpec, StartError
 from sentry.kernel.creds import CAP_KILL, CAP_SYS_ADMIN, Creds
 from sentry.kernel.rlimits import Rlimits
@@ -171,6 +172,22 @@ def test_the_end_is_told_with_its_status(world: World, step: Step, status: int) 
     process, _ = start(world, spec("/prog"), step)
     assert process.ended.is_set and process.status == status and process.exited_at_ns > 0
     assert world.container.status == "stopped"
+
+
+def test_names_of_execs_are_free_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At once when somebody has heard of the end; else the oldest that nobody asks for, so that they never pile up."""
+    monkeypatch.setattr(container, "MAX_UNCLAIMED", 2)
+    first, _ = start(world, spec("/prog"))
+    running = Process("running", Event(world.loop))
+    world.container.processes["running"] = running
+    ended = [Process(name, Event(world.loop)) for name in "abcd"]
+    for process in ended:
+        world.container.processes[process.name] = process
+        world.container.end(process, 0)
+    assert list(world.container.processes) == ["", "running", "c", "d"]
+    for process in (first, *ended):
+        world.container.forget(process)
+    assert list(world.container.processes) == ["", "running"]
 
 
 def test_a_killed_process_has_128_and_the_signal(world: World) -> None:
