@@ -60,7 +60,7 @@ def _probe_ptrace(host: Host) -> str:
 def _systrap(host: Host) -> Platform:
     from platform_systrap.platform import SystrapPlatform
 
-    return SystrapPlatform(host.proc_fd)
+    return SystrapPlatform(host.proc_fd, host.ncpus)
 
 
 def _probe_systrap(host: Host) -> str:

@@ -15,14 +15,20 @@
 #define PT_RUNNING 1
 #define PT_NOTIFIED 2
 #define PT_LATE 3
+#define PT_RING 4
 
 /* struct pt_event, kind */
 #define PT_EV_SYSCALL 1
 #define PT_EV_FAULT 2
 #define PT_EV_INTERRUPT 3
 #define PT_EV_EXIT 4
+#define PT_EV_SITE 5
 
 /* what a trapped call is answered with */
 #define PT_ANSWER_NONE 0
 #define PT_ANSWER_RESULT 1
 #define PT_ANSWER_CONTINUE 2
+
+/* struct ring */
+#define RING_BLOCKS 240
+#define RING_BLOCK_SIZE 256

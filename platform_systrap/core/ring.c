@@ -1,0 +1,305 @@
+/* The ring: calls that pass through shared memory, with no entry into the host's kernel.
+ *
+ * One thread at a time is hot: the only one that runs, making one call after another, from sites that were patched.
+ * It is sent to another processor than the Sentry's; it posts its call in a page of its address space's that the Sentry
+ * sees, too, and both look at that page, for a bounded time, instead of sleeping.  Whoever looks in vain falls back:
+ * the thread makes its call as any other, the Sentry cools it and sleeps in the kernel.  So a thread that sleeps costs
+ * nothing, and everything that is not one busy thread is as without the ring.
+ *
+ * Each call happens once.  A posted call is the Sentry's from when it changed POSTED to TAKEN; the thread may then only
+ * change TAKEN to PLAIN, and make the very call again, whose notification the answer goes to (turn.c's LATE and
+ * take_again).  Before, it changes POSTED to PLAIN, and the Sentry has never seen it.
+ *
+ * The Sentry believes its own ctx->state: a call is taken only from the hot thread, and only while that is RUNNING.  So
+ * what the application writes into the page is at worst a call of its own, or a wrong answer to itself.  The page is
+ * mapped into one address space; a fork has none, for both pages of the ring stay behind (MADV_DONTFORK,
+ * MADV_WIPEONFORK).
+ *
+ * A thread that is stopped inside a block (the application is not to know of those) is taken out of it: to before
+ * its call, or behind it.
+ */
+#include "ring.h"
+#include <sys/auxv.h>
+#include <sys/mman.h>
+#include <x86intrin.h>
+
+#define N_SITES 1024
+#define RETRY 16 /* times patch_after calls, before a site that could not be patched is reported again */
+#define N_NUMBERS 512
+
+/* In cycles of the processor's counter: 1/3 to 1/2 ns. */
+#define QUICK 50000       /* between a call's answer and the next call of a busy thread */
+#define PATIENCE 50000    /* the Sentry's, for the next call */
+#define FIRST_PATIENCE 500000 /* until the thread is awake on the other processor */
+#define SPINS 2000        /* the thread's, for an answer: 40 ns each */
+
+#define GOOD_HITS 128 /* a thread that was answered less often should not have been made hot */
+#define MAX_HEAT_AFTER 4096
+
+#define HWCAP2_FSGSBASE_BIT 2
+
+static struct { unsigned long end; int pid, count; } sites[N_SITES];
+static int patch_after, heat_at_first, processors;
+static char refused_calls[N_NUMBERS];
+static struct pt_ctx *hot;
+
+static uint32_t load(uint32_t *word) { return __atomic_load_n(word, __ATOMIC_ACQUIRE); }
+static void store(uint32_t *word, uint32_t value) { __atomic_store_n(word, value, __ATOMIC_RELEASE); }
+
+static int change(struct ring_page *page, uint32_t from, uint32_t to)
+{
+	return __atomic_compare_exchange_n(&page->state, &from, to, 0, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED);
+}
+
+/* after: calls before a site is reported, 0: none ever is.  heat: calls in a row before a thread is hot.  refused: the
+ * calls that cannot go through the ring.  1 if the ring is on. */
+int ring_init(int after, int heat, int n_processors, const int *refused, int n_refused)
+{
+	hot = NULL;
+	memset(sites, 0, sizeof(sites));
+	memset(refused_calls, 0, sizeof(refused_calls));
+	for (int i = 0; i < n_refused; i++)
+		if (refused[i] >= 0 && refused[i] < N_NUMBERS)
+			refused_calls[refused[i]] = 1;
+	processors = n_processors < place_n_processors() ? n_processors : place_n_processors();
+	patch_after = processors < 2 || !(getauxval(AT_HWCAP2) & HWCAP2_FSGSBASE_BIT) ? 0 : after;
+	heat_at_first = heat;
+	return patch_after > 0;
+}
+
+static int is_refused(long number)
+{
+	return number < 0 || number >= N_NUMBERS || refused_calls[number];
+}
+
+/* A page for both sides: its descriptor, which is to be mapped at shared_at and closed, or -errno. */
+int ring_open(struct ring *ring)
+{
+	void *page;
+	int err, fd = syscall(SYS_memfd_create, "pysc-ring", MFD_CLOEXEC);
+
+	if (fd < 0)
+		return -errno;
+	page = ftruncate(fd, 4096) ? MAP_FAILED : mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	if (page == MAP_FAILED) {
+		err = -errno;
+		close(fd);
+		return err;
+	}
+	ring->page = page;
+	ring->heat_after = heat_at_first;
+	return fd;
+}
+
+/* The last context that has this ring is gone. */
+void ring_close(struct ring *ring)
+{
+	if (hot && hot->ring == ring)
+		hot = NULL;
+	if (ring->page)
+		munmap(ring->page, 4096);
+	ring->page = NULL;
+}
+
+/* ---- when to patch, when to be hot ---- */
+
+/* A call was made at a site: 1 if it is time to patch that. */
+int ring_counts(const struct pt_ctx *ctx, unsigned long end, long number)
+{
+	unsigned int i = (unsigned int)(end ^ end >> 12 ^ (unsigned int)ctx->pid * 2654435769u) % N_SITES;
+
+	if (!patch_after || is_refused(number))
+		return 0;
+	if (sites[i].end != end || sites[i].pid != ctx->pid) {
+		sites[i].end = end;
+		sites[i].pid = ctx->pid;
+		sites[i].count = 0;
+	}
+	if (++sites[i].count != patch_after)
+		return 0;
+	sites[i].count = -RETRY * patch_after;
+	return 1;
+}
+
+static int is_patched(const struct ring *ring, unsigned long end)
+{
+	for (int i = 0; i < ring->n_blocks; i++)
+		if (ring->blocks[i].end == end)
+			return 1;
+	return 0;
+}
+
+static int give_key(struct pt_ctx *ctx)
+{
+	struct ring *ring = ctx->ring;
+	unsigned long key;
+
+	if (!ctx->fs_known && pt_fetch_regs(ctx))
+		return 0;
+	key = ~ctx->fs_base;
+	if (ring->key != key && pt_write(ctx, ring->private_at, (char *)&key, sizeof(key)) != sizeof(key))
+		return 0;
+	ring->key = key;
+	return 1;
+}
+
+/* ctx has made a call, and nobody else runs.  cycles: since its last was answered.  It may become hot. */
+void ring_consider(struct pt_ctx *ctx, unsigned long cycles)
+{
+	struct ring *ring = ctx->ring;
+
+	/* A thread that was told to ask in a notification may be on its way there, and still look at the page. */
+	if (!ring->page || hot || ring->n_taken)
+		return;
+	ring->streak = cycles < QUICK ? ring->streak + 1 : 0;
+	if (ring->streak < ring->heat_after)
+		return;
+	ring->streak = 0;
+	if (!is_patched(ring, ctx->call_end) || !give_key(ctx) || place_away(ctx))
+		return;
+	ring->hits = 0;
+	store(&ring->page->state, PLAIN);
+	store(&ring->page->spin, SPINS);
+	hot = ctx;
+}
+
+struct pt_ctx *ring_hot(void) { return hot; }
+int ring_is_hot(struct pt_ctx *ctx) { return hot == ctx; }
+
+unsigned long ring_patience(void) { return hot->ring->hits ? PATIENCE : FIRST_PATIENCE; }
+
+/* No thread is hot any more.  One that has posted, or waits for an answer, sees that it is to make the call. */
+void ring_cool(void)
+{
+	struct ring *ring = hot->ring;
+
+	store(&ring->page->spin, 0);
+	change(ring->page, POSTED, PLAIN);
+	change(ring->page, TAKEN, PLAIN);
+	if (!ring->hits)
+		hot->fs_known = 0; /* it is perhaps what has changed */
+	if (ring->hits >= GOOD_HITS)
+		ring->heat_after = heat_at_first;
+	else if (ring->heat_after < MAX_HEAT_AFTER && heat_at_first > 1)
+		ring->heat_after *= 2;
+	hot = NULL;
+}
+
+/* ctx is gone. */
+void ring_forget(const struct pt_ctx *ctx)
+{
+	if (hot == ctx)
+		hot = NULL;
+}
+
+/* ---- calls and answers ---- */
+
+/* 1: *ev tells of a call that the hot thread has posted. */
+int ring_take(struct pt_event *ev)
+{
+	struct ring *ring = hot->ring;
+	struct ring_page *page = ring->page;
+	uint32_t number, block;
+
+	if (load(&page->state) != POSTED || hot->state != PT_RUNNING || hot->flags & (PT_INTERRUPTED | PT_DYING))
+		return 0;
+	if (!change(page, POSTED, TAKEN))
+		return 0;
+	number = load(&page->number);
+	block = load(&page->block);
+	if (is_refused((int)number) || block >= (uint32_t)ring->n_blocks) {
+		change(page, TAKEN, PLAIN);
+		return 0;
+	}
+	ring->hits++;
+	turn_set_state(hot, PT_RING);
+	hot->flags = 0;
+	hot->call_end = ring->blocks[block].end;
+	ev->kind = PT_EV_SYSCALL;
+	ev->tid = hot->tid;
+	ev->number = number;
+	ev->native = 1;
+	memcpy(ev->args, page->args, sizeof(ev->args));
+	return 1;
+}
+
+/* 0: the answer was given; else the thread asks for it in a notification. */
+int ring_answer(struct pt_ctx *ctx, long result)
+{
+	struct ring_page *page = ctx->ring->page;
+
+	ctx->ring_result = result;
+	page->args[0] = result;
+	return change(page, TAKEN, DONE) ? 0 : -EAGAIN;
+}
+
+/* ---- a thread that was stopped in a block ---- */
+
+static const struct ring_block *block_at(const struct ring *ring, unsigned long rip)
+{
+	if (rip < ring->low || rip >= ring->high)
+		return NULL;
+	for (int i = 0; i < ring->n_blocks; i++)
+		if (rip - ring->blocks[i].start < RING_OFFSET(pt_ring_code_end))
+			return &ring->blocks[i];
+	return NULL;
+}
+
+/* What CF, PF, AF, ZF, SF and OF were.  Any value does no harm. */
+static void restore_flags(struct pt_regs_x86 *regs, uint16_t saved)
+{
+	regs->eflags = (regs->eflags & ~0x8d5ul) | (saved >> 8 & 0xd5) | (saved & 1) << 11;
+}
+
+/* At the first instruction: what the displaced one would have done, so that one step is one instruction. */
+static void do_displaced(struct pt_ctx *ctx, const struct ring_block *block)
+{
+	struct pt_regs_x86 *regs = &ctx->regs;
+
+	if (block->number < 0) {
+		pt_read(ctx, regs->rsp + 8, (char *)&regs->r9, sizeof(regs->r9));
+		return;
+	}
+	regs->rax = block->number;
+	if (block->number == 0)
+		restore_flags(regs, 0x44 << 8); /* xor: ZF and PF */
+}
+
+static int was_answered(const struct pt_ctx *ctx)
+{
+	struct ring_page *page = ctx->ring->page;
+
+	return page && !change(page, POSTED, PLAIN) && load(&page->state) == DONE;
+}
+
+/* ctx is stopped, its registers are read: make them those that it would have without the ring.  called: it is in a
+ * call that the Sentry has taken, and about to answer through them. */
+void ring_leave(struct pt_ctx *ctx, int called)
+{
+	const struct ring_block *block = ctx->ring ? block_at(ctx->ring, ctx->regs.rip) : NULL;
+	struct pt_regs_x86 *regs = &ctx->regs;
+	struct ring_page *page;
+	unsigned long offset;
+
+	if (!block)
+		return;
+	page = ctx->ring->page;
+	offset = regs->rip - block->start;
+	if (offset == 0)
+		do_displaced(ctx, block);
+	if (page && offset >= RING_OFFSET(pt_ring_numbered))
+		regs->rax = load(&page->number);
+	if (page && offset >= RING_OFFSET(pt_ring_posted))
+		restore_flags(regs, page->flags);
+	if (called) {
+		regs->orig_rax = regs->rax;
+		regs->rip = block->end;
+	} else if (offset >= RING_OFFSET(pt_ring_posted) && was_answered(ctx)) {
+		regs->rax = ctx->ring_result;
+		regs->rip = block->end;
+	} else {
+		regs->rip = block->end - 2;
+	}
+	regs->rcx = block->end;
+	ctx->flags |= PT_REGS_DIRTY;
+}
