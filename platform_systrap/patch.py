@@ -279,6 +279,8 @@ def _patch(context: SystrapContext, end: int, number: int) -> None:
         ring.ready(context, end)  # a fork's is not yet
         return
     site = recognise(code, number)
+    if site is None:
+        log.debug("call %d at %#x: no site that can be patched: %s", number, end, code.hex())
     if site is None or not _is_patchable(space.mappings(), end - BEFORE, end):
         return
     if ring is None:
@@ -293,6 +295,7 @@ def _patch(context: SystrapContext, end: int, number: int) -> None:
     index = ring.add(start, site, end)
     text = ffi.new("char[]", BLOCK_SIZE)
     lib.ring_build(ring.c, index, site.displaced, text)
+    log.debug("call %d at %#x: patched, its block is at %#x", number, end, start)
     context.poke(start, ffi.buffer(text)[:])
     context.poke(end - BEFORE, code[: 6 - site.size] + jump(site, end, start) + SYSCALL)
 

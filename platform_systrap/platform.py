@@ -49,8 +49,9 @@ MAX_PROCESSORS: Final = 1 << 20
 
 # These never go through the ring: the thread must be where the host's kernel can stop it or do the call, or ends.
 NOT_POSTED: Final = (*TRACED, *HARMLESS, "exit", "exit_group")
-PATCH_AFTER: Final = 256  # calls from one site: a patch costs what it saves in some 30
-HEAT_AFTER: Final = 16  # calls of a thread in a row
+# After how many calls from one site it is patched, 0: none is; after how many calls of a thread in a row it is hot.  A
+# patch costs what it saves in some 50 calls.  "eager" takes every chance, for tests.
+RING: Final = {"": (256, 16), "eager": (1, 1), "plain": (0, 0)}
 
 
 class SystrapContext(PtraceContext):
@@ -180,10 +181,8 @@ class SystrapPlatform(PtracePlatform):
     template_type = SystrapTemplate
     systrap = True
 
-    def __init__(
-        self, proc_fd: int, n_processors: int = MAX_PROCESSORS, *, patch_after: int = PATCH_AFTER, heat_after: int = HEAT_AFTER
-    ) -> None:
-        """n_processors: what the containers may use; with one, the ring is off.  patch_after 0: likewise."""
+    def __init__(self, proc_fd: int, n_processors: int = MAX_PROCESSORS, variant: str = "") -> None:
+        """n_processors: what the containers may use; with one, the ring is off.  variant: a key of RING."""
         super().__init__(proc_fd)
         numbers = {name: number for number, name in NAMES.items()}
         self._traced = [numbers[name] for name in TRACED]
@@ -191,7 +190,7 @@ class SystrapPlatform(PtracePlatform):
         self._events = ffi.from_buffer("struct pt_event[]", self._buffer)
         self.watch(-1)
         refused = [numbers[name] for name in NOT_POSTED]
-        self.ring = bool(lib.ring_init(patch_after, heat_after, n_processors, refused, len(refused)))
+        self.ring = bool(lib.ring_init(*RING[variant], n_processors, refused, len(refused)))
 
     def watch(self, epoll_fd: int) -> None:
         traced = self._traced

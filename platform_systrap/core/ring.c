@@ -151,7 +151,7 @@ void ring_consider(struct pt_ctx *ctx, unsigned long cycles)
 	/* A thread that was told to ask in a notification may be on its way there, and still look at the page. */
 	if (!ring->page || hot || ring->n_taken)
 		return;
-	ring->streak = cycles < QUICK ? ring->streak + 1 : 0;
+	ring->streak = cycles < QUICK || heat_at_first == 1 ? ring->streak + 1 : 0;
 	if (ring->streak < ring->heat_after)
 		return;
 	ring->streak = 0;

@@ -436,8 +436,8 @@ static int take_all(int *other)
 	return pt_sigchld && n < max_out ? take_stops(n) : n;
 }
 
-/* Look for the hot thread's next call, which it has often posted by the time that we come here.  -1: in vain, or it
- * made one in another way; it is not hot any more. */
+/* Look for the hot thread's next call, which it has often posted by the time that we come here.  The number of events;
+ * 0: Python is wanted; -1: nothing happened, for so long that it should sleep. */
 static int take_posted(long timeout_ns)
 {
 	static unsigned int calls;
@@ -450,6 +450,8 @@ static int take_posted(long timeout_ns)
 		passed = __rdtsc() - begin;
 		if (passed >= next_look) {
 			n = take_all(&other);
+			if (ring_hot() && ring_hot()->state != PT_RUNNING)
+				ring_cool();
 			if (n || other)
 				return n;
 			next_look = passed + LOOK_CYCLES;
@@ -495,7 +497,7 @@ int turn(struct pt_ctx *ctx, long result, int answer, long timeout_ns)
 		return err;
 	if (ring_hot() && ring_hot()->state != PT_RUNNING)
 		ring_cool(); /* its call is not answered at once, or it did not come through the ring */
-	if (ring_hot()) {
+	if (ring_hot() && !n_deferred) {
 		n = take_posted(timeout_ns);
 		if (n >= 0)
 			return n;
