@@ -73,7 +73,7 @@ class Site(NamedTuple):
 
 
 def recognise(code: bytes, number: int) -> Site | None:
-    """What kind of site code is, AROUND bytes of which BEFORE end behind its syscall instruction; None: of no known kind.
+    """What kind of site code is, AROUND bytes of which BEFORE end behind its syscall; None: of no known kind.
 
     number: of the call that it has just made; what looks like its load and is not would hardly name the same.
     """
@@ -89,7 +89,7 @@ def recognise(code: bytes, number: int) -> Site | None:
 
 
 def targets(site: Site, end: int, behind: int) -> range:
-    """The addresses to which a two-byte site can jump whose syscall instruction ends at end, with the byte behind it."""
+    """Where a two-byte site can jump to whose syscall instruction ends at end; behind: the byte behind that."""
     (lowest,) = struct.unpack("<i", bytes((0, *SYSCALL, behind)))
     first = end - 4 + 5 + lowest
     return range(first, first + 256)
@@ -159,7 +159,10 @@ class Ring:
     def ready(self, context: SystrapContext, near: int) -> bool:
         """Have the two pages of the ring mapped; False: that can't be done in this space."""
         if self.c.page == ffi.NULL and self.works:
-            self.works = self._open(context, near)
+            try:
+                self.works = self._open(context, near)
+            except LinuxError:
+                self.works = False
         return self.works
 
     def _open(self, context: SystrapContext, near: int) -> bool:
@@ -187,7 +190,7 @@ class Ring:
             pass
         finally:
             os.close(fd)
-        lib.ring_close(self.c)
+        lib.ring_close(self.c)  # and nothing of it is used, whatever is mapped
         return False
 
     # -- blocks --
@@ -266,7 +269,7 @@ def patch(context: SystrapContext, end: int, number: int) -> None:
     except SpaceGone:
         pass  # its end is on its way
     except LinuxError as e:
-        log.info("a call site was not patched: %s", e)
+        log.debug("a call site was not patched: %s", e)
 
 
 def _patch(context: SystrapContext, end: int, number: int) -> None:
@@ -301,6 +304,5 @@ def _patch(context: SystrapContext, end: int, number: int) -> None:
 
 
 def _is_patchable(mappings: list[Mapping], start: int, end: int) -> bool:
-    return any(
-        mapping.start <= start and end <= mapping.end and mapping.perms == "r-xp" and mapping.ino for mapping in mappings
-    )
+    """Does start to end lie in code from a file, private and not to be written?"""
+    return any(m.start <= start and end <= m.end and m.perms == "r-xp" and m.ino for m in mappings)

@@ -19,8 +19,8 @@ from platform_ptrace.platform import (
     check,
 )
 from platform_systrap.patch import Ring, patch
-from sentry.abi.nr_x86_64 import NAMES
 from sentry.abi.errno import ENOMEM
+from sentry.abi.nr_x86_64 import NAMES
 from sentry.platform import Mapping, SyscallTrap, Trap
 
 # The calls that need the thread's registers, or that the Sentry carries out changed.  A signal is mostly sent by a
@@ -122,7 +122,6 @@ class SystrapSpace(PtraceSpace):
     """One stub process's memory, in which the ring hides some of its own."""
 
     __slots__ = ("ring",)
-    contexts: list[SystrapContext]
 
     def __init__(self, platform: PtracePlatform, template: PtraceTemplate) -> None:
         super().__init__(platform, template)

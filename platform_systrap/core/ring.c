@@ -21,6 +21,7 @@
 #include "ring.h"
 #include <sys/auxv.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <x86intrin.h>
 
 #define N_SITES 1024
@@ -29,11 +30,14 @@
 
 /* In cycles of the processor's counter: 1/3 to 1/2 ns. */
 #define QUICK 50000       /* between a call's answer and the next call of a busy thread */
+#define SLOW_COSTS 16     /* quick calls that a slow one makes up for: place.c's moves make some slow */
 #define PATIENCE 50000    /* the Sentry's, for the next call */
 #define FIRST_PATIENCE 500000 /* until the thread is awake on the other processor */
 #define SPINS 2000        /* the thread's, for an answer: 40 ns each */
 
 #define GOOD_HITS 128 /* a thread that was answered less often should not have been made hot */
+#define WORTH_HITS 8192 /* nor one answered less often, if the processors are wanted by others as well */
+#define TAIL_NS 100000 /* of the time from the first answer on: until it was noticed that the thread calls no more */
 #define MAX_HEAT_AFTER 4096
 
 #define HWCAP2_FSGSBASE_BIT 2
@@ -42,6 +46,9 @@ static struct { unsigned long end; int pid, count; } sites[N_SITES];
 static int patch_after, heat_at_first, processors;
 static char refused_calls[N_NUMBERS];
 static struct pt_ctx *hot;
+static long n_heated, n_calls;
+/* When the hot thread was first answered: the time, its processor time, and how often we had been preempted. */
+static long first_ns, first_cpu_ns, first_preempted;
 
 static uint32_t load(uint32_t *word) { return __atomic_load_n(word, __ATOMIC_ACQUIRE); }
 static void store(uint32_t *word, uint32_t value) { __atomic_store_n(word, value, __ATOMIC_RELEASE); }
@@ -151,7 +158,10 @@ void ring_consider(struct pt_ctx *ctx, unsigned long cycles)
 	/* A thread that was told to ask in a notification may be on its way there, and still look at the page. */
 	if (!ring->page || hot || ring->n_taken)
 		return;
-	ring->streak = cycles < QUICK || heat_at_first == 1 ? ring->streak + 1 : 0;
+	if (cycles < QUICK || heat_at_first == 1)
+		ring->streak++;
+	else
+		ring->streak -= ring->streak < SLOW_COSTS ? ring->streak : SLOW_COSTS;
 	if (ring->streak < ring->heat_after)
 		return;
 	ring->streak = 0;
@@ -161,12 +171,55 @@ void ring_consider(struct pt_ctx *ctx, unsigned long cycles)
 	store(&ring->page->state, PLAIN);
 	store(&ring->page->spin, SPINS);
 	hot = ctx;
+	n_heated++;
 }
 
 struct pt_ctx *ring_hot(void) { return hot; }
 int ring_is_hot(struct pt_ctx *ctx) { return hot == ctx; }
 
+/* Since the start: calls that came through the ring, and how often a thread was made hot. */
+long ring_n_calls(void) { return n_calls; }
+long ring_n_heated(void) { return n_heated; }
+
 unsigned long ring_patience(void) { return hot->ring->hits ? PATIENCE : FIRST_PATIENCE; }
+
+static long cpu_ns(int pid)
+{
+	struct timespec ts;
+
+	return clock_gettime((clockid_t)(~(unsigned int)pid << 3 | 2), &ts) ? 0 : ts.tv_sec * 1000000000l + ts.tv_nsec;
+}
+
+static long preempted(void)
+{
+	struct rusage usage;
+
+	return getrusage(RUSAGE_THREAD, &usage) ? 0 : usage.ru_nivcsw;
+}
+
+static void begin_watch(const struct pt_ctx *ctx)
+{
+	first_ns = now_ns();
+	first_cpu_ns = cpu_ns(ctx->pid);
+	first_preempted = preempted();
+}
+
+/* Had either side to wait for a processor, so that the other looked in vain?  Neither sleeps while a thread is hot. */
+static int were_disturbed(const struct pt_ctx *ctx)
+{
+	long passed = now_ns() - first_ns - TAIL_NS;
+
+	return preempted() != first_preempted || cpu_ns(ctx->pid) - first_cpu_ns < passed - passed / 4;
+}
+
+/* How many calls in a row it takes the next time. */
+static void learn(struct ring *ring)
+{
+	if (ring->hits >= WORTH_HITS || (ring->hits >= GOOD_HITS && !were_disturbed(hot)))
+		ring->heat_after = heat_at_first;
+	else if (ring->heat_after < MAX_HEAT_AFTER && heat_at_first > 1)
+		ring->heat_after *= ring->hits >= GOOD_HITS ? 4 : 2;
+}
 
 /* No thread is hot any more.  One that has posted, or waits for an answer, sees that it is to make the call. */
 void ring_cool(void)
@@ -178,10 +231,7 @@ void ring_cool(void)
 	change(ring->page, TAKEN, PLAIN);
 	if (!ring->hits)
 		hot->fs_known = 0; /* it is perhaps what has changed */
-	if (ring->hits >= GOOD_HITS)
-		ring->heat_after = heat_at_first;
-	else if (ring->heat_after < MAX_HEAT_AFTER && heat_at_first > 1)
-		ring->heat_after *= 2;
+	learn(ring);
 	hot = NULL;
 }
 
@@ -211,7 +261,9 @@ int ring_take(struct pt_event *ev)
 		change(page, TAKEN, PLAIN);
 		return 0;
 	}
-	ring->hits++;
+	if (ring->hits++ == 0)
+		begin_watch(hot);
+	n_calls++;
 	turn_set_state(hot, PT_RING);
 	hot->flags = 0;
 	hot->call_end = ring->blocks[block].end;
