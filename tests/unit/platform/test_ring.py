@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 import pytest
@@ -16,7 +16,7 @@ from platform_systrap.platform import NOT_POSTED, SystrapContext, SystrapPlatfor
 from sentry.abi.errno import LinuxError
 from sentry.abi.nr_x86_64 import NAMES
 from sentry.mm.mm import MAP_FIXED, MAP_PRIVATE, MAP_SHARED, PROT_EXEC, PROT_READ, PROT_WRITE
-from sentry.platform import PAGE_SIZE, ExitTrap, InterruptTrap, Mapping, SyscallTrap
+from sentry.platform import PAGE_SIZE, AddressSpace, ExitTrap, InterruptTrap, Mapping, SyscallTrap
 from tests.bare import CODE, DATA, FIXED, NOP, READ_WRITE, SYSCALL, Bare, mov
 from tests.integration.platforms import host_state, opened, wait_until
 
@@ -353,23 +353,46 @@ def test_a_fork_has_a_ring_of_its_own_when_it_needs_one(caller: Caller) -> None:
     caller.context = mine
 
 
-def test_the_rings_memory_is_the_applications_to_use_but_not_to_change(caller: Caller) -> None:
+def changes_of(space: AddressSpace, start: int, end: int) -> list[Callable[[], object]]:
+    """Every way to change what lies from start to end, or to put something else there."""
+    return [
+        lambda: space.unmap(start, end - start),
+        lambda: space.unmap(0, space.end),
+        lambda: space.protect(start - PAGE_SIZE, 2 * PAGE_SIZE, READ_WRITE),
+        lambda: space.advise(start, PAGE_SIZE, 4),
+        lambda: space.map(start, PAGE_SIZE, READ_WRITE, FIXED, -1, 0),
+        lambda: space.remap(DATA, PAGE_SIZE, PAGE_SIZE, 3, start),
+        lambda: space.remap(start, PAGE_SIZE, 2 * PAGE_SIZE, 1, 0),
+    ]
+
+
+def test_the_rings_memory_cannot_be_changed_and_is_in_no_list(caller: Caller) -> None:
     caller.make_hot()
     space = caller.context.space
     assert space.ring is not None
     for start, end in space.ring.hidden:
         assert all(not mapping.start <= start < mapping.end for mapping in space.mappings())
-        for change in (
-            lambda: space.unmap(start, end - start),
-            lambda: space.unmap(0, space.end),
-            lambda: space.protect(start - PAGE_SIZE, 2 * PAGE_SIZE, READ_WRITE),
-            lambda: space.map(start, PAGE_SIZE, READ_WRITE, FIXED, -1, 0),
-            lambda: space.remap(DATA, PAGE_SIZE, PAGE_SIZE, 3, start),
-            lambda: space.remap(start, PAGE_SIZE, 2 * PAGE_SIZE, 1, 0),
-        ):
+        for change in changes_of(space, start, end):
             with pytest.raises(LinuxError):
                 change()
     caller.call(ROUNDS)
+
+
+@pytest.mark.parametrize("name", ["mmap", "munmap", "mprotect", "mremap", "madvise"])
+def test_memory_calls_on_it_are_not_let_through(platform: SystrapPlatform, name: str) -> None:
+    caller = Caller(platform, CALL_GETPID)
+    caller.make_hot()
+    space = caller.context.space
+    assert space.ring is not None
+    start = space.ring.hidden[0][0]
+    args = {"mmap": (start, PAGE_SIZE, 3, 0x32), "mremap": (start, PAGE_SIZE, PAGE_SIZE, 1)}.get(
+        name, (start, PAGE_SIZE, 4)
+    )
+    assert space.hides(name, args)
+    assert not space.hides(name, (DATA, PAGE_SIZE, *args[2:]))
+    assert not space.hides("mmap", (start, PAGE_SIZE, 3, 0x22)), "an address that is only a hint"
+    assert space.hides("mremap", (DATA, PAGE_SIZE, PAGE_SIZE, 3, start))
+    caller.close()
 
 
 # -- forgeries --
