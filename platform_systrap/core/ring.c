@@ -339,6 +339,8 @@ void ring_leave(struct pt_ctx *ctx, int called)
 	offset = regs->rip - block->start;
 	if (offset == 0)
 		do_displaced(ctx, block);
+	else
+		regs->rcx = block->end; /* as behind the call, which changes it in any case */
 	if (page && offset >= RING_OFFSET(pt_ring_numbered))
 		regs->rax = load(&page->number);
 	if (page && offset >= RING_OFFSET(pt_ring_posted))
@@ -352,6 +354,5 @@ void ring_leave(struct pt_ctx *ctx, int called)
 	} else {
 		regs->rip = block->end - 2;
 	}
-	regs->rcx = block->end;
 	ctx->flags |= PT_REGS_DIRTY;
 }

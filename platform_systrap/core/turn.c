@@ -264,11 +264,10 @@ static int take_notification(const struct seccomp_notif *notif, struct pt_event 
 	ctx->flags = 0;
 	ctx->id = notif->id;
 	ctx->call_end = notif->data.instruction_pointer;
-	ev->kind = ring_counts(ctx, ctx->call_end, notif->data.nr) && notif->data.arch == AUDIT_ARCH_X86_64 ?
-		PT_EV_SITE : PT_EV_SYSCALL;
 	ev->tid = notif->pid;
 	ev->number = notif->data.nr;
 	ev->native = notif->data.arch == AUDIT_ARCH_X86_64;
+	ev->kind = ev->native && ring_counts(ctx, ctx->call_end, ev->number) ? PT_EV_SITE : PT_EV_SYSCALL;
 	memcpy(ev->args, notif->data.args, sizeof(ev->args));
 	return 1;
 }
