@@ -20,11 +20,12 @@ from __future__ import annotations
 import logging
 import os
 import struct
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 from platform_ptrace.core._core import ffi, lib
 from platform_ptrace.platform import MAP_FIXED_NOREPLACE, SYS_MADVISE, SYS_MMAP, SYS_MUNMAP
 from sentry.abi.errno import LinuxError
+from sentry.abi.nr_x86_64 import NAMES
 from sentry.platform import PAGE_SIZE, Mapping, PlatformError, SpaceGone
 
 if TYPE_CHECKING:
@@ -42,9 +43,21 @@ MADV_DONTFORK: Final = 10
 MADV_WIPEONFORK: Final = 18
 MASK64: Final = (1 << 64) - 1
 
+# The calls whose blocks copy what their first pointer points to, at most a page of it.
+NUMBERS: Final = {name: number for number, name in NAMES.items()}
+KINDS: Final = {
+    NUMBERS[name]: kind
+    for kind, names in (
+        (lib.RING_STRING_1, "open stat lstat access readlink unlink chdir mkdir rmdir statfs"),
+        (lib.RING_STRING_2, "openat newfstatat faccessat faccessat2 readlinkat unlinkat mkdirat statx"),
+        (lib.RING_BUFFER, "write pwrite64 sendto"),
+    )
+    for name in names.split()
+}
+SHARED_SIZE: Final[int] = lib.RING_PAGE_SIZE
 BLOCK_SIZE: Final[int] = lib.RING_BLOCK_SIZE
 MAX_BLOCKS: Final[int] = lib.RING_BLOCKS
-CODE_SIZE: Final = 4 * PAGE_SIZE
+CODE_SIZE: Final = 8 * PAGE_SIZE
 LOWEST: Final = 0x10000
 # Where to look for room: below all that is loaded together, below where linkers put programs, above.
 DISTANCES: Final = (-(1 << 30), None, 1 << 30, 3 << 29, -(3 << 29))
@@ -117,7 +130,7 @@ class Ring:
         """That of a fork: the patched sites and their blocks are there, the shared page is not."""
         copy = Ring()
         ffi.memmove(copy.c, self.c, ffi.sizeof("struct ring"))
-        copy.c.page, copy.c.key, copy.c.n_taken, copy.c.streak = ffi.NULL, 0, 0, 0
+        copy.c.page, copy.c.key, copy.c.n_taken, copy.c.n_users, copy.c.streak = ffi.NULL, 0, 0, 0, 0
         copy.hidden = [ranges for ranges in self.hidden if ranges[0] != self.c.shared_at]
         copy._blocks = {page: list(blocks) for page, blocks in self._blocks.items()}
         return copy
@@ -180,12 +193,12 @@ class Ring:
         if fd < 0:
             raise PlatformError(f"a page for the ring: {os.strerror(-fd)}")
         try:
-            got = space.map(at, PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED_NOREPLACE, fd, 0)
+            got = space.map(at, SHARED_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED_NOREPLACE, fd, 0)
             if got == at:
-                space.inject(SYS_MADVISE, at, PAGE_SIZE, MADV_DONTFORK)
-                self.hidden.append((at, at + PAGE_SIZE))
+                space.inject(SYS_MADVISE, at, SHARED_SIZE, MADV_DONTFORK)
+                self.hidden.append((at, at + SHARED_SIZE))
                 return True
-            space.inject(SYS_MUNMAP, got, PAGE_SIZE)
+            space.inject(SYS_MUNMAP, got, SHARED_SIZE)
         except LinuxError:
             pass
         finally:
@@ -206,25 +219,24 @@ class Ring:
                     blocks.append(start)
                     return start
         for at in _places(end):
-            if self._map_code(space, at + 2 * PAGE_SIZE, CODE_SIZE):
+            if self._map_code(space, at + PAGE_SIZE + SHARED_SIZE, CODE_SIZE):
                 return self.place(space, site, end, behind)
         return 0
 
     def _place_at(self, space: SystrapSpace, where: range) -> int:
-        """A block that starts in where, and lies in one page."""
-        for start in (where[0], where[0] + -where[0] % PAGE_SIZE, where[-1]):
-            page = start & -PAGE_SIZE
-            if start not in where or start + BLOCK_SIZE > page + PAGE_SIZE:
-                continue
-            if (page in self._blocks and self._is_free(start)) or (
-                page not in self._blocks and self._map_code(space, page, PAGE_SIZE)
+        """A block that starts in where.  It may lie in two pages."""
+        for start in (where[0], where[-1]):
+            pages = range(start & -PAGE_SIZE, start + BLOCK_SIZE, PAGE_SIZE)
+            if self._is_free(start) and all(
+                page in self._blocks or self._map_code(space, page, PAGE_SIZE) for page in pages
             ):
-                self._blocks[page].append(start)
+                self._blocks[pages[0]].append(start)
                 return start
         return 0
 
     def _is_free(self, start: int) -> bool:
-        return all(abs(block - start) >= BLOCK_SIZE for block in self._blocks[start & -PAGE_SIZE])
+        """Is there no other block?"""
+        return all(abs(block - start) >= BLOCK_SIZE for blocks in self._blocks.values() for block in blocks)
 
     def has(self, end: int) -> bool:
         """Was this site patched?"""
@@ -236,6 +248,7 @@ class Ring:
         index: int = c.n_blocks
         block = c.blocks[index]
         block.start, block.end, block.number = start, end, site.number
+        block.kind = KINDS.get(site.number, lib.RING_NOTHING)
         c.n_blocks = index + 1
         c.low = min(c.low or start, start)
         c.high = max(c.high, start + BLOCK_SIZE)
@@ -289,7 +302,7 @@ def _patch(context: SystrapContext, end: int, number: int) -> None:
     if ring is None:
         ring = space.ring = Ring()
         for sharer in space.contexts:
-            sharer.c.ring = ring.c
+            cast("SystrapContext", sharer).use(ring)
     if ring.c.n_blocks == MAX_BLOCKS or not ring.ready(context, end):
         return
     start = ring.place(space, site, end, code[BEFORE])

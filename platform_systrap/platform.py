@@ -49,6 +49,11 @@ MAX_PROCESSORS: Final = 1 << 20
 
 # These never go through the ring: the thread must be where the host's kernel can stop it or do the call, or ends.
 NOT_POSTED: Final = (*TRACED, *HARMLESS, "exit", "exit_group")
+# Calls that change nothing but the memory that they fill: these may find out late that they cannot.
+STAGED: Final = (
+    *("stat", "lstat", "fstat", "newfstatat", "statx", "statfs", "fstatfs", "pread64", "readlink", "readlinkat"),
+    *("getcwd", "uname", "sysinfo", "getrusage", "times", "clock_gettime", "gettimeofday", "getrlimit"),
+)
 # After how many calls from one site it is patched, 0: none is; after how many calls of a thread in a row it is hot.  A
 # patch costs what it saves in some 50 calls.  "eager" takes every chance, for tests.
 RING: Final = {"": (256, 16), "eager": (1, 1), "plain": (0, 0)}
@@ -68,7 +73,7 @@ class SystrapContext(PtraceContext):
     def __init__(self, space: SystrapSpace, c: Any) -> None:
         super().__init__(space, c)
         if space.ring is not None:
-            c.ring = space.ring.c
+            self.use(space.ring)
         self.answer = NONE
         self.result = 0
         self.trap = SyscallTrap(-1, (0, 0, 0, 0, 0, 0))
@@ -111,6 +116,16 @@ class SystrapContext(PtraceContext):
         else:
             super().end_thread()
 
+
+    def use(self, ring: Ring) -> None:
+        """This thread's space has a ring."""
+        self.c.ring = ring.c
+        ring.c.n_users += 1
+
+    def release(self) -> None:
+        if self.space.ring is not None:
+            self.space.ring.c.n_users -= 1
+        super().release()
 
     def poke(self, addr: int, data: bytes) -> None:
         """Write whole words where the application cannot."""
@@ -188,8 +203,10 @@ class SystrapPlatform(PtracePlatform):
         self._buffer = bytearray(EVENT_SIZE * MAX_EVENTS)
         self._events = ffi.from_buffer("struct pt_event[]", self._buffer)
         self.watch(-1)
-        refused = [numbers[name] for name in NOT_POSTED]
-        self.ring = bool(lib.ring_init(*RING[variant], n_processors, refused, len(refused)))
+        refused, staged = ([numbers[name] for name in names] for names in (NOT_POSTED, STAGED))
+        self.ring = bool(
+            lib.ring_init(*RING[variant], n_processors, refused, len(refused), staged, len(staged))
+        )
 
     def watch(self, epoll_fd: int) -> None:
         traced = self._traced

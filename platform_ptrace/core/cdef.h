@@ -38,6 +38,7 @@ struct ring_block {
 	unsigned long start;
 	unsigned long end;  /* the address behind the site's syscall instruction */
 	long number;        /* of the call, if the site loads it; else -1 */
+	int kind;           /* RING_*: what its block copies for the Sentry */
 };
 
 /* What an address space needs for calls through shared memory.  Owned by the Python side. */
@@ -48,7 +49,11 @@ struct ring {
 	unsigned long low, high; /* all blocks lie between */
 	int n_blocks;
 	int n_taken;            /* threads whose posted call is the Sentry's to answer: PT_RING */
+	int n_users;            /* contexts of the space */
 	int streak, heat_after, hits;
+	unsigned long put_at;   /* what is to be put into memory with the answer: page->data, to there */
+	unsigned int put_length;
+	int put_failed;
 	struct ring_block blocks[RING_BLOCKS];
 };
 
@@ -101,7 +106,8 @@ void turn_unlisten(int listener);
 int turn_resume(struct pt_ctx *ctx, long result, int answer);
 int turn(struct pt_ctx *ctx, long result, int answer, long timeout_ns);
 
-int ring_init(int patch_after, int heat_after, int n_processors, const int *refused, int n_refused);
+int ring_init(int patch_after, int heat_after, int n_processors, const int *refused, int n_refused,
+	      const int *staged, int n_staged);
 int ring_open(struct ring *ring);
 void ring_close(struct ring *ring);
 int ring_build(const struct ring *ring, int index, const char *displaced, char *out);

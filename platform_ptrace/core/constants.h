@@ -31,4 +31,13 @@
 
 /* struct ring */
 #define RING_BLOCKS 240
-#define RING_BLOCK_SIZE 256
+#define RING_BLOCK_SIZE 512
+#define RING_DATA 4096
+#define RING_PAGE_SIZE 8192
+
+/* what goes with a call: nothing, the string that its first or second argument points to, or as many bytes as the third
+ * says where the second points to */
+#define RING_NOTHING 0
+#define RING_STRING_1 1
+#define RING_STRING_2 2
+#define RING_BUFFER 3

@@ -69,11 +69,15 @@ int place_n_processors(void);
 int ring_counts(const struct pt_ctx *ctx, unsigned long end, long number);
 void ring_consider(struct pt_ctx *ctx, unsigned long cycles);
 int ring_take(struct pt_event *ev);
-int ring_answer(struct pt_ctx *ctx, long result);
+int ring_answer(struct pt_ctx *ctx);
 struct pt_ctx *ring_hot(void);
 void ring_cool(void);
 unsigned long ring_patience(void);
 void ring_leave(struct pt_ctx *ctx, int called);
+void ring_settle(struct pt_ctx *ctx);
+long ring_get(struct pt_ctx *ctx, unsigned long addr, char *buffer, unsigned long length, int is_string);
+int ring_put(struct pt_ctx *ctx, unsigned long addr, const char *buffer, unsigned long length);
+long memory_write(struct pt_ctx *ctx, unsigned long addr, const char *buffer, unsigned long length);
 void ring_forget(const struct pt_ctx *ctx);
 
 /* notify.c */

@@ -60,6 +60,8 @@ int pt_stop(struct pt_ctx *ctx)
 	if (err)
 		return err;
 	take_sigchld();
+	if (ctx->state == PT_RING)
+		ring_settle(ctx);
 	turn_set_state(ctx, PT_STOPPED);
 	ctx->flags |= PT_CALLED | stops_at_entry(status);
 	return 0;

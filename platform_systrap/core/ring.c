@@ -15,6 +15,10 @@
  * mapped into one address space; a fork has none, for both pages of the ring stay behind (MADV_DONTFORK,
  * MADV_WIPEONFORK).
  *
+ * A copy between the Sentry and the application's memory is a host call, as dear as all the rest.  Blocks spare it: what a
+ * handler reads first, a name or a buffer, comes with the call; what the handler of a call writes that changes nothing
+ * else goes with the answer.  If the thread cannot put it there, the host's copy says what the error is.
+ *
  * A thread that is stopped inside a block (the application is not to know of those) is taken out of it: to before
  * its call, or behind it.
  */
@@ -33,7 +37,6 @@
 #define SLOW_COSTS 16     /* quick calls that a slow one makes up for: place.c's moves make some slow */
 #define PATIENCE 50000    /* the Sentry's, for the next call */
 #define FIRST_PATIENCE 500000 /* until the thread is awake on the other processor */
-#define SPINS 2000        /* the thread's, for an answer: 40 ns each */
 
 #define GOOD_HITS 128 /* a thread that was answered less often should not have been made hot */
 #define WORTH_HITS 8192 /* nor one answered less often, if the processors are wanted by others as well */
@@ -44,8 +47,14 @@
 
 static struct { unsigned long end; int pid, count; } sites[N_SITES];
 static int patch_after, heat_at_first, processors;
-static char refused_calls[N_NUMBERS];
+static char refused_calls[N_NUMBERS], staged_calls[N_NUMBERS];
 static struct pt_ctx *hot;
+/* What came with the hot thread's call: a copy, and where it was read.  And may its handler's output go with the answer?
+ * Both for as long as nothing but that handler can have run. */
+static char in_data[RING_DATA];
+static unsigned long in_at;
+static unsigned int in_length;
+static int may_put;
 static long n_heated, n_calls;
 /* When the hot thread was first answered: the time, its processor time, and how often we had been preempted. */
 static long first_ns, first_cpu_ns, first_preempted;
@@ -58,16 +67,24 @@ static int change(struct ring_page *page, uint32_t from, uint32_t to)
 	return __atomic_compare_exchange_n(&page->state, &from, to, 0, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED);
 }
 
+static void note(char *table, const int *numbers, int n)
+{
+	memset(table, 0, N_NUMBERS);
+	for (int i = 0; i < n; i++)
+		if (numbers[i] >= 0 && numbers[i] < N_NUMBERS)
+			table[numbers[i]] = 1;
+}
+
 /* after: calls before a site is reported, 0: none ever is.  heat: calls in a row before a thread is hot.  refused: the
- * calls that cannot go through the ring.  1 if the ring is on. */
-int ring_init(int after, int heat, int n_processors, const int *refused, int n_refused)
+ * calls that cannot go through the ring.  staged: those that may be answered before their output is known to have a
+ * place.  1 if the ring is on. */
+int ring_init(int after, int heat, int n_processors, const int *refused, int n_refused,
+	      const int *staged, int n_staged)
 {
 	hot = NULL;
 	memset(sites, 0, sizeof(sites));
-	memset(refused_calls, 0, sizeof(refused_calls));
-	for (int i = 0; i < n_refused; i++)
-		if (refused[i] >= 0 && refused[i] < N_NUMBERS)
-			refused_calls[refused[i]] = 1;
+	note(refused_calls, refused, n_refused);
+	note(staged_calls, staged, n_staged);
 	processors = n_processors < place_n_processors() ? n_processors : place_n_processors();
 	patch_after = processors < 2 || !(getauxval(AT_HWCAP2) & HWCAP2_FSGSBASE_BIT) ? 0 : after;
 	heat_at_first = heat;
@@ -87,7 +104,7 @@ int ring_open(struct ring *ring)
 
 	if (fd < 0)
 		return -errno;
-	page = ftruncate(fd, 4096) ? MAP_FAILED : mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	page = ftruncate(fd, RING_PAGE_SIZE) ? MAP_FAILED : mmap(NULL, RING_PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 	if (page == MAP_FAILED) {
 		err = -errno;
 		close(fd);
@@ -104,7 +121,7 @@ void ring_close(struct ring *ring)
 	if (hot && hot->ring == ring)
 		hot = NULL;
 	if (ring->page)
-		munmap(ring->page, 4096);
+		munmap(ring->page, RING_PAGE_SIZE);
 	ring->page = NULL;
 }
 
@@ -169,7 +186,7 @@ void ring_consider(struct pt_ctx *ctx, unsigned long cycles)
 		return;
 	ring->hits = 0;
 	store(&ring->page->state, PLAIN);
-	store(&ring->page->spin, SPINS);
+	store(&ring->page->spin, 1);
 	hot = ctx;
 	n_heated++;
 }
@@ -182,6 +199,13 @@ long ring_n_calls(void) { return n_calls; }
 long ring_n_heated(void) { return n_heated; }
 
 unsigned long ring_patience(void) { return hot->ring->hits ? PATIENCE : FIRST_PATIENCE; }
+
+/* From now on, others than the handler of the hot thread's call may run. */
+static void end_copies(void)
+{
+	in_length = 0;
+	may_put = 0;
+}
 
 static long cpu_ns(int pid)
 {
@@ -229,6 +253,9 @@ void ring_cool(void)
 	store(&ring->page->spin, 0);
 	change(ring->page, POSTED, PLAIN);
 	change(ring->page, TAKEN, PLAIN);
+	end_copies();
+	if (hot->state == PT_RING)
+		ring_settle(hot);
 	if (!ring->hits)
 		hot->fs_known = 0; /* it is perhaps what has changed */
 	learn(ring);
@@ -240,6 +267,88 @@ void ring_forget(const struct pt_ctx *ctx)
 {
 	if (hot == ctx)
 		hot = NULL;
+	if (!hot)
+		end_copies();
+}
+
+/* ---- what goes with a call and its answer ---- */
+
+/* The hot thread's call was taken. */
+static void begin_copies(const struct pt_event *ev, int kind)
+{
+	struct ring *ring = hot->ring;
+	uint32_t length = load(&ring->page->in_length);
+
+	ring->put_length = ring->put_failed = 0;
+	may_put = ring->n_users == 1 && staged_calls[ev->number];
+	in_length = kind == RING_NOTHING || length > RING_DATA || ring->n_users != 1 ? 0 : length;
+	in_at = ev->args[kind == RING_STRING_1 ? 0 : 1];
+	memcpy(in_data, ring->page->data, in_length);
+}
+
+/* Is this memory the hot thread's, while its call's handler is the only one that can have run?  That looks into no other
+ * memory; who does is another. */
+static int is_handlers(const struct pt_ctx *ctx)
+{
+	if (!in_length && !may_put)
+		return 0;
+	if (hot && hot->state == PT_RING && ctx->ring == hot->ring)
+		return 1;
+	end_copies();
+	return 0;
+}
+
+/* Is what is at addr there already?  A string's length, without its NUL, or all of length; -1: no. */
+long ring_get(struct pt_ctx *ctx, unsigned long addr, char *buffer, unsigned long length, int is_string)
+{
+	const char *end;
+
+	if (ctx->ring && ctx->ring->put_length && ctx->state == PT_RING)
+		ring_settle(ctx); /* what a handler has written, it finds */
+	if (!is_handlers(ctx) || !in_length || addr != in_at)
+		return -1;
+	if (is_string) {
+		end = memchr(in_data, 0, in_length < length ? in_length : length);
+		if (!end)
+			return -1;
+		length = end - in_data;
+	} else if (length > in_length) {
+		return -1;
+	}
+	memcpy(buffer, in_data, length);
+	return length;
+}
+
+/* 1: this will be put into memory when the call is answered. */
+int ring_put(struct pt_ctx *ctx, unsigned long addr, const char *buffer, unsigned long length)
+{
+	struct ring *ring = ctx->ring;
+
+	if (!is_handlers(ctx) || !may_put || ring->put_length || length > RING_DATA || !length)
+		return 0;
+	if (addr >= STUB_START - length)
+		return 0;
+	memcpy(ring->page->data, buffer, length);
+	ring->put_at = addr;
+	ring->put_length = length;
+	return 1;
+}
+
+/* The answer does not go through the ring, or its thread did not get to put what came with it into memory: it is put
+ * there now, and ctx->result is the call's result if that fails. */
+void ring_settle(struct pt_ctx *ctx)
+{
+	struct ring *ring = ctx->ring;
+	unsigned int length = ring->put_length;
+	long n;
+
+	if (!length)
+		return;
+	ring->put_length = 0;
+	n = memory_write(ctx, ring->put_at, ring->page->data, length);
+	ring->put_failed = n != length;
+	if (n != length)
+		ctx->result = n > 0 && ctx->result == length ? n : -EFAULT;
 }
 
 /* ---- calls and answers ---- */
@@ -272,17 +381,26 @@ int ring_take(struct pt_event *ev)
 	ev->number = number;
 	ev->native = 1;
 	memcpy(ev->args, page->args, sizeof(ev->args));
+	begin_copies(ev, ring->blocks[block].kind);
 	return 1;
 }
 
-/* 0: the answer was given; else the thread asks for it in a notification. */
-int ring_answer(struct pt_ctx *ctx, long result)
+/* 0: the answer, ctx->result, was given; else the thread asks for it in a notification. */
+int ring_answer(struct pt_ctx *ctx)
 {
-	struct ring_page *page = ctx->ring->page;
+	struct ring *ring = ctx->ring;
+	struct ring_page *page = ring->page;
 
-	ctx->ring_result = result;
-	page->args[0] = result;
-	return change(page, TAKEN, DONE) ? 0 : -EAGAIN;
+	end_copies();
+	if (ring->put_failed)
+		ctx->result = -EFAULT;
+	page->out_at = ring->put_at;
+	page->out_length = ring->put_length;
+	page->args[0] = ctx->ring_result = ctx->result;
+	if (change(page, TAKEN, DONE))
+		return 0;
+	ring_settle(ctx);
+	return -EAGAIN;
 }
 
 /* ---- a thread that was stopped in a block ---- */
@@ -343,13 +461,18 @@ void ring_leave(struct pt_ctx *ctx, int called)
 		regs->rcx = block->end; /* as behind the call, which changes it in any case */
 	if (page && offset >= RING_OFFSET(pt_ring_numbered))
 		regs->rax = load(&page->number);
-	if (page && offset >= RING_OFFSET(pt_ring_posted))
+	if (page && offset >= RING_OFFSET(pt_ring_saved))
 		restore_flags(regs, page->flags);
+	if (page && offset >= RING_OFFSET(pt_ring_put) && offset < RING_OFFSET(pt_ring_done))
+		regs->rdx = page->args[2];
 	if (called) {
 		regs->orig_rax = regs->rax;
 		regs->rip = block->end;
 	} else if (offset >= RING_OFFSET(pt_ring_posted) && was_answered(ctx)) {
-		regs->rax = ctx->ring_result;
+		ctx->result = ctx->ring_result;
+		if (offset < RING_OFFSET(pt_ring_done))
+			ring_settle(ctx);
+		regs->rax = ctx->result;
 		regs->rip = block->end;
 	} else {
 		regs->rip = block->end - 2;

@@ -166,12 +166,8 @@ static int answer_notification(struct pt_ctx *ctx, long result, int answer)
 /* A call that was posted.  If its thread is already on its way to ask in a notification, it is answered there. */
 static int answer_posted(struct pt_ctx *ctx, long result)
 {
-	if (!ring_answer(ctx, result)) {
-		turn_set_state(ctx, PT_RUNNING);
-		return 0;
-	}
-	turn_set_state(ctx, PT_LATE);
 	ctx->result = result;
+	turn_set_state(ctx, ring_answer(ctx) ? PT_LATE : PT_RUNNING);
 	return 0;
 }
 
@@ -327,6 +323,16 @@ static int take_entry(struct pt_ctx *ctx, struct pt_event *ev)
 	return 1;
 }
 
+/* A thread whose space has a ring has stopped, and leaves that, which may be another thread's before it runs on.
+ * 1: it had stopped by a fault of its block's, which means nothing to anybody. */
+static int leave_ring(struct pt_ctx *ctx, const struct pt_event *ev)
+{
+	if (pt_fetch_regs(ctx) || ev->kind != PT_EV_FAULT || ctx->flags & PT_DYING || !(ctx->flags & PT_REGS_DIRTY))
+		return 0;
+	run_on(ctx);
+	return 1;
+}
+
 static int take_stop(int tid, int status, struct pt_event *ev)
 {
 	struct pt_ctx *ctx = registry_find(tid);
@@ -340,10 +346,15 @@ static int take_stop(int tid, int status, struct pt_event *ev)
 		return 1;
 	reported = stops_describe(tid, status, PTRACE_CONT, ev) > 0;
 	if (reported && ctx && WIFSTOPPED(status)) {
+		int interrupted = ctx->flags & PT_INTERRUPTED;
+
 		turn_set_state(ctx, PT_STOPPED);
 		ctx->flags = (ctx->flags & PT_DYING) | stops_at_entry(status);
-		if (ctx->ring)
-			pt_fetch_regs(ctx); /* and leave the ring: it may be another thread's before this one runs on */
+		if (ctx->ring && leave_ring(ctx, ev)) {
+			if (interrupted)
+				pt_interrupt(ctx);
+			return 0;
+		}
 	} else if (ctx && WIFSTOPPED(status) && ctx->flags & PT_INTERRUPTED) {
 		pt_interrupt(ctx); /* this stop, which nobody hears of, may have taken the interrupt's place */
 	}

@@ -141,6 +141,69 @@ TEST(a_jump_to_the_instruction_itself_works)
     }
 }
 
+/* Two pages, the second of which is out of bounds: where that begins. */
+static char *edge(void)
+{
+    char *pages = mmap(NULL, 8192, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    CHECK(pages != MAP_FAILED);
+    MUST(mprotect(pages + 4096, 4096, PROT_NONE));
+    return pages + 4096;
+}
+
+TEST(what_a_call_reads_and_fills_is_right_or_EFAULT)
+{
+    static char data[5000], got[5000];
+    static const int sizes[] = {0, 1, 7, 8, 9, 15, 16, 100, 255, 256, 257, 4095, 4096, 4097, 5000};
+    char *end = edge(), *fixed = mmap(NULL, 4096, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    char name[300];
+    struct stat st;
+    int fd = (int)MUST(open("file", O_RDWR | O_CREAT, 0600));
+    memset(name, 'n', sizeof name);
+    for (int i = 0; i < ROUNDS / 6; i++) {
+        int n = sizes[i % 15];
+        for (int k = 0; k < n; k++)
+            data[k] = (char)(i * 7 + k);
+        CHECK_EQ(pwrite(fd, data, n, 3), n);
+        memset(got, 0x55, sizeof got);
+        CHECK_EQ(pread(fd, got, n, 3), n);
+        CHECK(memcmp(got, data, n) == 0 && (n == sizeof got || got[n] == 0x55));
+        CHECK_ERR(pwrite(fd, end, 8, 0), EFAULT);
+        CHECK_EQ(pwrite(fd, end - 5, 8, 0), 5);
+        CHECK_ERR(pread(fd, end, 1, 0), EFAULT);
+        CHECK_ERR(pread(fd, fixed, 1, 0), EFAULT);
+        CHECK_EQ(pread(fd, end - 2, 3, 0), 2);
+        CHECK_ERR(stat("file", (struct stat *)fixed), EFAULT);
+        CHECK_ERR(stat("file", (struct stat *)(end - 8)), EFAULT);
+        CHECK_ERR(fstat(fd, (struct stat *)~0xfful), EFAULT);
+        memset(&st, 0x55, sizeof st);
+        MUST(stat("file", &st));
+        CHECK(S_ISREG(st.st_mode) && st.st_nlink == 1);
+        memcpy(end - 4, "file", 4);
+        CHECK_ERR(stat(end - 4, &st), EFAULT);
+        memcpy(end - 5, "file", 5);
+        MUST(stat(end - 5, &st));
+        CHECK_ERR(stat(end, &st), EFAULT);
+        CHECK_ERR(open(end - 3, O_RDONLY), ENOENT);
+        name[255] = i & 1 ? 'n' : 0;
+        name[299] = 0;
+        CHECK_ERR(stat(name, &st), i & 1 ? ENAMETOOLONG : ENOENT);
+    }
+}
+
+TEST(memory_that_must_be_fetched_first_is_used_all_the_same)
+{
+    int fd = (int)MUST(open("file", O_RDWR | O_CREAT, 0600));
+    for (int i = 0; i < ROUNDS / 6; i++) {
+        char *fresh = mmap(NULL, 8192, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        CHECK(fresh != MAP_FAILED);
+        for (int k = 0; k < 10; k++)
+            CHECK_EQ(pwrite(fd, "some text", 10, 0), 10);
+        CHECK_EQ(pread(fd, fresh + 4090, 10, 0), 10);
+        CHECK(strcmp(fresh + 4090, "some text") == 0);
+        MUST(munmap(fresh, 8192));
+    }
+}
+
 static volatile sig_atomic_t alarms;
 static volatile bool outside;
 static int alarm_fd;
@@ -431,7 +494,7 @@ TEST(any_part_of_the_code_may_be_jumped_to)
     const char *block = block_of_site();
     if (block == NULL)
         return;
-    for (int offset = 0; offset < 250; offset += 3) {
+    for (int offset = 0; offset < 450; offset += 5) {
         pid_t pid = must_fork();
         if (pid == 0) {
             char *shared;

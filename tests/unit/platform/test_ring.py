@@ -17,7 +17,7 @@ from sentry.abi.errno import LinuxError
 from sentry.abi.nr_x86_64 import NAMES
 from sentry.mm.mm import MAP_FIXED, MAP_PRIVATE, MAP_SHARED, PROT_EXEC, PROT_READ, PROT_WRITE
 from sentry.platform import PAGE_SIZE, AddressSpace, ExitTrap, InterruptTrap, Mapping, SyscallTrap
-from tests.bare import CODE, DATA, FIXED, NOP, READ_WRITE, SYSCALL, Bare, mov
+from tests.bare import CODE, DATA, FIXED, MASK64, NOP, READ_WRITE, SYSCALL, Bare, mov
 from tests.integration.platforms import host_state, opened, wait_until
 
 # A platform waits for any child and for SIGCHLD: the process is to have no other children and no other threads.
@@ -392,6 +392,95 @@ def test_memory_calls_on_it_are_not_let_through(platform: SystrapPlatform, name:
     assert not space.hides(name, (DATA, PAGE_SIZE, *args[2:]))
     assert not space.hides("mmap", (start, PAGE_SIZE, 3, 0x22)), "an address that is only a hint"
     assert space.hides("mremap", (DATA, PAGE_SIZE, PAGE_SIZE, 3, start))
+    caller.close()
+
+
+# -- what goes with a call --
+
+
+def caller_of(platform: SystrapPlatform, name: str, **registers: int) -> Caller:
+    """A hot one that makes this call; its first argument is the last result, unless another register is preset."""
+    caller = Caller(platform, b"\xb8" + struct.pack("<I", NUMBERS[name]) + SYSCALL)
+    regs = caller.context.regs
+    for register, value in registers.items():
+        setattr(regs, register, value)
+    return caller
+
+
+def trap_in_ring(caller: Caller) -> SyscallTrap:
+    """Its next call that passes through the ring."""
+    for _ in range(1000 * ROUNDS):
+        before = lib.ring_n_calls()
+        caller.context.resume()
+        trap = caller.trap()
+        assert isinstance(trap, SyscallTrap)
+        if lib.ring_n_calls() > before:
+            return trap
+        caller.context.set_result(0)
+    raise AssertionError("no call passed through the ring")
+
+
+def test_output_goes_with_the_answer(platform: SystrapPlatform) -> None:
+    caller = caller_of(platform, "fstat", rsi=DATA, rdx=77)
+    for size in (1, 7, 8, 144, PAGE_SIZE):
+        trap_in_ring(caller)
+        data = os.urandom(size)
+        caller.context.space.write(DATA, data)
+        caller.context.set_result(0)
+        caller.context.resume()
+        trap = caller.trap()
+        assert (trap.args[0], trap.args[1], trap.args[2]) == (0, DATA, 77)
+        assert caller.context.space.read(DATA, size) == data
+        caller.context.set_result(0)
+    caller.close()
+
+
+def test_output_that_has_no_place_makes_the_call_fail(platform: SystrapPlatform) -> None:
+    caller = caller_of(platform, "fstat", rsi=CODE + 0x100)
+    for _ in range(5):
+        trap_in_ring(caller)
+        caller.context.space.write(CODE + 0x100, b"not to be written")
+        caller.context.set_result(0)
+        caller.context.resume()
+        assert caller.trap().args[0] == (1 << 32) - 14
+        caller.context.set_result(0)
+    caller.close()
+
+
+def test_output_is_there_when_the_answer_takes_another_way(platform: SystrapPlatform) -> None:
+    """Registers are looked at before the thread runs on, for a signal's frame."""
+    caller = caller_of(platform, "fstat", rsi=DATA)
+    for value in range(5):
+        trap_in_ring(caller)
+        caller.context.space.write(DATA, bytes((value,)) * 8)
+        caller.context.set_result(value)
+        assert caller.context.regs.rax == value
+        assert caller.context.space.read(DATA, 8) == bytes((value,)) * 8
+    trap_in_ring(caller)
+    caller.context.space.write(CODE, b"x")
+    caller.context.set_result(0)
+    assert caller.context.regs.rax == MASK64 - 13
+    caller.close()
+
+
+def test_a_call_with_other_effects_knows_at_once_that_output_has_no_place(platform: SystrapPlatform) -> None:
+    caller = caller_of(platform, "recvfrom", rsi=CODE)
+    trap_in_ring(caller)
+    with pytest.raises(LinuxError):
+        caller.context.space.write(CODE, b"x")
+    caller.close()
+
+
+def test_a_buffer_comes_with_its_call(platform: SystrapPlatform) -> None:
+    caller = caller_of(platform, "pwrite64", rsi=DATA, rdx=11)
+    caller.context.space.write(DATA, b"hello world")
+    trap_in_ring(caller)
+    space = caller.context.space
+    assert space.read(DATA, 11) == b"hello world"
+    assert space.read(DATA, 5) == b"hello"
+    assert space.read(DATA + 6, 5) == b"world"
+    assert len(space.read(DATA, 100)) == 100
+    caller.context.set_result(0)
     caller.close()
 
 
