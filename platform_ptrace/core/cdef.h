@@ -114,4 +114,3 @@ int ring_build(const struct ring *ring, int index, const char *displaced, char *
 int ring_poke(struct pt_ctx *ctx, unsigned long addr, const char *data, int length);
 int ring_is_hot(struct pt_ctx *ctx);
 long ring_n_calls(void);
-long ring_n_heated(void);

@@ -55,7 +55,7 @@ static char in_data[RING_DATA];
 static unsigned long in_at;
 static unsigned int in_length;
 static int may_put;
-static long n_heated, n_calls;
+static long n_calls;
 /* When the hot thread was first answered: the time, its processor time, and how often we had been preempted. */
 static long first_ns, first_cpu_ns, first_preempted;
 
@@ -182,21 +182,23 @@ void ring_consider(struct pt_ctx *ctx, unsigned long cycles)
 	if (ring->streak < ring->heat_after)
 		return;
 	ring->streak = 0;
-	if (!is_patched(ring, ctx->call_end) || !give_key(ctx) || place_away(ctx))
+	if (!is_patched(ring, ctx->call_end))
 		return;
+	if (!give_key(ctx) || place_away(ctx)) {
+		ring->heat_after = MAX_HEAT_AFTER; /* its cpuset has but one processor, for one */
+		return;
+	}
 	ring->hits = 0;
 	store(&ring->page->state, PLAIN);
 	store(&ring->page->spin, 1);
 	hot = ctx;
-	n_heated++;
 }
 
 struct pt_ctx *ring_hot(void) { return hot; }
 int ring_is_hot(struct pt_ctx *ctx) { return hot == ctx; }
 
-/* Since the start: calls that came through the ring, and how often a thread was made hot. */
+/* Calls that came through the ring, since the start. */
 long ring_n_calls(void) { return n_calls; }
-long ring_n_heated(void) { return n_heated; }
 
 unsigned long ring_patience(void) { return hot->ring->hits ? PATIENCE : FIRST_PATIENCE; }
 
