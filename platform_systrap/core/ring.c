@@ -99,12 +99,13 @@ static int is_refused(long number)
 /* A page for both sides: its descriptor, which is to be mapped at shared_at and closed, or -errno. */
 int ring_open(struct ring *ring)
 {
-	void *page;
+	void *page = MAP_FAILED;
 	int err, fd = syscall(SYS_memfd_create, "pysc-ring", MFD_CLOEXEC);
 
 	if (fd < 0)
 		return -errno;
-	page = ftruncate(fd, RING_PAGE_SIZE) ? MAP_FAILED : mmap(NULL, RING_PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	if (!ftruncate(fd, RING_PAGE_SIZE))
+		page = mmap(NULL, RING_PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 	if (page == MAP_FAILED) {
 		err = -errno;
 		close(fd);
@@ -156,18 +157,15 @@ static int is_patched(const struct ring *ring, unsigned long end)
 static int give_key(struct pt_ctx *ctx)
 {
 	struct ring *ring = ctx->ring;
-	unsigned long key;
+	unsigned long key = ~ctx->fs_base;
 
-	if (!ctx->fs_known && pt_fetch_regs(ctx))
-		return 0;
-	key = ~ctx->fs_base;
 	if (ring->key != key && pt_write(ctx, ring->private_at, (char *)&key, sizeof(key)) != sizeof(key))
 		return 0;
 	ring->key = key;
 	return 1;
 }
 
-/* ctx has made a call, and nobody else runs.  cycles: since its last was answered.  It may become hot. */
+/* ctx has made a call, for whose answer it sleeps, and nobody else runs.  cycles: since its last was answered.  It may become hot. */
 void ring_consider(struct pt_ctx *ctx, unsigned long cycles)
 {
 	struct ring *ring = ctx->ring;
@@ -184,6 +182,10 @@ void ring_consider(struct pt_ctx *ctx, unsigned long cycles)
 	ring->streak = 0;
 	if (!is_patched(ring, ctx->call_end))
 		return;
+	if (!ctx->fs_known) {
+		pt_fetch_regs(ctx); /* stopped for it, it runs on beside us: the next time */
+		return;
+	}
 	if (!give_key(ctx) || place_away(ctx)) {
 		ring->heat_after = MAX_HEAT_AFTER; /* its cpuset has but one processor, for one */
 		return;

@@ -89,6 +89,8 @@ void turn_unlisten(int listener)
 
 void turn_set_state(struct pt_ctx *ctx, int state)
 {
+	if (state == PT_STOPPED && ring_is_hot(ctx))
+		ring_cool(); /* it runs on beside us: place.c */
 	n_running += (state == PT_RUNNING || state == PT_LATE) - (ctx->state == PT_RUNNING || ctx->state == PT_LATE);
 	if (ctx->ring)
 		ctx->ring->n_taken += (state == PT_RING) - (ctx->state == PT_RING);
@@ -190,8 +192,7 @@ static int run_on(struct pt_ctx *ctx)
 
 	ctx->flags = 0;
 	turn_set_state(ctx, PT_RUNNING);
-	if (!ring_is_hot(ctx))
-		place_beside(ctx);
+	place_beside(ctx);
 	if (!err && pt(PTRACE_CONT, ctx->tid, 0, 0))
 		err = -errno;
 	if (err && err != -ESRCH)
