@@ -191,7 +191,8 @@ class Ring:
         at = self.c.shared_at
         fd = lib.ring_open(self.c)
         if fd < 0:
-            raise PlatformError(f"a page for the ring: {os.strerror(-fd)}")
+            log.warning("no page for a ring: %s", os.strerror(-fd))
+            return False
         try:
             got = space.map(at, SHARED_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED_NOREPLACE, fd, 0)
             if got == at:
@@ -281,8 +282,10 @@ def patch(context: SystrapContext, end: int, number: int) -> None:
         _patch(context, end, number)
     except SpaceGone:
         pass  # its end is on its way
-    except LinuxError as e:
+    except (LinuxError, PlatformError) as e:
         log.debug("a call site was not patched: %s", e)
+    except Exception:
+        log.exception("a call site was not patched: a bug")
 
 
 def _patch(context: SystrapContext, end: int, number: int) -> None:
