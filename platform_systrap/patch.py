@@ -290,7 +290,8 @@ def patch(context: SystrapContext, end: int, number: int) -> None:
 
 def _patch(context: SystrapContext, end: int, number: int) -> None:
     space = context.space
-    if any(other.running and other is not context for other in space.contexts):
+    others = [*(c for c in space.contexts if c.running), *(c for c in space.platform.dying.values() if c.space is space)]
+    if others:
         return
     code = space.read(end - BEFORE, AROUND)
     ring = space.ring
