@@ -290,8 +290,8 @@ def patch(context: SystrapContext, end: int, number: int) -> None:
 
 def _patch(context: SystrapContext, end: int, number: int) -> None:
     space = context.space
-    others = [*(c for c in space.contexts if c.running), *(c for c in space.platform.dying.values() if c.space is space)]
-    if others:
+    ending = (other for other in space.platform.dying.values() if other.space is space)
+    if any(other.running for other in space.contexts) or any(ending):
         return
     code = space.read(end - BEFORE, AROUND)
     ring = space.ring
