@@ -39,4 +39,4 @@ def test_an_unknown_platform_is_refused_in_one_line(daemon: Daemon, tmp_path: Pa
     assert done.returncode != 0
     (line,) = done.stderr.strip().splitlines()
     assert 'one of "auto", "systrap", "ptrace", "kvm", ' in line
-    assert line.endswith("expected, not 'abacus'")
+    assert "expected, not 'abacus'" in line
