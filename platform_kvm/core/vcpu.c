@@ -258,12 +258,17 @@ static int page_fault(struct vcpu *v, struct kv_ctx *ctx, struct kv_event *ev)
 	return RAN_EVENT;
 }
 
-/* A host that runs ring 3 on its own processor but emulates ring 0 does not know the instruction INT. */
-static int is_int(struct kv_ctx *ctx)
+static int has_code(struct kv_ctx *ctx, unsigned long addr, unsigned char expected)
 {
 	unsigned char code;
 
-	return kv_read(ctx->space, ctx->regs->rip, (char *)&code, 1) == 1 && code == 0xcd;
+	return kv_read(ctx->space, addr, (char *)&code, 1) == 1 && code == expected;
+}
+
+/* A host that runs ring 3 on its own processor but emulates ring 0 does not know the instruction INT. */
+static int is_int(struct kv_ctx *ctx)
+{
+	return has_code(ctx, ctx->regs->rip, 0xcd);
 }
 
 static int software_interrupt(struct kv_ctx *ctx, struct kv_event *ev)
@@ -277,13 +282,11 @@ static int software_interrupt(struct kv_ctx *ctx, struct kv_event *ev)
 	return system_call(ctx, ev, 0);
 }
 
-/* A debug exception is a single step, or the instruction for it. */
+/* A debug exception is a single step, or the instruction for it; some hosts under the host do not step over that. */
 static int is_icebp(struct kv_ctx *ctx)
 {
-	unsigned char code;
-
-	return !(ctx->regs->eflags & FLAG_TF) && kv_read(ctx->space, ctx->regs->rip - 1, (char *)&code, 1) == 1 &&
-	       code == 0xf1;
+	return !(ctx->regs->eflags & FLAG_TF) &&
+	       (has_code(ctx, ctx->regs->rip - 1, 0xf1) || has_code(ctx, ctx->regs->rip, 0xf1));
 }
 
 /* As Linux tells of each exception: arch/x86/kernel/traps.c. */

@@ -469,8 +469,9 @@ def test_the_trap_flag_from_the_stack_works_after_one_instruction(wall: Wall) ->
     assert wall.attempt(code + NOP + NOP) == (FaultTrap(signal.SIGTRAP, 2, CODE + len(code) + 1), len(code) + 1)
     code = interrupt_return(BEHIND, USER_CS, FLAGS | TF, STACK - 64, USER_SS).ljust(0x100, NOP)
     assert wall.attempt(code + NOP + NOP)[1] == 0x101
-    stepped = (FaultTrap(signal.SIGTRAP, 1, CODE + 1), 1)
-    assert wall.attempt(b"\xf1") in (stepped, (hostile.NO_INSTRUCTION, 0))  # ICEBP, which not all emulators know
+    # ICEBP, which not all emulators know, nor all hosts under the host step over.
+    stepped = [(FaultTrap(signal.SIGTRAP, 1, CODE + at), at) for at in (1, 0)]
+    assert wall.attempt(b"\xf1") in (*stepped, (hostile.NO_INSTRUCTION, 0))
 
 
 def test_alignment_is_checked_in_ring_3_and_hinders_no_entry(wall: Wall) -> None:
