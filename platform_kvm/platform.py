@@ -391,6 +391,9 @@ class KvmTemplate:
         regs.cs, regs.ss, regs.eflags = USER_CS, USER_SS, INITIAL_FLAGS
         return context
 
+    def limit_memory(self, limit: int) -> None:
+        lib.kv_account_limit(self.account, limit // PAGE_SIZE)
+
     def close(self) -> None:
         for context in [c for c in self.platform.contexts.values() if c.space.template is self]:
             context.release()

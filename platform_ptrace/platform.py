@@ -526,6 +526,9 @@ class PtraceTemplate:
         """A fresh, empty address space with one context that has not run."""
         return self._context.clone(share_space=False, same_process=False)
 
+    def limit_memory(self, limit: int) -> None:
+        """The container's cgroup does."""
+
     def close(self) -> None:
         self._context.release()
         os.close(self.listener)

@@ -20,8 +20,8 @@ SERVICE = "pysc.control.v1.Sentry"
 # Roles in `fds`.  A missing std* is /dev/null inside; with a console there are no std*.
 STDIN, STDOUT, STDERR, CONSOLE, CGROUP = "stdin", "stdout", "stderr", "console", "cgroup"
 
-# Container states, as in the OCI runtime specification.
-CREATED, RUNNING, STOPPED = "created", "running", "stopped"
+# Container states, as in the OCI runtime specification, and runc's "paused".
+CREATED, RUNNING, PAUSED, STOPPED = "created", "running", "paused", "stopped"
 
 
 def gofer_role(index: int) -> str:
@@ -253,11 +253,36 @@ class State(Message):
 @dataclass(slots=True)
 class StateResponse(Message):
     status: str
-    """CREATED, RUNNING or STOPPED."""
+    """CREATED, RUNNING, PAUSED or STOPPED."""
     exit_status: int = 0
     exited_at_ns: int = 0
     pid: int = 0
     """Of the first process, in the container's own pid namespace."""
+
+
+@dataclass(slots=True)
+class Pause(Message):
+    """Freeze every process of a running container; answered when none runs.  Fails with 9 in any other state."""
+
+    id: str
+
+
+@dataclass(slots=True)
+class Resume(Message):
+    """Let the processes of a paused container run on.  Fails with 9 if it is not paused."""
+
+    id: str
+
+
+@dataclass(slots=True)
+class Update(Message):
+    """New limits, as far as the Sentry keeps or shows them; the host's cgroup has the rest."""
+
+    id: str
+    max_tasks: int | None = None
+    """Processes and threads; negative: no limit; None: as before."""
+    total_ram: int | None = None
+    """Bytes of memory that the application is to see; None: as before."""
 
 
 @dataclass(slots=True)
@@ -306,6 +331,9 @@ METHODS: dict[str, tuple[type[Message], type[Message]]] = {
     "Resize": (Resize, Empty),
     "Processes": (Processes, ProcessesResponse),
     "State": (State, StateResponse),
+    "Pause": (Pause, Empty),
+    "Resume": (Resume, Empty),
+    "Update": (Update, Empty),
     "DestroyContainer": (DestroyContainer, Empty),
     "Profile": (Profile, ProfileResponse),
     "Shutdown": (Shutdown, Empty),

@@ -25,6 +25,7 @@ from sentry.fs.devpts import DevPts
 from sentry.fs.goferclient import GoferClient
 from sentry.fs.goferfs import GoferFs
 from sentry.fs.hostfd import HostFile, HostFs
+from sentry.fs.memdata import MEMORY
 from sentry.fs.proc_view import TaskView
 from sentry.fs.tty import Tty
 from sentry.kernel.container import Container, Process, ProcessSpec, StartError
@@ -34,6 +35,7 @@ from sentry.kernel.task import Task
 from sentry.kernel.threadgroup import ThreadGroup
 from sentry.mounts import MountBuilder
 from sentry.oci import max_tasks, process_spec
+from sentry.platform import PAGE_SIZE
 from sentry.profiler import Profiler
 from sentry.reserve import reserved
 from sentry.vfs.dentry import Dentry, Path
@@ -214,6 +216,9 @@ class ControlServer:
             "Resize": self.resize,
             "Processes": self.processes,
             "State": self.state,
+            "Pause": self.pause,
+            "Resume": self.resume,
+            "Update": self.update,
             "DestroyContainer": self.destroy_container,
             "Profile": self.profile,
             "Shutdown": self.shutdown,
@@ -380,6 +385,8 @@ class ControlServer:
             container = self._container(m.id)
             if container.status != "running":
                 raise StartError(c.Code.FAILED_PRECONDITION, f"container {m.id!r} is not running")
+            if container.frozen:
+                raise StartError(c.Code.FAILED_PRECONDITION, f"cannot exec in container {m.id!r}: it is paused")
             if m.exec_id in container.processes:
                 raise StartError(c.Code.ALREADY_EXISTS, f"process {m.exec_id!r} exists already")
             spec = process_spec(m.process)
@@ -463,7 +470,38 @@ class ControlServer:
     async def state(self, m: c.State, fds: list[int]) -> c.Message:
         container, init = self._process(m.id, "")
         pid = init.tg.pid if init.tg is not None and not init.ended.is_set else 0
-        return c.StateResponse(container.status, init.status, init.exited_at_ns, pid)
+        is_paused = container.status == c.RUNNING and container.frozen
+        status = c.PAUSED if is_paused else container.status
+        return c.StateResponse(status, init.status, init.exited_at_ns, pid)
+
+    async def pause(self, m: c.Pause, fds: list[int]) -> c.Message:
+        container = self._container(m.id)
+        if container.status != c.RUNNING:
+            raise StartError(c.Code.FAILED_PRECONDITION, f"cannot pause container {m.id!r}: it is {container.status}")
+        if container.frozen:
+            raise StartError(c.Code.FAILED_PRECONDITION, f"cannot pause container {m.id!r}: it is paused already")
+        if not await container.freezer.freeze():
+            raise StartError(c.Code.INTERNAL, f"cannot pause container {m.id!r}: a process does not come to rest")
+        return c.Empty()
+
+    async def resume(self, m: c.Resume, fds: list[int]) -> c.Message:
+        container = self._container(m.id)
+        if container.status != c.RUNNING or not container.frozen:
+            raise StartError(c.Code.FAILED_PRECONDITION, f"cannot resume container {m.id!r}: it is not paused")
+        container.freezer.thaw()
+        return c.Empty()
+
+    async def update(self, m: c.Update, fds: list[int]) -> c.Message:
+        container = self._container(m.id)
+        if container.status == c.STOPPED:
+            raise StartError(c.Code.FAILED_PRECONDITION, f"cannot update container {m.id!r}: it is stopped")
+        if m.max_tasks is not None:
+            container.max_tasks = m.max_tasks if m.max_tasks >= 0 else None
+        if m.total_ram is not None:
+            self.kernel.facts.total_ram = m.total_ram
+            MEMORY.limit = m.total_ram // PAGE_SIZE
+            container.template.limit_memory(m.total_ram)
+        return c.Empty()
 
     async def destroy_container(self, m: c.DestroyContainer, fds: list[int]) -> c.Message:
         container = self._container(m.id)

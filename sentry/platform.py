@@ -259,4 +259,7 @@ class Template(Protocol):
     def new_space(self) -> Context:
         """A fresh, empty address space with one context that has not run."""
 
+    def limit_memory(self, limit: int) -> None:
+        """Let the address spaces together have at most this many bytes; what they have already they keep."""
+
     def close(self) -> None: ...

@@ -495,5 +495,8 @@ class ScriptedTemplate:
     def new_space(self) -> ScriptedContext:
         return ScriptedContext(self.platform, ScriptedSpace())
 
+    def limit_memory(self, limit: int) -> None:
+        pass
+
     def close(self) -> None:
         self.closed = True

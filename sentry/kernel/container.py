@@ -14,6 +14,7 @@ from sentry.abi.poll import ANY
 from sentry.kernel import exec as execve
 from sentry.kernel import run
 from sentry.kernel.creds import Creds
+from sentry.kernel.freeze import Freezer
 from sentry.kernel.fscontext import FsContext
 from sentry.kernel.ids import PidNamespace, ProcessGroup, Session
 from sentry.kernel.rlimits import Rlimits
@@ -94,6 +95,8 @@ class Container:
         self.uts = UtsNamespace(hostname, domain)
         self.processes: dict[str, Process] = {}
         self.status = "created"
+        self.frozen = False  # or being frozen; changed by freezer alone
+        self.freezer = Freezer(self)
         self.max_tasks: int | None = None  # processes and threads, zombies included; the first one may always come
 
     # -- what tasks ask --
