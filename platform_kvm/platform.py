@@ -391,6 +391,9 @@ class KvmTemplate:
         regs.cs, regs.ss, regs.eflags = USER_CS, USER_SS, INITIAL_FLAGS
         return context
 
+    def memory_used(self) -> int | None:
+        return int(lib.kv_account_used(self.account)) * PAGE_SIZE
+
     def limit_memory(self, limit: int) -> None:
         lib.kv_account_limit(self.account, limit // PAGE_SIZE)
 

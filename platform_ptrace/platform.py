@@ -526,6 +526,9 @@ class PtraceTemplate:
         """A fresh, empty address space with one context that has not run."""
         return self._context.clone(share_space=False, same_process=False)
 
+    def memory_used(self) -> int | None:
+        return None
+
     def limit_memory(self, limit: int) -> None:
         """The container's cgroup does."""
 

@@ -286,6 +286,23 @@ class Update(Message):
 
 
 @dataclass(slots=True)
+class Usage(Message):
+    """What a container uses, as far as its cgroup on the host does not know."""
+
+    id: str
+
+
+@dataclass(slots=True)
+class UsageResponse(Message):
+    tasks: int
+    """Processes and threads, zombies included."""
+    memory: int | None = None
+    """Bytes; None: its cgroup has them."""
+    cpu_ns: int | None = None
+    """Since it was made; None: its cgroup has it."""
+
+
+@dataclass(slots=True)
 class DestroyContainer(Message):
     """Kill what is left of a container and release everything it holds."""
 
@@ -334,6 +351,7 @@ METHODS: dict[str, tuple[type[Message], type[Message]]] = {
     "Pause": (Pause, Empty),
     "Resume": (Resume, Empty),
     "Update": (Update, Empty),
+    "Usage": (Usage, UsageResponse),
     "DestroyContainer": (DestroyContainer, Empty),
     "Profile": (Profile, ProfileResponse),
     "Shutdown": (Shutdown, Empty),

@@ -96,6 +96,7 @@ class _Launch:
         if self.options.ignore_cgroups:
             return
         path = relative_path(self.spec.cgroups_path, self.container.id, self.options.systemd_cgroup)
+        self.container.resources = self.spec.resources
         try:
             self.container.cgroup = Cgroup.create(path, self.spec.resources)
         except OSError as e:

@@ -18,10 +18,11 @@ from proto.ttrpc.blocking import Client
 from proto.ttrpc.status import ConnectionLost, RpcError
 from sandbox import state
 from sandbox.cgroup_stats import Stats, read_stats
+from sandbox.cgroups import Cgroup
 from sandbox.errors import FailedPrecondition, InvalidSpec, NotFound, SandboxError, from_rpc
 from sandbox.hooks import run_hooks
 from sandbox.process import is_alive, kill, wait_gone
-from sandbox.spec import Reader, Spec, check_process
+from sandbox.spec import Reader, Resources, Spec, check_process
 from sandbox.state import ContainerRecord, Record
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ CALL_TIMEOUT = 10.0
 START_TIMEOUT = 60.0
 """For calls that read the container's files before they answer."""
 EXIT_TIMEOUT = 10.0
+STATS_TIMEOUT = 1.0
 CREATING = "creating"
 
 
@@ -237,6 +239,16 @@ class Sandbox:
         """Wait for a process's end.  Raises SandboxError if the sandbox dies without saying."""
         return self.call("Wait", control.Wait(container or self.id, exec_id), ExitStatus, None)
 
+    def ends_within(self, seconds: float, container: str = "") -> bool:
+        """Whether a container's first process has ended, or does so within a time."""
+        try:
+            self.call("Wait", control.Wait(container or self.id), ExitStatus, seconds)
+        except NotFound:
+            return True
+        except SandboxError:
+            return not self.is_alive()
+        return True
+
     def signal(self, signo: int, exec_id: str = "", all: bool = False, container: str = "") -> None:
         """Raises NotFound if the process has already finished."""
         request = control.Signal(container or self.id, signo, exec_id, all)
@@ -253,6 +265,25 @@ class Sandbox:
         request = control.Exec(container or self.id, exec_id, process, terminal, roles)
         return self.call("Exec", request, control.ExecResponse, START_TIMEOUT, fds).pid
 
+    def cgroup(self, container: str = "") -> Cgroup | None:
+        """A container's cgroup, if it has one."""
+        known = self.record.containers.get(container or self.id)
+        return known.cgroup if known else None
+
+    def update(self, resources: Resources, container: str = "") -> None:
+        """New limits; see `sandbox.update`, which this needs not load before."""
+        from sandbox.update import update
+
+        update(self, resources, container)
+
+    def pause(self, container: str = "") -> None:
+        """Freeze every process of a running container."""
+        self.call("Pause", control.Pause(container or self.id), control.Empty, CALL_TIMEOUT)
+
+    def resume(self, container: str = "") -> None:
+        """Let the processes of a paused container run on."""
+        self.call("Resume", control.Resume(container or self.id), control.Empty, CALL_TIMEOUT)
+
     def resize(self, rows: int, cols: int, exec_id: str = "", container: str = "") -> None:
         """Set the size of a process's terminal."""
         self.call("Resize", control.Resize(container or self.id, rows, cols, exec_id), control.Empty, CALL_TIMEOUT)
@@ -262,9 +293,19 @@ class Sandbox:
         return self.call("Processes", request, control.ProcessesResponse, CALL_TIMEOUT).processes
 
     def stats(self, container: str = "") -> Stats:
-        """Figures of the container's cgroup; all zero, version 0, if it has none."""
+        """What a container uses; without a cgroup, version 0, only what the Sentry knows."""
         known = self.record.containers.get(container or self.id)
-        return read_stats(known.cgroup) if known and known.cgroup else Stats(0)
+        stats = read_stats(known.cgroup) if known and known.cgroup else Stats(0)
+        try:
+            usage = self.call("Usage", control.Usage(container or self.id), control.UsageResponse, STATS_TIMEOUT)
+        except NotFound:
+            stats.pids_current = 0
+        except SandboxError:
+            pass  # it is busy: what the cgroup says has to do
+        else:
+            stats.pids_current = usage.tasks
+            stats.take_over(usage.memory, usage.cpu_ns)
+        return stats
 
     def release(self) -> None:
         """Let go of the lifeline: the Sentry then ends everything.  Idempotent."""
@@ -275,7 +316,7 @@ class Sandbox:
     def delete(self, force: bool = False) -> None:
         """Remove a stopped, or a merely created, sandbox; with `force` a running one too."""
         status = self.status()
-        if status in (control.RUNNING, CREATING) and not force:
+        if status in (control.RUNNING, control.PAUSED, CREATING) and not force:
             raise FailedPrecondition(f"cannot delete container {self.id}: it is {status}")
         self.destroy()
 

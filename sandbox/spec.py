@@ -111,6 +111,9 @@ class Resources:
     cpu_shares: int | None = None
     cpu_quota: int | None = None
     cpu_period: int | None = None
+    cpu_burst: int | None = None
+    cpu_idle: int | None = None
+    """1: runs only when nobody else wants to."""
     cpus: str = ""
     mems: str = ""
     pids_limit: int | None = None
@@ -132,6 +135,8 @@ class Resources:
             cpu_shares=cpu.optional_int("shares"),
             cpu_quota=cpu.optional_int("quota"),
             cpu_period=cpu.optional_int("period"),
+            cpu_burst=cpu.optional_int("burst"),
+            cpu_idle=cpu.optional_int("idle"),
             cpus=cpu.get("cpus", str, ""),
             mems=cpu.get("mems", str, ""),
             pids_limit=pids.optional_int("limit"),

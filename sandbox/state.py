@@ -25,7 +25,7 @@ from typing import Any
 from sandbox.cgroups import Cgroup
 from sandbox.errors import AlreadyExists, InvalidSpec, NotFound, SandboxError
 from sandbox.process import ProcessId
-from sandbox.spec import Hook
+from sandbox.spec import Hook, Resources
 
 _ID = re.compile(r"[A-Za-z0-9_+.-]{1,1024}")
 _DIRECTORY_MODE = 0o700
@@ -47,6 +47,8 @@ class ContainerRecord:
     """Unix time; 0 while it is being created."""
     hooks: dict[str, list[Hook]] = field(default_factory=dict)
     """Those that are yet to run, by point."""
+    resources: Resources = field(default_factory=Resources)
+    """Its limits, as they are by now."""
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -59,6 +61,7 @@ class ContainerRecord:
             "cgroup": self.cgroup and self.cgroup.to_json(),
             "created_ns": self.created_ns,
             "hooks": {point: [asdict(hook) for hook in hooks] for point, hooks in self.hooks.items()},
+            "resources": asdict(self.resources),
         }
 
     @classmethod
@@ -69,6 +72,7 @@ class ContainerRecord:
                 "gofer": ProcessId.from_json(obj["gofer"]) if obj["gofer"] else None,
                 "cgroup": Cgroup.from_json(obj["cgroup"]) if obj["cgroup"] else None,
                 "hooks": {point: [Hook(**hook) for hook in hooks] for point, hooks in obj["hooks"].items()},
+                "resources": Resources(**obj["resources"]),
             }
         )
 

@@ -219,6 +219,7 @@ class ControlServer:
             "Pause": self.pause,
             "Resume": self.resume,
             "Update": self.update,
+            "Usage": self.usage,
             "DestroyContainer": self.destroy_container,
             "Profile": self.profile,
             "Shutdown": self.shutdown,
@@ -502,6 +503,11 @@ class ControlServer:
             MEMORY.limit = m.total_ram // PAGE_SIZE
             container.template.limit_memory(m.total_ram)
         return c.Empty()
+
+    async def usage(self, m: c.Usage, fds: list[int]) -> c.Message:
+        container = self._container(m.id)
+        memory = container.template.memory_used()
+        return c.UsageResponse(container.task_count(), memory, None if memory is None else container.cpu_ns())
 
     async def destroy_container(self, m: c.DestroyContainer, fds: list[int]) -> c.Message:
         container = self._container(m.id)

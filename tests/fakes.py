@@ -495,6 +495,9 @@ class ScriptedTemplate:
     def new_space(self) -> ScriptedContext:
         return ScriptedContext(self.platform, ScriptedSpace())
 
+    def memory_used(self) -> int | None:
+        return None
+
     def limit_memory(self, limit: int) -> None:
         pass
 

@@ -43,8 +43,9 @@ class Freezer:
         """Freeze every task; False, and all run again, if one does not come to rest in time or resume() came first."""
         self._container.frozen = True
         settled = self._settled = Event(self._loop)
-        for t in self._tasks():
-            self._halt(t)
+        for t in self._container.tasks():
+            if not t.exiting:
+                self._halt(t)
         if not self._moving:
             return True
         timer = self._loop.call_at(self._loop.now_ns() + patience_ns, settled.set)
@@ -64,9 +65,6 @@ class Freezer:
         held, self._held = self._held, set()
         for t in held:
             self._loop.wake(t)
-
-    def _tasks(self) -> list[Task]:
-        return [t for t in self._container.pidns.tasks.values() if t.container is self._container and not t.exiting]
 
     def _halt(self, t: Task) -> None:
         t.attention = True

@@ -414,7 +414,8 @@ async def test_stats_until_delete(shims: Shims) -> None:
 async def test_out_of_memory_is_told_before_the_exit(shims: Shims) -> None:
     task = await make(shims, SLEEP)
     await task.start()
-    (task.bundle.path / "out-of-memory").touch()
+    counter = Path("/run/pysc-shim", shims.namespace, task.bundle.id, "cgroup/memory.oom_control")
+    counter.write_text("oom_kill 1\n")
     await task.kill(signal.SIGKILL)
     assert await task.wait() == 137
     await shims.events.wait_for("TaskExit c1")
