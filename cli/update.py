@@ -8,8 +8,9 @@ from typing import Any
 from cli.args import Command, Flag, UsageError, Values, ignored
 from cli.options import state_root
 from sandbox.errors import InvalidSpec
+from sandbox.limits import parse_resources
 from sandbox.sandbox import Sandbox
-from sandbox.update import parse_resources, update
+from sandbox.update import update
 
 # Flag -> where it belongs in linux.resources.
 SIZES = {

@@ -33,10 +33,10 @@ from proto.ttrpc.status import (
     RpcError,
 )
 from sandbox.errors import SandboxError
+from sandbox.limits import parse_resources
 from sandbox.sandbox import Sandbox, Stdio
 from sandbox.spawn import Nursery
 from sandbox.spec import Resources, Spec, load_spec
-from sandbox.update import parse_resources
 from shim import rootfs, stats
 from shim.container import CREATED, Container, Process, not_found
 from shim.control import ControlClient

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,12 +23,20 @@ from proto.containerd.bootstrap_pb2 import BootstrapParams, BootstrapResult
 from proto.containerd.forward_pb2 import ForwardRequest
 from proto.ttrpc import aio
 from proto.ttrpc.message import Request
-from proto.ttrpc.status import ConnectionLost
+from proto.ttrpc.status import ConnectionLost, RpcError
 
 M = TypeVar("M", bound=Message)
 
 FAKE_ENTRY = [sys.executable, "-m", "tests.shimtest.fake_entry"]
 REAL_ENTRY = [sys.executable, "-m", "shim.main"]
+
+REQUESTS = {
+    "Create": "CreateTaskRequest",
+    "Exec": "ExecProcessRequest",
+    "Checkpoint": "CheckpointTaskRequest",
+    "Update": "UpdateTaskRequest",
+}
+"""Of the methods whose requests are not called like them."""
 
 PATIENCE_S = 30.0
 ROOT = Path(__file__).resolve().parents[2]
@@ -231,6 +239,16 @@ class Shims:
         shutil.rmtree(f"/run/pysc-shim/{self.namespace}", ignore_errors=True)
 
 
+async def fails(code: int, call: Awaitable[object]) -> str:
+    """The message of a call that must fail with that code."""
+    try:
+        await call
+    except RpcError as e:
+        assert e.code == code, e
+        return e.message
+    raise AssertionError("the call did not fail")
+
+
 def wait_gone(pid: int) -> None:
     """Wait for the end of a process that is not our child."""
     try:
@@ -256,7 +274,7 @@ class Task:
 
     async def call(self, method: str, kind: type[M], service: str = "containerd.task.v2.Task", **fields: Any) -> M:
         """Call a method of the Task service."""
-        name = {"Create": "CreateTaskRequest", "Exec": "ExecProcessRequest"}.get(method, method + "Request")
+        name = REQUESTS.get(method, method + "Request")
         request = getattr(task_pb2, name)(**{"id": self.id, **fields})
         payload = await self.client.call(service, method, request.SerializeToString(), PATIENCE_S)
         return kind.FromString(payload)
