@@ -70,7 +70,8 @@ def limit_of(daemon: Daemon, name: str) -> str:
 
 def test_output_and_status(daemon: Daemon) -> None:
     done = daemon.run("sh", "-c", "echo out; echo err >&2; exit 7")
-    assert (done.returncode, done.stdout, done.stderr) == (7, "out\n", "err\n")
+    assert (done.returncode, done.stdout) == (7, "out\n")
+    assert done.stderr.endswith("err\n")  # ctr may have warnings of its own before
 
 
 def test_terminal(daemon: Daemon) -> None:
