@@ -412,9 +412,11 @@ class ControlServer:
             raise StartError(c.Code.NOT_FOUND, "process already finished")
         if process.tg is None:
             self._kill_created(container, process, m.signal)
+        elif not m.signal:
+            pass  # it is there
         elif m.all:
             container.signal_all(m.signal)
-        elif m.signal:
+        else:
             process.tg.send_signal(SigInfo(m.signal), forced=True)
         return c.Empty()
 
