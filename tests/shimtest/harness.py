@@ -120,6 +120,12 @@ class Bundle:
             return os.read(self._log, 1 << 16).decode()
         return ""
 
+    def lose_log(self) -> None:
+        """No longer hold the log's fifo open, as when containerd has died."""
+        null = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(null, self._log)
+        os.close(null)
+
     def close(self) -> None:
         os.close(self._log)
 
@@ -173,7 +179,7 @@ class Shims:
     """Starts shims and cleans up after them.  Make it inside the running loop."""
 
     def __init__(self, entry: Sequence[str]) -> None:
-        self._entry = entry
+        self.entry = entry
         self.folder = Path(tempfile.mkdtemp(prefix="pysc-shim-"))
         self.namespace = f"test-{uuid.uuid4().hex[:12]}"
         self.events = Events(self.folder / "events.sock")
@@ -198,7 +204,7 @@ class Shims:
         self, bundle: Bundle, action: str, stdin: bytes = b"", *flags: str
     ) -> subprocess.CompletedProcess[bytes]:
         """Run the shim's start or delete; as in containerd, stderr of start belongs to the output."""
-        command = [*self.prefix, *self._entry, "-namespace", self.namespace,
+        command = [*self.prefix, *self.entry, "-namespace", self.namespace,
                    "-address", str(self.folder / "containerd.sock"), "-publish-binary", "/usr/bin/containerd",
                    "-id", bundle.id, *flags, action]  # fmt: skip
         environment = {**os.environ, "TTRPC_ADDRESS": str(self.events.path), "PYTHONPATH": str(ROOT)}
