@@ -183,7 +183,8 @@ class Container:
         except (RpcError, ConnectionLost) as e:
             self._close_streams(process)
             self._fail_start(process, START_FAILED)
-            raise RpcError(UNKNOWN, f"failed to exec in container: {e}") from None
+            code = FAILED_PRECONDITION if isinstance(e, RpcError) and e.code == FAILED_PRECONDITION else UNKNOWN
+            raise RpcError(code, f"failed to exec in container: {e}") from None
         streams.donated()
         if process.stdin_closed:  # it may have come while the call was under way
             streams.close_stdin()

@@ -282,7 +282,7 @@ async def test_exec_waiting_for_its_reader_does_not_hold_up_the_end(shims: Shims
     await task.state()
     await task.kill(signal.SIGKILL)
     assert await task.wait() == 137
-    assert "has ended" in await fails(UNKNOWN, starting)
+    assert "has ended" in await fails(FAILED_PRECONDITION, starting)
 
 
 async def test_pids_are_those_of_the_container_and_its_execs(shims: Shims) -> None:
