@@ -65,8 +65,10 @@ def _explained(e: OSError) -> SandboxError:
 def _for_sentry(sandbox: Sandbox, container: str, change: Resources) -> control.Update:
     """What the Sentry keeps to, or shows.  The memory that it shows is the whole sandbox's: its root container's."""
     request = control.Update(container, change.pids_limit or None)
-    if change.memory_limit is not None and container == sandbox.id:
+    if change.memory_limit is not None:
         from sandbox.launch import memory_size
 
-        request.total_ram = memory_size(change)
+        request.memory = memory_size(change)
+        if container == sandbox.id:
+            request.total_ram = request.memory
     return request

@@ -503,7 +503,8 @@ class ControlServer:
         if m.total_ram is not None:
             self.kernel.facts.total_ram = m.total_ram
             MEMORY.limit = m.total_ram // PAGE_SIZE
-            container.template.limit_memory(m.total_ram)
+        if m.memory is not None:
+            container.template.limit_memory(m.memory)
         return c.Empty()
 
     async def usage(self, m: c.Usage, fds: list[int]) -> c.Message:
