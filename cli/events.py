@@ -77,7 +77,7 @@ def _blkio(stats: Stats) -> dict[str, Any]:
     }
 
 
-def _seconds(text: str) -> float:
+def interval_s(text: str) -> float:
     """A time in the form of Go's: 5s, 500ms, 1m.  UsageError."""
     number = text.rstrip("hms")
     try:
@@ -95,7 +95,7 @@ def _show(kind: str, container: str, content: Any = None) -> None:
 
 
 def _events(flags: Values, values: Values, words: list[str]) -> int:
-    interval_s = _seconds(values["interval"])
+    pause_s = interval_s(values["interval"])
     root, name = state_root(flags), words[0]
     sandbox = Sandbox.load(root, name)
     status = sandbox.status()
@@ -111,7 +111,7 @@ def _events(flags: Values, values: Values, words: list[str]) -> int:
             _show("oom", name)
         oom_kills = stats.oom_kills
         _show("stats", name, data(stats))
-        if sandbox.ends_within(interval_s):
+        if sandbox.ends_within(pause_s):
             return 0
 
 
