@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sandbox.errors import InvalidSpec, SandboxError
+from sandbox.errors import FailedPrecondition, InvalidSpec, SandboxError
 from sandbox.spec import Resources
 
 CONTROLLERS = ("blkio", "cpu", "cpuacct", "cpuset", "io", "memory", "pids")
@@ -242,6 +242,8 @@ class Cgroup:
 
     def _apply_v2(self, r: Resources) -> None:
         if r.memory_limit is not None:
+            if r.memory_check and 0 <= r.memory_limit < int(_read(f"{self.directory_of('memory')}/memory.current")):
+                raise FailedPrecondition(f"cannot set memory.max to {r.memory_limit}: more is in use")
             self._set("memory", "memory.max", _or_max(r.memory_limit))
         if r.memory_swap:
             swap = -1 if r.memory_swap < 0 else max(0, r.memory_swap - (r.memory_limit or 0))

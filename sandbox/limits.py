@@ -40,6 +40,7 @@ def merged(old: Resources, change: Resources) -> Resources:
         named["unified"] = old.unified | change.unified
     if change.memory_limit == -1 and change.memory_swap is None:
         named["memory_swap"] = -1
+    named["memory_check"] = change.memory_check  # of this once
     return replace(old, **named)
 
 

@@ -107,6 +107,8 @@ class Resources:
     memory_swap: int | None = None
     """Memory and swap together, as in cgroup v1."""
     memory_reservation: int | None = None
+    memory_check: bool = False
+    """Refuse a memory limit below what is in use; cgroup v1 always does, v2 kills."""
     oom_kill_disable: bool = False
     cpu_shares: int | None = None
     cpu_quota: int | None = None
@@ -131,6 +133,7 @@ class Resources:
             memory_limit=memory.optional_int("limit"),
             memory_swap=memory.optional_int("swap"),
             memory_reservation=memory.optional_int("reservation"),
+            memory_check=memory.get("checkBeforeUpdate", bool, False),
             oom_kill_disable=memory.get("disableOOMKiller", bool, False),
             cpu_shares=cpu.optional_int("shares"),
             cpu_quota=cpu.optional_int("quota"),

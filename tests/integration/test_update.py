@@ -123,7 +123,6 @@ def test_events_tell_of_memory_that_ran_out(host: Host) -> None:
     [
         (["--memory", "x"], "--memory"),
         (["--memory", "-2"], "--memory"),
-        (["--memory", "1"], "more is in use"),
         (["--cpu-period", "5"], "refuses"),
         (["--cpu-period", "x"], "--cpu-period"),
         (["--cpu-quota", "-7"], "cpu quota"),
@@ -140,6 +139,13 @@ def test_nonsense_changes_nothing(host: Host, flags: list[str], reason: str) -> 
     before = figures(host, name)["memory"]["usage"]["limit"]
     assert reason in assert_one_line(host.pysc("update", *flags, name))
     assert figures(host, name)["memory"]["usage"]["limit"] == before
+    assert host.status(name) == "running"
+
+
+def test_limit_below_what_is_in_use_can_be_refused(host: Host) -> None:
+    """cgroup v1 always refuses; v2 takes what it can and kills, unless it is looked at before."""
+    name = start(host, "sleep", "1000")
+    assert "more is in use" in assert_one_line(update(host, name, memory={"limit": 1, "checkBeforeUpdate": True}))
     assert host.status(name) == "running"
 
 

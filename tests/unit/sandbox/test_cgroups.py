@@ -269,3 +269,13 @@ def test_v2_limits_of_an_update(tmp_path):
     assert [(tmp_path / name).read_text() for name in ("cpu.max.burst", "cpu.idle", "cpu.max", "pids.max")] == [
         *("5", "1", "max", "max"),
     ]
+
+
+def test_v2_limit_below_what_is_in_use(tmp_path):
+    cgroup = v2(tmp_path, memory__current="100\n", memory__max="max")
+    with pytest.raises(SandboxError, match="more is in use"):
+        cgroup.apply(Resources(memory_limit=99, memory_check=True))
+    assert (tmp_path / "memory.max").read_text() == "max"
+    cgroup.apply(Resources(memory_limit=100, memory_check=True))
+
+    assert (tmp_path / "memory.max").read_text() == "100"
