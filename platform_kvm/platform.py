@@ -370,6 +370,7 @@ class KvmTemplate:
 
     def __init__(self, platform: KvmPlatform) -> None:
         self.platform = platform
+        self.oom_kills = 0
         self.account = lib.kv_account_new(platform.memory_limit // PAGE_SIZE)
         if not self.account:
             raise PlatformError("no memory for an account")
@@ -513,6 +514,7 @@ class KvmPlatform:
             return InterruptTrap()
         if kind == lib.KV_EV_MEMORY:
             log.warning("out of memory: a process is killed")
+            context.space.template.oom_kills += 1
         else:
             log.error("a virtual processor can't go on: KVM exit %d, %#x", event.number, event.addr)
         context.lose()

@@ -491,6 +491,7 @@ class PtraceTemplate:
     """
 
     context_type: type[PtraceContext] = PtraceContext
+    oom_kills = 0
 
     def __init__(self, platform: PtracePlatform, cgroup_fds: tuple[int, ...]) -> None:
         self.platform = platform

@@ -302,6 +302,8 @@ class UsageResponse(Message):
     """Bytes; None: its cgroup has them."""
     cpu_ns: int | None = None
     """Since it was made; None: its cgroup has it."""
+    oom_kills: int = 0
+    """Processes that the Sentry ended because the container's memory was used up."""
 
 
 @dataclass(slots=True)

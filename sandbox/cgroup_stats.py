@@ -71,8 +71,9 @@ class Stats:
     io: list[DeviceIo] = field(default_factory=list)
     """Of the application's own mappings; what it reads and writes by calls, gofer and Sentry do."""
 
-    def take_over(self, memory: int | None, cpu_ns: int | None) -> None:
+    def take_over(self, memory: int | None, cpu_ns: int | None, oom_kills: int) -> None:
         """Figures of a container whose memory and processor time are not its cgroup's."""
+        self.memory_events["oom_kill"] = self.oom_kills + oom_kills
         if memory is not None:
             self.memory_usage += memory
             for name in ("anon", "rss", "total_rss"):

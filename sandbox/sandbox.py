@@ -304,7 +304,7 @@ class Sandbox:
             pass  # it is busy: what the cgroup says has to do
         else:
             stats.pids_current = usage.tasks
-            stats.take_over(usage.memory, usage.cpu_ns)
+            stats.take_over(usage.memory, usage.cpu_ns, usage.oom_kills)
         return stats
 
     def release(self) -> None:

@@ -72,7 +72,7 @@ class ContainerRecord:
                 "gofer": ProcessId.from_json(obj["gofer"]) if obj["gofer"] else None,
                 "cgroup": Cgroup.from_json(obj["cgroup"]) if obj["cgroup"] else None,
                 "hooks": {point: [Hook(**hook) for hook in hooks] for point, hooks in obj["hooks"].items()},
-                "resources": Resources(**obj["resources"]),
+                "resources": Resources(**obj.get("resources", {})),
             }
         )
 

@@ -509,8 +509,10 @@ class ControlServer:
 
     async def usage(self, m: c.Usage, fds: list[int]) -> c.Message:
         container = self._container(m.id)
-        memory = container.template.memory_used()
-        return c.UsageResponse(container.task_count(), memory, None if memory is None else container.cpu_ns())
+        template = container.template
+        memory = template.memory_used()
+        cpu_ns = None if memory is None else container.cpu_ns()
+        return c.UsageResponse(container.task_count(), memory, cpu_ns, template.oom_kills)
 
     async def destroy_container(self, m: c.DestroyContainer, fds: list[int]) -> c.Message:
         container = self._container(m.id)

@@ -256,6 +256,8 @@ class Platform(Protocol):
 class Template(Protocol):
     """The parent of one container's address spaces; carries its cgroup membership."""
 
+    oom_kills: int  # processes that the platform itself ended because the container's memory was used up
+
     def new_space(self) -> Context:
         """A fresh, empty address space with one context that has not run."""
 

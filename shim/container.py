@@ -3,11 +3,11 @@
     created --start--> running --exit--> stopped --delete--> gone      (created --kill--> stopped)
                        running <--pause, resume--> paused --exit--> stopped
 
-Who changes what: start() and delete() hold the process's lock while they do, and _watch(), the task that waits for
-the exit, takes it before it records one; so the start of a process is always published before its exit.  An exit is
-recorded once, by _record(); whatever comes second is ignored.  The container's own exit is recorded after those of all
-its execs.  No lock is held while waiting for input or output, except by the start that opens them, and reading the
-state takes no lock at all.
+Who changes what: start(), pause(), resume() and delete() hold the process's lock while they do, and _watch(), the task
+that waits for the exit, takes it before it records one; so the start of a process is always published before its exit.
+An exit is recorded once, by _record(); whatever comes second is ignored.  The container's own exit is recorded after
+those of all its execs.  No lock is held while waiting for input or output, except by the start that opens them, and
+reading the state takes no lock at all.
 """
 
 import asyncio
@@ -207,8 +207,7 @@ class Container:
         if process is self.init:
             self._ended = True
             await self._end_execs()
-            self._oom.check()
-            self._oom.close()
+            await self._tell_if_out_of_memory(ended)
         if process.streams is not None:
             await process.streams.finish()
         async with process.lock:
@@ -233,9 +232,24 @@ class Container:
         try:
             self._last_stats = await self._read_stats()
             self._oom.check()
+        except (SandboxError, OSError) as e:
+            log.warning("container %s: its last figures are lost: %s", self.id, e)
+        try:
             await self._destroy()
         except (SandboxError, OSError) as e:
             log.error("container %s: %s", self.id, e)
+
+    async def _tell_if_out_of_memory(self, ended: Exit) -> None:
+        """Before the exit: whoever hears of that asks at once for the reason."""
+        self._oom.check()
+        self._oom.close()
+        if ended.status != KILLED or self._oom.told:
+            return
+        try:
+            if (await self.statistics()).oom_kills:  # a platform may keep the limit itself
+                self._out_of_memory()
+        except RpcError as e:
+            log.debug("container %s: %s", self.id, e)
 
     def _out_of_memory(self) -> None:
         self._publish(events_pb2.TaskOOM(container_id=self.id))

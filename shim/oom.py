@@ -27,6 +27,8 @@ class OomWatcher:
         self._cgroup = cgroup
         self._happened = happened
         self._seen = oom_kills(cgroup) if cgroup is not None else 0
+        self.told = False
+        """Whether it was ever called."""
         self._fds: list[int] = []
         self._epoll: select.epoll | None = None
         self._looking: asyncio.Task[None] | None = None
@@ -84,6 +86,7 @@ class OomWatcher:
         if count <= self._seen:
             return False
         self._seen = count
+        self.told = True
         self._happened()
         return True
 

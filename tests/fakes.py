@@ -488,6 +488,8 @@ class ScriptedPlatform:
 
 
 class ScriptedTemplate:
+    oom_kills = 0
+
     def __init__(self, platform: ScriptedPlatform) -> None:
         self.platform = platform
         self.closed = False

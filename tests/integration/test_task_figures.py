@@ -198,8 +198,14 @@ async def test_child_that_takes_all_memory_is_told_of_once(shims: RealShims) -> 
     assert shims.events.names == ["TaskCreate", "TaskStart", "TaskOOM", "TaskExit c1", "TaskDelete"]
 
 
-async def test_container_that_takes_all_memory_is_told_of_before_its_exit(shims: RealShims) -> None:
-    task = await shims.make(["sh", "-c", EAT])
+@pytest.mark.parametrize("platform", ["systrap", "kvm"])
+async def test_container_that_takes_all_memory_is_told_of_before_its_exit(shims: RealShims, platform: str) -> None:
+    bundle = shims.container("c1", ["awk", "BEGIN { while (1) a[i++] = i }"])
+    config = json.loads((bundle.path / "config.json").read_text())
+    config["annotations"]["dev.pysc.platform"] = platform
+    (bundle.path / "config.json").write_text(json.dumps(config))
+    task = await shims.start(bundle)
+    await task.create(rootfs=shims.rootfs)
     await update(task, memory={"limit": 32 * MIB, "swap": 32 * MIB})
     await task.start()
     assert await task.wait() == 137
