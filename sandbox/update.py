@@ -65,7 +65,7 @@ def _explained(e: OSError) -> SandboxError:
 def _for_sentry(sandbox: Sandbox, container: str, change: Resources) -> control.Update:
     """What the Sentry keeps to, or shows.  The memory that it shows is the whole sandbox's: its root container's."""
     request = control.Update(container, change.pids_limit or None)
-    if change.memory_limit is not None:
+    if change.memory_limit:
         from sandbox.launch import memory_size
 
         request.memory = memory_size(change)

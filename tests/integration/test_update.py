@@ -158,6 +158,9 @@ def test_what_engines_repeat_from_the_configuration_is_left_alone(host: Host) ->
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
     assert figures(host, name)["memory"]["usage"]["limit"] == 64 * MIB
+    assert update(host, name, memory={"limit": 0, "swap": 0}).returncode == 0  # from Docker, which means: as it is
+    assert figures(host, name)["memory"]["usage"]["limit"] == 64 * MIB
+    assert host.pysc("exec", name, "head", "-1", "/proc/meminfo").stdout.split()[1] == str(64 * 1024)
 
 
 def test_what_is_not_there_or_has_ended(host: Host) -> None:
