@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,13 +15,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("pause")]
 
 MOMENT_S = 0.3
 COUNTING = "i=0; while :; do i=$((i+1)); echo $i > /mnt/count; done"
-
-
-@pytest.fixture(params=("systrap", "ptrace", "kvm"))
-def platform(request: pytest.FixtureRequest, host: Host) -> Iterator[str]:
-    host.platform = str(request.param)
-    yield host.platform
-    host.platform = "auto"
 
 
 def start(host: Host, shared: Path, script: str) -> str:

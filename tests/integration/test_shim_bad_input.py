@@ -28,7 +28,6 @@ from proto.ttrpc.status import (
     RpcError,
 )
 from shim.service import NAMES
-from tests.integration.bundle import busybox_rootfs
 from tests.integration.shims import RealShims
 from tests.shimtest.harness import Task, fails
 
@@ -44,18 +43,6 @@ METHODS = (
     *("State", "Create", "Start", "Delete", "Pids", "Pause", "Resume", "Checkpoint", "Kill", "Exec", "ResizePty"),
     *("CloseIO", "Update", "Wait", "Stats", "Connect", "Shutdown"),
 )
-
-
-@pytest.fixture(scope="module")
-def rootfs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return busybox_rootfs(tmp_path_factory.mktemp("busybox"))
-
-
-@pytest.fixture
-async def shims(rootfs: Path) -> AsyncIterator[RealShims]:
-    shims = RealShims(rootfs)
-    yield shims
-    await shims.close()
 
 
 @pytest.fixture

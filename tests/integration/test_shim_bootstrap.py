@@ -17,7 +17,6 @@ from proto.containerd import task_pb2
 from proto.containerd.bootstrap_pb2 import BootstrapParams, BootstrapResult
 from proto.ttrpc import aio
 from proto.ttrpc.protobuf import as_bytes, as_text, bytes_field, fields, text_field
-from tests.integration.bundle import busybox_rootfs
 from tests.integration.shims import RealShims
 from tests.shimtest.harness import Bundle, Task, wait_gone
 
@@ -27,11 +26,6 @@ pytestmark = [
 ]
 
 OPTIONS = text_field(1, "runtimeoptions.v1.Options") + bytes_field(2, b"\x12\x04/a/b")
-
-
-@pytest.fixture(scope="module")
-def rootfs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return busybox_rootfs(tmp_path_factory.mktemp("busybox"))
 
 
 @pytest.fixture(params=[False, True], ids=["alone", "warm"])

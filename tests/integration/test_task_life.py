@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 from google.protobuf.empty_pb2 import Empty
@@ -15,7 +13,6 @@ from proto.containerd import task_pb2
 from proto.containerd.runc_pb2 import ProcessDetails
 from proto.ttrpc import aio
 from proto.ttrpc.status import FAILED_PRECONDITION, NOT_FOUND
-from tests.integration.bundle import busybox_rootfs
 from tests.integration.shims import RealShims
 from tests.shimtest.harness import Task, fails, wait_gone
 
@@ -26,18 +23,6 @@ pytestmark = [
 
 SLEEP = ["sleep", "1000"]
 TRAPS = "trap 'echo caught; exit 9' USR1; echo ready; while :; do sleep 0.05; done"
-
-
-@pytest.fixture(scope="module")
-def rootfs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return busybox_rootfs(tmp_path_factory.mktemp("busybox"))
-
-
-@pytest.fixture
-async def shims(rootfs: Path) -> AsyncIterator[RealShims]:
-    shims = RealShims(rootfs)
-    yield shims
-    await shims.close()
 
 
 async def running(shims: RealShims, *args: str) -> Task:

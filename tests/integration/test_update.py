@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -18,13 +17,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("update")]
 
 MIB = 1 << 20
 EAT = ("/flood", "private")
-
-
-@pytest.fixture(params=("systrap", "ptrace", "kvm"))
-def platform(request: pytest.FixtureRequest, host: Host) -> Iterator[str]:
-    host.platform = str(request.param)
-    yield host.platform
-    host.platform = "auto"
 
 
 def start(host: Host, *args: str) -> str:
