@@ -151,9 +151,9 @@ async def test_figures_are_the_containers_own_and_stay_until_it_is_deleted(shims
     assert 0 < before.rss <= before.memory
     await task.kill(signal.SIGKILL)
     await task.wait()
-    after = await figures(task)
+    while (after := await figures(task)).pids:  # its other processes are killed with the first, but may take a moment
+        await asyncio.sleep(0.01)
     assert after.cpu_ns >= before.cpu_ns
-    assert after.pids == 0
     await task.delete()
     with pytest.raises(RpcError):
         await figures(task)
