@@ -14,7 +14,7 @@ from google.protobuf.empty_pb2 import Empty
 from proto.containerd import metrics_v1_pb2, metrics_v2_pb2, task_pb2
 from proto.ttrpc.status import FAILED_PRECONDITION, INVALID_ARGUMENT, RpcError
 from shim.service import RESOURCES_TYPE
-from tests.integration.daemon import Daemon
+from tests.integration.daemon import Daemon, until
 from tests.integration.shims import RealShims, cgroup_roots
 from tests.shimtest.harness import Task, fails
 
@@ -202,12 +202,15 @@ async def test_container_that_takes_all_memory_is_told_of_before_its_exit(shims:
 
 def test_metrics_as_ctr_shows_them(daemon: Daemon) -> None:
     name = daemon.start_detached("sh", "-c", "sleep 1000 & i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; wait")
-    lines = daemon.ctr("task", "metrics", name).stdout.splitlines()
-    shown = dict(line.split(None, 1) for line in lines if len(line.split(None, 1)) == 2)
-    usage = shown.get("memory.usage_in_bytes") or shown["memory.usage"]
-    assert int(usage) > 0
-    assert int(shown["pids.current"]) == 2
-    assert int((shown.get("cpuacct.usage") or shown["cpu.usage_usec"]).split()[0]) > 0
+
+    def shown() -> dict[str, int]:
+        rows = [line.split() for line in daemon.ctr("task", "metrics", name).stdout.splitlines()]
+        return {row[0]: int(row[1]) for row in rows if len(row) > 1 and row[1].isdigit()}
+
+    assert until(lambda: shown().get("pids.current") == 2)
+    assert until(lambda: shown().get("cpuacct.usage", 0) or shown().get("cpu.usage_usec", 0))
+    now = shown()
+    assert now.get("memory.usage_in_bytes", 0) or now.get("memory.usage", 0)
 
 
 def test_pause_and_its_events_as_ctr_shows_them(daemon: Daemon) -> None:
