@@ -16,10 +16,12 @@ NEED := packaging/need
 C_SOURCES := $(wildcard platform_*/core/*.[chS] platform_*/core/*.ld platform_*/core/build.py sandbox/*_build.py sandbox/*.[ch] \
 	sentry/vdso/build*.py sentry/vdso/*.[ch] sentry/vdso/*.lds)
 PYTEST := $(BIN)/python -m pytest
+# What pip does when it installs.  Else whoever may not write bytecode compiles half of pysc at every command.
+COMPILE := $(BIN)/python -m compileall -q proto shim cli sandbox gofer sentry platform_ptrace platform_systrap platform_kvm
 JOBS ?= 2
 
 .PHONY: help setup setup-test check gen package test test-unit test-guest test-integration test-packages test-kvm test-soak \
-	demo bench bench-kvm image clean
+	test-engines engines demo bench bench-kvm image clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,6 +39,7 @@ $(VENV)/.pysc-built: $(VENV)/.pysc-deps setup.py $(C_SOURCES)
 	@echo "setup: C cores, $(BIN)/pysc and $(BIN)/containerd-shim-pysc-v1"
 	@$(BIN)/python -m pip install --quiet --no-build-isolation --no-deps --config-settings editable_mode=compat -e .
 	@rm -f $(VENV)/lib/python3*/site-packages/distutils-precedence.pth  # a hook of setuptools that every start would run
+	@$(COMPILE)
 	@touch $@
 
 setup-test: setup
@@ -81,12 +84,19 @@ test-kvm: setup-test  ## the platform and guest tests for kvm (or PLATFORM=...) 
 test-soak: setup-test  ## the tests that take minutes each, one after the other
 	$(PYTEST) -m soak -s tests
 
+engines:  ## build nerdctl and crictl as Go modules, in the user's cache folder; the tests use them if they are there
+	@$(PYTHON) packaging/engines.py build
+
+test-engines: setup-test engines  ## Docker, podman, nerdctl, crictl, containerd's own shim: each drives pysc as it drives runc
+	$(PYTEST) -n $(JOBS) --dist loadgroup tests/integration/engines
+
 demo: setup  ## show it: containers from ctr on our own kernel (PLATFORM=kvm: on that platform); cleans up after itself
 	@$(NEED) demo
 	@PLATFORM=$(PLATFORM) packaging/demo
 
 bench: setup  ## beside Linux and other runtimes, 10 to 15 minutes; QUICK=1: 2 minutes, and docs/ stays as it is
 	@$(NEED) bench
+	@$(COMPILE)
 	$(BIN)/python -m bench $(if $(QUICK),--quick,--write) $(addprefix --runsc ,$(RUNSC))
 
 bench-kvm: setup  ## beside runsc's kvm platform in the machine with software SVM: only ratios mean anything

@@ -14,10 +14,11 @@ import sys
 import tempfile
 import time
 import uuid
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 
 from bench.runtimes import Runtime
 from tests.integration.bundle import Process, busybox_rootfs, write_bundle
@@ -27,6 +28,7 @@ GUEST = Path(__file__).parent / "guest"
 FLAGS = ("-static", "-O2", "-pthread", "-Wall", "-Wextra")
 FOLDERS = ("proc", "dev", "sys", "tmp")
 CLEAN_UP_SECONDS = 20 * SLOWNESS
+NO_VARIABLES: Mapping[str, str] = MappingProxyType({})
 # Natively: the same root and a tmpfs on /tmp as in a container; a PID namespace, so that no process outlives the run.
 NATIVE = ("unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c")
 NATIVE_SCRIPT = 'mount -t proc proc "$1/proc" && mount -t tmpfs tmpfs "$1/tmp" && exec chroot "$@"'
@@ -90,14 +92,17 @@ class Ground:
     def state(self, runtime: Runtime) -> Path:
         return self.folder / "state" / runtime.name
 
-    def run(self, runtime: Runtime, root: Path, args: list[str], seconds: float) -> Outcome:
+    def run(
+        self, runtime: Runtime, root: Path, args: list[str], seconds: float, variables: Mapping[str, str] = NO_VARIABLES
+    ) -> Outcome:
         """The command in a container of this runtime, or on the host's kernel, and back."""
         if runtime.is_native:
             return finish([*NATIVE, NATIVE_SCRIPT, "native", str(root), *args], seconds)
         name = self.new_container(runtime)
         try:
             bundle = write_bundle(self.folder / "bundle" / name, root, Process(args))
-            outcome = finish(runtime.call(self.state(runtime), "run", "--bundle", str(bundle), name), seconds)
+            command = runtime.call(self.state(runtime), "run", "--bundle", str(bundle), name)
+            outcome = finish(command, seconds, variables=variables)
         except BaseException:
             self.delete(name)
             raise
@@ -140,7 +145,9 @@ class Ground:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def finish(command: list[str], seconds: float, capture: bool = True) -> Outcome:
+def finish(
+    command: list[str], seconds: float, capture: bool = True, variables: Mapping[str, str] = NO_VARIABLES
+) -> Outcome:
     """Runs it to its end, or kills its whole session when the time is up.
 
     What is printed goes through a pipe: runsc writes to a regular file at an offset of its own.  Without `capture` it
@@ -152,6 +159,7 @@ def finish(command: list[str], seconds: float, capture: bool = True) -> Outcome:
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE if capture else sys.stderr,
         stderr=subprocess.STDOUT if capture else sys.stderr,
+        env=os.environ | variables,
         start_new_session=True,
     )
     try:

@@ -76,6 +76,7 @@ STARTUP = Section(
     (
         Row("ctr_run", "ctr run --rm … true", 2.2, LESS),
         Row("oci_run", "RUNTIME run, true", None, LESS),
+        Row("oci_run_warm", "the same; pysc with PYSC_WARM_DIR", None, LESS),
         Row("ctr_exec", "ctr task exec … true", None, LESS),
         Row("oci_exec", "RUNTIME exec, true", None, LESS),
     ),

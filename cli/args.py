@@ -5,9 +5,14 @@ the first positional one, and insists on `--flag=true` being wrong.  Accepted: -
 -f value, bundled one-letter switches (-it), and `--` as the end of all flags.
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from __future__ import annotations
+
+from proto.record import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+    from typing import Any
 
 _WORDS = {"true": True, "1": True, "t": True, "false": False, "0": False, "f": False}
 
@@ -16,8 +21,7 @@ class UsageError(Exception):
     """The command line makes no sense; exit status 2."""
 
 
-@dataclass(slots=True, frozen=True)
-class Flag:
+class Flag(Record):
     """One flag.  kind: bool (a switch), str, int or list (may be repeated, collects strings)."""
 
     name: str
@@ -40,15 +44,14 @@ def ignored(*names: str, kind: type = bool) -> tuple[Flag, ...]:
     return tuple(Flag(name, kind=kind) for name in names)
 
 
-@dataclass(slots=True, frozen=True)
-class Command:
+class Command(Record):
     """One subcommand; `run` gets the global and its own flags' values and the positional words."""
 
     name: str
     usage: str
     """The positional words."""
     help: str
-    run: Callable[["Values", "Values", list[str]], int]
+    run: Callable[[Values, Values, list[str]], int]
     flags: tuple[Flag, ...] = ()
     words: tuple[int, int | None] = (0, 0)
     """How many positional words, at least and at most."""

@@ -8,7 +8,6 @@ import os
 import socket
 import tempfile
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 from cli.args import Command, Flag, UsageError, Values
@@ -28,12 +27,16 @@ def _do(flags: Values, values: Values, words: list[str]) -> int:
     if not os.path.isdir(root):
         raise InvalidSpec(f"--root: {root} is not a directory")
     volumes = [_volume(text) for text in values["volume"]]
+    if flags["nursery"] and confine.is_privileged():
+        flags["nursery"].take(warm=True)  # before we differ from those who might do for us
+    else:
+        flags["nursery"] = None
     with ExitStack() as cleanup:
         scratch = _make_scratch(cleanup)
         view, readonly = _private_view(flags, root, scratch, cleanup)
         spec = _spec(values, words, view, readonly, volumes)
         container_id = f"do-{os.getpid()}-{os.urandom(4).hex()}"
-        typed = Spec.from_json(spec, Path(scratch).parent)
+        typed = Spec.from_json(spec, os.path.dirname(scratch))
         return run_foreground(flags, container_id, typed, lambda sandbox: None)
 
 

@@ -182,7 +182,7 @@ def check_containerd() -> Iterator[Finding]:
     for program, remedy in (
         ("containerd", "install containerd, unless you only use pysc's own command line"),
         ("ctr", "it comes with containerd"),
-        (SHIM, f"link {Path(sys.executable).parent / SHIM} into /usr/local/bin"),
+        (SHIM, "pysc install --engine containerd (it also shows what it does: --dry-run)"),
     ):
         path = shutil.which(program)
         if path:

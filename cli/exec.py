@@ -4,18 +4,21 @@ Detached, a process of the host must stand for it: engines read a pid file and w
 child of ours stays behind for that, passes signals on, and exits as the process does.
 """
 
-import json
+from __future__ import annotations
+
 import os
-from contextlib import ExitStack
-from pathlib import Path
-from typing import Any
 
 from cli.args import Command, Flag, UsageError, Values, ignored
+from cli.attach import OWN_STREAMS, check_console, send_console, write_pid_file
 from cli.options import state_root
-from cli.run import OWN_STREAMS, check_console, send_console, write_pid_file
+from proto.jsontext import loads
 from sandbox.console import open_console, window_size
 from sandbox.errors import InvalidSpec, SandboxError
 from sandbox.sandbox import Sandbox, Stdio
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 _CAPABILITY_SETS = ("bounding", "effective", "permitted")
 
@@ -28,22 +31,26 @@ def _exec(flags: Values, values: Values, words: list[str]) -> int:
     terminal = bool(process.get("terminal"))
     check_console(terminal, values["console-socket"], detached=values["detach"])
     exec_id = os.urandom(16).hex()
-    with ExitStack() as cleanup:
-        stdio, master, slave = OWN_STREAMS, None, None
-        if terminal:
-            master, slave = open_console(None if values["console-socket"] else window_size(0))
-            cleanup.callback(os.close, master)
-            stdio = Stdio(console=slave)
+    if not terminal:
+        sandbox.exec(exec_id, process, terminal, OWN_STREAMS)
+        return _attend(sandbox, exec_id, values, None)
+    master, slave = open_console(None if values["console-socket"] else window_size(0))
+    try:
         try:
-            sandbox.exec(exec_id, process, terminal, stdio)
+            sandbox.exec(exec_id, process, terminal, Stdio(console=slave))
         finally:
-            if slave is not None:
-                os.close(slave)
-        if master is not None and values["console-socket"]:
+            os.close(slave)
+        if values["console-socket"]:
             send_console(values["console-socket"], master)
-        if values["detach"]:
-            return _leave_waiter(sandbox, exec_id, values["pid-file"])
-        return _wait(sandbox, exec_id, None if values["console-socket"] else master, values["pid-file"])
+        return _attend(sandbox, exec_id, values, None if values["console-socket"] else master)
+    finally:
+        os.close(master)
+
+
+def _attend(sandbox: Sandbox, exec_id: str, values: Values, master: int | None) -> int:
+    if values["detach"]:
+        return _leave_waiter(sandbox, exec_id, values["pid-file"])
+    return _wait(sandbox, exec_id, master, values["pid-file"])
 
 
 def _wait(sandbox: Sandbox, exec_id: str, master: int | None, pid_file: str | None) -> int:
@@ -84,17 +91,18 @@ def _stand_for(sandbox: Sandbox, exec_id: str) -> None:
 def _process(sandbox: Sandbox, values: Values, words: list[str]) -> dict[str, Any]:
     """The OCI process object: from a file, or the container's own with another command line."""
     if values["process"]:
-        process = _read_object(Path(values["process"]))
+        process = _read_object(values["process"])
     else:
-        process = dict(_read_object(sandbox.bundle / "config.json").get("process") or {})
+        process = dict(_read_object(f"{sandbox.bundle}/config.json").get("process") or {})
         process.update(args=words, terminal=values["tty"])
     _override(process, values)
     return process
 
 
-def _read_object(path: Path) -> dict[str, Any]:
+def _read_object(path: str) -> dict[str, Any]:
     try:
-        obj = json.loads(path.read_bytes())
+        with open(path, "rb") as f:
+            obj = loads(f.read())
     except OSError as e:
         raise InvalidSpec(f"cannot read {path}: {e.strerror}") from None
     except ValueError as e:

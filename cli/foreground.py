@@ -1,26 +1,25 @@
 """Waits for a process as if it were our own child: signals are passed on, a terminal is relayed, its status is ours.
 
-One thread waits for the end; the main one polls signals (through a wake-up pipe), the user's terminal and the
+One loop polls the sandbox's answer that says so, signals (through a wake-up pipe), the user's terminal and the
 container's console.
 """
 
+from __future__ import annotations
+
+import _signal  # type: ignore[import-not-found]  # what signal has, but not made into enums
 import os
 import select
-import signal
 import sys
 import termios
-import threading
 import tty
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from sandbox.console import window_size
 from sandbox.errors import SandboxError
-from sandbox.sandbox import Sandbox
+from sandbox.sandbox import Sandbox, Waiting
 
 FORWARDED = (
-    signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM,
-    signal.SIGCONT, signal.SIGWINCH,
+    _signal.SIGHUP, _signal.SIGINT, _signal.SIGQUIT, _signal.SIGTERM, _signal.SIGUSR1, _signal.SIGUSR2, _signal.SIGALRM,
+    _signal.SIGCONT, _signal.SIGWINCH,
 )  # fmt: skip
 
 _CHUNK = 16 * 1024
@@ -36,36 +35,39 @@ def supervise(sandbox: Sandbox, exec_id: str = "", console: int | None = None, s
     return _Supervisor(sandbox, exec_id, console).run(start)
 
 
-@contextmanager
-def raw_terminal(fd: int) -> Iterator[None]:
+class _RawTerminal:
     """Every key goes to the container, Ctrl-C too; the terminal is as it was afterwards."""
-    if not os.isatty(fd):
-        yield
-        return
-    before = termios.tcgetattr(fd)
-    tty.setraw(fd, termios.TCSANOW)
-    try:
-        yield
-    finally:
-        termios.tcsetattr(fd, termios.TCSADRAIN, before)
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._before = termios.tcgetattr(fd) if os.isatty(fd) else None
+
+    def __enter__(self) -> None:
+        if self._before is not None:
+            tty.setraw(self._fd, termios.TCSANOW)
+
+    def __exit__(self, *_: object) -> None:
+        if self._before is not None:
+            termios.tcsetattr(self._fd, termios.TCSADRAIN, self._before)
 
 
-@contextmanager
-def _signals_as_bytes() -> Iterator[int]:
+class _SignalsAsBytes:
     """While this lasts, the signals in FORWARDED do nothing but write their number to the pipe that is returned."""
-    read_end, write_end = os.pipe()
-    os.set_blocking(read_end, False)
-    os.set_blocking(write_end, False)
-    previous = {signo: signal.signal(signo, lambda *_: None) for signo in FORWARDED}
-    previous_fd = signal.set_wakeup_fd(write_end)
-    try:
-        yield read_end
-    finally:
-        signal.set_wakeup_fd(previous_fd)
-        for signo, handler in previous.items():
-            signal.signal(signo, handler)
-        os.close(read_end)
-        os.close(write_end)
+
+    def __enter__(self) -> int:
+        self._ends = os.pipe()
+        for fd in self._ends:
+            os.set_blocking(fd, False)
+        self._previous = {signo: _signal.signal(signo, lambda *_: None) for signo in FORWARDED}
+        self._previous_fd = _signal.set_wakeup_fd(self._ends[1])
+        return self._ends[0]
+
+    def __exit__(self, *_: object) -> None:
+        _signal.set_wakeup_fd(self._previous_fd)
+        for signo, handler in self._previous.items():
+            _signal.signal(signo, handler)
+        for fd in self._ends:
+            os.close(fd)
 
 
 class _Supervisor:
@@ -78,42 +80,41 @@ class _Supervisor:
         self.input_open = console is not None
         self.to_console = b""
         """Typed, but the console has not taken it yet."""
-        self.status: int | None = None
-        self.error: SandboxError | None = None
-        self.ended, self._ended_write = os.pipe()
 
     def run(self, start: bool) -> int:
         if self.console is not None:
             os.set_blocking(self.console, False)
-        with _signals_as_bytes() as signals, raw_terminal(0) if self.console is not None else _nothing():
-            if start:
-                self.sandbox.start()
-            self._resize()
-            threading.Thread(target=self._wait, daemon=True).start()
-            while not self._turn(signals):
-                pass
-            self._drain()
-        os.close(self.ended)
-        os.close(self._ended_write)
-        if self.error is not None:
-            raise self.error
-        assert self.status is not None
-        return self.status
+        with _SignalsAsBytes() as signals:
+            if self.console is None:
+                return self._attend(start, signals)
+            with _RawTerminal(0):
+                return self._attend(start, signals)
 
-    def _wait(self) -> None:
+    def _attend(self, start: bool, signals: int) -> int:
+        if start:
+            self.sandbox.start()
+        self._resize()
+        return self._status(signals)
+
+    def _status(self, signals: int) -> int:
+        """Serve until the process has ended."""
         try:
-            self.status = self.sandbox.wait(self.exec_id).exit_status
-        except SandboxError as e:
-            self.error = e
+            with self.sandbox.waiting(self.exec_id) as waiting:
+                while not self._turn(waiting, signals):
+                    pass
+                self._drain()
+                return waiting.result().exit_status
+        except SandboxError:
             if self.sandbox.has_died():
                 last_words = self.sandbox.last_words() or "its log may say why"
-                self.error = SandboxError(f"the sandbox has died: {last_words}")
-        os.write(self._ended_write, b"!")
+                raise SandboxError(f"the sandbox has died: {last_words}") from None
+            raise
 
-    def _turn(self, signals: int) -> bool:
+    def _turn(self, waiting: Waiting, signals: int) -> bool:
         """Wait for something and act on it; True when the process has ended."""
+        ended = waiting.fileno()
         poller = select.poll()
-        poller.register(self.ended, select.POLLIN)
+        poller.register(ended, select.POLLIN)
         poller.register(signals, select.POLLIN)
         if self.input_open and not self.to_console:
             poller.register(0, select.POLLIN)
@@ -126,11 +127,11 @@ class _Supervisor:
             self._read_input()
         if self.console is not None and self.console in events:
             self._serve_console(events[self.console])
-        return self.ended in events
+        return ended in events
 
     def _forward(self, numbers: bytes) -> None:
         for signo in numbers:
-            if signo == signal.SIGWINCH:
+            if signo == _signal.SIGWINCH:
                 self._resize()
             elif signo in FORWARDED:
                 try:
@@ -196,11 +197,6 @@ class _Supervisor:
         while poller.poll(_DRAIN_SECONDS * 1000):
             if not self._copy_output():
                 return
-
-
-@contextmanager
-def _nothing() -> Iterator[None]:
-    yield
 
 
 def flush_output() -> None:

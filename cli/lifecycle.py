@@ -1,12 +1,17 @@
 """pysc start, kill, delete."""
 
-import re
-import signal
+import _signal  # type: ignore[import-not-found]  # what signal has, but not made into enums
 
 from cli.args import Command, Flag, UsageError, Values, ignored
 from cli.options import state_root
 from sandbox.errors import FailedPrecondition, NotFound
 from sandbox.sandbox import Sandbox
+
+SIGNALS: dict[str, int] = {
+    name.removeprefix("SIG"): value
+    for name, value in vars(_signal).items()
+    if name.startswith("SIG") and not name.startswith("SIG_")
+}
 
 
 def _start(flags: Values, values: Values, words: list[str]) -> int:
@@ -16,18 +21,18 @@ def _start(flags: Values, values: Values, words: list[str]) -> int:
 
 def signal_number(text: str) -> int:
     """A signal by number or by name, with or without SIG.  Raises UsageError."""
-    if text.isdigit() and 0 <= int(text) <= signal.SIGRTMAX:
+    if text.isdigit() and 0 <= int(text) <= _signal.SIGRTMAX:
         return int(text)
     name = text.upper().removeprefix("SIG")
-    if match := re.fullmatch(r"RTMIN(\+(\d+))?|RTMAX(-(\d+))?", name):
-        base = signal.SIGRTMIN if name.startswith("RTMIN") else signal.SIGRTMAX
-        number = base + int(match[2] or 0) - int(match[4] or 0)
-        if signal.SIGRTMIN <= number <= signal.SIGRTMAX:
-            return number
-    known = {each.name.removeprefix("SIG"): each.value for each in signal.Signals}
-    if name not in known:
+    for base, sign in (("RTMIN", "+"), ("RTMAX", "-")):
+        distance = name.removeprefix(base).removeprefix(sign)
+        if name.startswith(base + sign) and distance.isdigit():
+            number = SIGNALS[base] + int(f"{sign}{distance}")
+            if _signal.SIGRTMIN <= number <= _signal.SIGRTMAX:
+                return number
+    if name not in SIGNALS:
         raise UsageError(f"kill: unknown signal {text!r}")
-    return known[name]
+    return SIGNALS[name]
 
 
 def _kill(flags: Values, values: Values, words: list[str]) -> int:

@@ -3,26 +3,28 @@
 Modules of commands are imported only when asked for: `pysc state` runs for every health check of a container.
 """
 
+from __future__ import annotations
+
 import os
-import signal
 import sys
-from collections.abc import Callable, Sequence
-from types import FrameType
-from typing import TYPE_CHECKING
+from _signal import SIG_IGN, SIGHUP, SIGINT, SIGPIPE, SIGTERM, signal  # type: ignore[import-not-found]
 
 from cli.args import Command, UsageError, Values, check_words, describe_flags, parse
-from cli.entry import MAKERS
 from cli.options import GLOBAL_FLAGS, settle
 from sandbox.errors import NoSuchExecutable, NotExecutable, SandboxError
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from sandbox.spawn import Nursery
+    from collections.abc import Callable, Sequence
+    from types import FrameType
+
+    from sandbox.expected import Expected
 
 USAGE_STATUS = 2
 NOT_EXECUTABLE_STATUS = 126
 NOT_FOUND_STATUS = 127
 
-_INTERRUPTING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_INTERRUPTING = {SIGINT: "SIGINT", SIGTERM: "SIGTERM", SIGHUP: "SIGHUP"}
 
 
 class Interrupted(BaseException):
@@ -117,6 +119,12 @@ def _doctor() -> tuple[Command, ...]:
     return commands
 
 
+def _installation() -> tuple[Command, ...]:
+    from cli.install import COMMANDS as commands
+
+    return commands
+
+
 def _version() -> tuple[Command, ...]:
     from cli.version import COMMANDS as commands
 
@@ -145,6 +153,8 @@ COMMANDS: dict[str, Callable[[], tuple[Command, ...]]] = {
     "debug": _debug,
     "config": _config,
     "doctor": _doctor,
+    "install": _installation,
+    "uninstall": _installation,
     "version": _version,
 }
 
@@ -155,8 +165,8 @@ def find_command(name: str) -> Command:
     return next(command for command in COMMANDS[name]() if command.name == name)
 
 
-def main(argv: Sequence[str] | None = None, nursery: "Nursery | None" = None) -> int:
-    """Run one command; returns the exit status.  The nursery, if there is one, forks a new sandbox's processes."""
+def main(argv: Sequence[str] | None = None, nursery: Expected | None = None) -> int:
+    """Run one command; returns the exit status.  The nursery, if one is under way, forks a new sandbox's processes."""
     try:
         return _main(argv, nursery)
     finally:
@@ -164,15 +174,17 @@ def main(argv: Sequence[str] | None = None, nursery: "Nursery | None" = None) ->
             nursery.close()
 
 
-def _main(argv: Sequence[str] | None, nursery: "Nursery | None") -> int:
+def _main(argv: Sequence[str] | None, nursery: Expected | None) -> int:
     _open_standard_streams()
     for signo in _INTERRUPTING:
-        signal.signal(signo, _interrupt)
+        signal(signo, _interrupt)
     flags = Values(GLOBAL_FLAGS)
     try:
         flags, words = parse(GLOBAL_FLAGS, sys.argv[1:] if argv is None else argv, flags_first=True)
-        flags["nursery"] = nursery if words[:1] and words[0] in MAKERS else None
-        return _dispatch(flags, words)
+        flags["nursery"] = nursery
+        status = _dispatch(flags, words)
+        sys.stdout.flush()
+        return status
     except UsageError as e:
         return _report(flags, str(e), USAGE_STATUS)
     except NoSuchExecutable as e:
@@ -182,7 +194,7 @@ def _main(argv: Sequence[str] | None, nursery: "Nursery | None") -> int:
     except SandboxError as e:
         return _report(flags, e.message, 1)
     except Interrupted as e:
-        return _report(flags, f"interrupted by {signal.Signals(e.signo).name}", 128 + e.signo)
+        return _report(flags, f"interrupted by {_INTERRUPTING[e.signo]}", 128 + e.signo)
     except BrokenPipeError:
         return _silence_stdout()
     except OSError as e:
@@ -201,14 +213,15 @@ def _open_standard_streams() -> None:
 
 def _interrupt(signo: int, frame: FrameType | None) -> None:
     for each in _INTERRUPTING:
-        signal.signal(each, signal.SIG_IGN)  # once is enough; tidying up must not be interrupted again
+        signal(each, SIG_IGN)  # once is enough; tidying up must not be interrupted again
     raise Interrupted(signo)
 
 
 def _silence_stdout() -> int:
     """Whoever read our output has seen enough; Python would complain once more at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    return 128 + signal.SIGPIPE
+    status: int = 128 + SIGPIPE
+    return status
 
 
 def _dispatch(flags: Values, words: list[str]) -> int:

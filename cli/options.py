@@ -1,14 +1,18 @@
 """The global flags, and what they mean for a sandbox."""
 
+from __future__ import annotations
+
 import os
-from collections.abc import Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Final
 
 from cli.args import Flag, UsageError, Values, ignored
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Final
+
     from sandbox.config import Config, Layer
+    from sandbox.expected import Expected
     from sandbox.sandbox import Options
 
 GLOBAL_FLAGS = (
@@ -50,9 +54,10 @@ SETTING_FLAGS: Final = {
 LOG_FORMATS = ("text", "json")
 
 
-def state_root(flags: Values) -> Path:
+def state_root(flags: Values) -> str:
     """Where containers are remembered."""
-    return Path(flags["root"])
+    root: str = flags["root"]
+    return root
 
 
 def _default_root() -> str:
@@ -73,7 +78,7 @@ def settle(flags: Values) -> None:
     flags["root"] = os.path.abspath(flags["root"] or _default_root())
 
 
-def given(flags: Values) -> "list[Layer]":
+def given(flags: Values) -> list[Layer]:
     """What the flags say about options, each a layer.  Raises UsageError."""
     from sandbox.config import InvalidConfig, Layer, parse_flag
 
@@ -93,7 +98,7 @@ def _log_path(path: str) -> str:
     return os.path.abspath(path) + ("/" if path.endswith("/") else "")
 
 
-def effective(flags: Values, annotations: Mapping[str, str]) -> "Config":
+def effective(flags: Values, annotations: Mapping[str, str]) -> Config:
     """The options that hold for a container with these annotations.  Raises InvalidConfig."""
     from sandbox import config
 
@@ -101,7 +106,7 @@ def effective(flags: Values, annotations: Mapping[str, str]) -> "Config":
     return config.settle([node], annotations, given(flags))
 
 
-def sandbox_options(flags: Values, container_id: str, annotations: Mapping[str, str], foreground: bool) -> "Options":
+def sandbox_options(flags: Values, container_id: str, annotations: Mapping[str, str], foreground: bool) -> Options:
     """How to make a container's sandbox.
 
     In the foreground the sandbox lives and dies with this command, and its log goes to our stderr if anybody wants to
@@ -116,8 +121,9 @@ def sandbox_options(flags: Values, container_id: str, annotations: Mapping[str, 
         warn(flags, warning)
     options = Options(**sandbox_fields(config, container_id))
     if options.log is None and foreground and (options.debug or options.strace):
-        options.log = Path("/dev/stderr")
+        options.log = "/dev/stderr"
     options.exit_with_init = not foreground
     options.lifeline = foreground
-    options.nursery = flags["nursery"]
+    expected: Expected | None = flags["nursery"]
+    options.nursery = expected.take(warm=foreground) if expected else None
     return options

@@ -1,18 +1,22 @@
 """pysc state, list, ps."""
 
-import json
+from __future__ import annotations
+
 import os
 import time
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
 from cli.args import Command, Flag, UsageError, Values
 from cli.options import state_root
 from proto.control import Process
+from proto.jsontext import dumps, loads, pretty
 from sandbox import state
 from sandbox.errors import NotFound
 from sandbox.sandbox import Sandbox
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
 
 FORMATS = ("table", "json")
 
@@ -49,14 +53,15 @@ def _rootfs(sandbox: Sandbox) -> str:
     if container is None:
         return ""
     try:
-        obj = json.loads((Path(container.bundle) / "config.json").read_bytes())
+        with open(f"{container.bundle}/config.json", "rb") as f:
+            obj = loads(f.read())
         return os.path.join(container.bundle, obj["root"]["path"])
     except (OSError, ValueError, LookupError, TypeError):
         return ""
 
 
 def _state(flags: Values, values: Values, words: list[str]) -> int:
-    print(json.dumps(described(Sandbox.load(state_root(flags), words[0])), indent=2))
+    print(pretty(described(Sandbox.load(state_root(flags), words[0]))))
     return 0
 
 
@@ -72,7 +77,7 @@ def _list(flags: Values, values: Values, words: list[str]) -> int:
         except NotFound:  # removed while we looked
             continue
     if form == "json":
-        print(json.dumps(found))
+        print(dumps(found))
         return 0
     rows = [(s["id"], str(s["pid"]), s["status"], s["bundle"], s["created"], s["owner"]) for s in found]
     print(table(("ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER"), rows), end="")
@@ -85,7 +90,7 @@ def _ps(flags: Values, values: Values, words: list[str]) -> int:
     processes = sandbox.processes()
     if form == "json":
         # Engines look these up on the host (docker top): there, the sandbox stands for all of them.
-        print(json.dumps([sandbox.pid] if processes else []))
+        print(dumps([sandbox.pid] if processes else []))
     else:
         header = ("UID", "PID", "PPID", "THREADS", "STATE", "START", "TTY", "TIME", "CMD")
         print(table(header, [_row(process) for process in processes]), end="")

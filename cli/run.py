@@ -1,38 +1,24 @@
 """pysc run and create: a container from an OCI bundle."""
 
+from __future__ import annotations
+
 import os
-from collections.abc import Callable
 from contextlib import ExitStack
-from pathlib import Path
 
 from cli.args import Command, Flag, UsageError, Values, ignored
+from cli.attach import OWN_STREAMS, check_console, send_console, write_pid_file
 from cli.options import sandbox_options, state_root
-from sandbox.console import open_console, send_master, window_size
-from sandbox.errors import InvalidSpec, SandboxError
+from sandbox.console import open_console, window_size
 from sandbox.sandbox import Options, Sandbox, Stdio
 from sandbox.spec import Spec, load_spec
 
-OWN_STREAMS = Stdio(0, 1, 2)
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
-def write_pid_file(path: str, pid: int) -> None:
-    """Whole or not at all: its reader may be waiting for it to appear."""
-    temporary = f"{path}.{os.getpid()}"
-    with open(temporary, "w") as f:
-        f.write(str(pid))
-    os.replace(temporary, path)
-
-
-def check_console(terminal: bool, console_socket: str | None, detached: bool) -> None:
-    """Who gets the terminal?  Raises InvalidSpec if nobody would, or if there is none to give."""
-    if terminal and detached and not console_socket:
-        raise InvalidSpec("process.terminal is set, but nobody gets the terminal: --console-socket is missing")
-    if console_socket and not terminal:
-        raise InvalidSpec("--console-socket is given, but process.terminal is not set")
-
-
-def _bundle(values: Values) -> Path:
-    return Path(os.path.abspath(values["bundle"] or "."))
+def _bundle(values: Values) -> str:
+    return os.path.abspath(values["bundle"] or ".")
 
 
 def _create(flags: Values, values: Values, words: list[str]) -> int:
@@ -63,19 +49,12 @@ def _create_detached(flags: Values, values: Values, container_id: str) -> Sandbo
     return sandbox
 
 
-def _made(root: Path, container_id: str, spec: Spec, options: Options, stdio: Stdio) -> Sandbox:
+def _made(root: str, container_id: str, spec: Spec, options: Options, stdio: Stdio) -> Sandbox:
     try:
         return Sandbox.create(root, container_id, spec.bundle, spec, options, stdio)
     finally:
         if options.nursery is not None:
             options.nursery.close()
-
-
-def send_console(path: str, master: int) -> None:
-    try:
-        send_master(path, master)
-    except OSError as e:
-        raise SandboxError(f"cannot hand over the console on {path}: {e.strerror}") from None
 
 
 def _run(flags: Values, values: Values, words: list[str]) -> int:

@@ -198,7 +198,7 @@ def _give(path: bytes | int, dir_fd: int, fd: int, mode: int, uid: int, gid: int
     Permission bits are left as the host made them, for a default ACL of the directory may have cut them.
     """
     st = os.stat(fd)
-    if os.stat(dir_fd).st_mode & S_ISGID:
+    if gid not in (UNCHANGED, st.st_gid) and os.stat(dir_fd).st_mode & S_ISGID:
         gid = st.st_gid
     if uid not in (UNCHANGED, st.st_uid) or gid not in (UNCHANGED, st.st_gid):
         os.chown(path, uid, gid)

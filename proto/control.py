@@ -10,10 +10,16 @@ the Sentry is the less trusted peer, and nothing it answers may surprise its cal
 Reading order: `Message` (the codec), the records, `METHODS` (who answers what).
 """
 
-import json
-from dataclasses import MISSING, dataclass, field, fields
 from types import GenericAlias, NoneType, UnionType
-from typing import Any, ClassVar, Self
+
+from .jsontext import dumps, loads
+from .record import Record, field
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Self
+else:
+    Any = object  # in the annotations, which are the schema: whatever JSON can say
 
 SERVICE = "pysc.control.v1.Sentry"
 
@@ -89,48 +95,43 @@ def _encode(value: Any) -> Any:
     return value
 
 
-class Message:
-    """Base of all records: their annotations are the schema."""
+class Message(Record):
+    """Base of all messages: their annotations are the schema."""
 
-    __slots__ = ()
-    __dataclass_fields__: ClassVar[dict[str, Any]]
-
-    def to_dict(self) -> dict[str, Any]:
-        return {f.name: _encode(getattr(self, f.name)) for f in fields(self)}
+    def to_dict(self) -> "dict[str, Any]":
+        return {name: _encode(getattr(self, name)) for name in self.kinds}
 
     def to_json(self) -> bytes:
-        return json.dumps(self.to_dict(), separators=(",", ":"), ensure_ascii=False).encode("utf-8", "surrogateescape")
+        return dumps(self.to_dict()).encode("utf-8", "surrogateescape")
 
     @classmethod
-    def from_dict(cls, obj: object, where: str = "") -> Self:
+    def from_dict(cls, obj: object, where: str = "") -> "Self":
         """Raises MessageError for a wrong type or a missing field."""
         where = where or cls.__name__
         if not isinstance(obj, dict):
             raise MessageError(f"{where}: object expected")
         known: dict[str, Any] = {}
-        for f in fields(cls):
-            if f.name in obj:
-                known[f.name] = _decode(f.type, obj[f.name], f"{where}.{f.name}")
-            elif f.default is MISSING and f.default_factory is MISSING:
-                raise MessageError(f"{where}.{f.name}: missing")
+        for name, kind in cls.kinds.items():
+            if name in obj:
+                known[name] = _decode(kind, obj[name], f"{where}.{name}")
+            elif not cls.has_default(name):
+                raise MessageError(f"{where}.{name}: missing")
         return cls(**known)
 
     @classmethod
-    def from_json(cls, data: bytes) -> Self:
+    def from_json(cls, data: bytes) -> "Self":
         """An empty payload is an empty object."""
         try:
-            obj = json.loads(data.decode("utf-8", "surrogateescape")) if data else {}
+            obj = loads(data.decode("utf-8", "surrogateescape")) if data else {}
         except (ValueError, RecursionError) as e:
             raise MessageError(f"{cls.__name__}: not JSON: {e}") from None
         return cls.from_dict(obj)
 
 
-@dataclass(slots=True)
 class Empty(Message):
     """A response that says only that it was done, or a request without arguments."""
 
 
-@dataclass(slots=True)
 class Mount(Message):
     """One entry of CreateContainer.mounts, in the order of the OCI spec; the first is "/"."""
 
@@ -142,7 +143,6 @@ class Mount(Message):
     """Which donated 9P connection serves it; None: the Sentry makes it itself, by type."""
 
 
-@dataclass(slots=True)
 class CreateContainer(Message):
     """Make a container, ready to start.  Fails with 5 or 7 when process.args[0] cannot be run."""
 
@@ -154,14 +154,12 @@ class CreateContainer(Message):
     fds: list[str] = field(default_factory=list)
 
 
-@dataclass(slots=True)
 class StartContainer(Message):
     """Let the container's first process run."""
 
     id: str
 
 
-@dataclass(slots=True)
 class Exec(Message):
     """Start another process in a running container."""
 
@@ -173,13 +171,11 @@ class Exec(Message):
     fds: list[str] = field(default_factory=list)
 
 
-@dataclass(slots=True)
 class ExecResponse(Message):
     pid: int
     """In the container's own pid namespace."""
 
 
-@dataclass(slots=True)
 class Wait(Message):
     """Answered when the process has ended, at once if it already has."""
 
@@ -188,7 +184,6 @@ class Wait(Message):
     """"" is the container's first process."""
 
 
-@dataclass(slots=True)
 class ExitStatus(Message):
     exit_status: int
     """0..255; 128 + signal when killed."""
@@ -196,7 +191,6 @@ class ExitStatus(Message):
     """Unix time."""
 
 
-@dataclass(slots=True)
 class Signal(Message):
     """Fails with 5, "process already finished", when there is nobody left to signal."""
 
@@ -207,7 +201,6 @@ class Signal(Message):
     """Every process of the container."""
 
 
-@dataclass(slots=True)
 class Resize(Message):
     """The size of a process's terminal, in character cells."""
 
@@ -217,12 +210,10 @@ class Resize(Message):
     exec_id: str = ""
 
 
-@dataclass(slots=True)
 class Processes(Message):
     id: str
 
 
-@dataclass(slots=True)
 class Process(Message):
     """One row of ps."""
 
@@ -240,17 +231,14 @@ class Process(Message):
     args: list[str] = field(default_factory=list)
 
 
-@dataclass(slots=True)
 class ProcessesResponse(Message):
     processes: list[Process] = field(default_factory=list)
 
 
-@dataclass(slots=True)
 class State(Message):
     id: str
 
 
-@dataclass(slots=True)
 class StateResponse(Message):
     status: str
     """CREATED, RUNNING, PAUSED or STOPPED."""
@@ -260,21 +248,18 @@ class StateResponse(Message):
     """Of the first process, in the container's own pid namespace."""
 
 
-@dataclass(slots=True)
 class Pause(Message):
     """Freeze every process of a running container; answered when none runs.  Fails with 9 in any other state."""
 
     id: str
 
 
-@dataclass(slots=True)
 class Resume(Message):
     """Let the processes of a paused container run on.  Fails with 9 if it is not paused."""
 
     id: str
 
 
-@dataclass(slots=True)
 class Update(Message):
     """New limits, as far as the Sentry keeps or shows them; the host's cgroup has the rest."""
 
@@ -287,14 +272,12 @@ class Update(Message):
     """Bytes of memory that the whole sandbox is to see; None: as before."""
 
 
-@dataclass(slots=True)
 class Usage(Message):
     """What a container uses, as far as its cgroup on the host does not know."""
 
     id: str
 
 
-@dataclass(slots=True)
 class UsageResponse(Message):
     tasks: int
     """Processes and threads, zombies included."""
@@ -306,14 +289,12 @@ class UsageResponse(Message):
     """Processes that the Sentry ended because the container's memory was used up."""
 
 
-@dataclass(slots=True)
 class DestroyContainer(Message):
     """Kill what is left of a container and release everything it holds."""
 
     id: str
 
 
-@dataclass(slots=True)
 class Profile(Message):
     """Measure where the whole Sentry's time goes, for a while.  Fails with 9 while another such request runs."""
 
@@ -321,7 +302,6 @@ class Profile(Message):
     duration_ms: int
 
 
-@dataclass(slots=True)
 class CallCost(Message):
     """One system call: how often it was made, and the time spent in its handler."""
 
@@ -330,7 +310,6 @@ class CallCost(Message):
     ns: int
 
 
-@dataclass(slots=True)
 class ProfileResponse(Message):
     samples: int
     stacks: list[str] = field(default_factory=list)
@@ -338,7 +317,6 @@ class ProfileResponse(Message):
     calls: list[CallCost] = field(default_factory=list)
 
 
-@dataclass(slots=True)
 class Shutdown(Message):
     """The Sentry answers, then exits."""
 
@@ -362,7 +340,6 @@ METHODS: dict[str, tuple[type[Message], type[Message]]] = {
 }
 
 
-@dataclass(slots=True)
 class BootConfig(Message):
     """What the Sentry is told when it boots (not over the socket: it comes on an inherited pipe)."""
 

@@ -3,18 +3,24 @@
 Times in nanoseconds, sizes in bytes; a limit of None is no limit.
 """
 
-import os
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from __future__ import annotations
 
-from sandbox.cgroups import OWN_TASKS, Cgroup
+import os
+
+from proto.record import Record, field
+from sandbox.cgroups import OWN_TASKS
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from sandbox.cgroups import Cgroup
 
 _UNLIMITED_V1 = 1 << 62
 """v1 says "no limit" by a huge number: the largest multiple of the page size."""
 
 
-@dataclass(slots=True)
-class DeviceIo:
+class DeviceIo(Record):
     """What was read from and written to one block device."""
 
     major: int
@@ -25,8 +31,7 @@ class DeviceIo:
     writes: int = 0
 
 
-@dataclass(slots=True)
-class MemoryEntry:
+class MemoryEntry(Record):
     """One of v1's counters of memory, with its limit."""
 
     usage: int = 0
@@ -36,8 +41,7 @@ class MemoryEntry:
     """Times the limit was hit."""
 
 
-@dataclass(slots=True)
-class Stats:
+class Stats(Record):
     """Figures of one container; zero where the host has no such controller."""
 
     version: int

@@ -8,17 +8,22 @@ v1 has one hierarchy for each controller (some are mounted together), v2 has one
 Paths never pass through systemd: `slice:prefix:name` is translated into the path that systemd would use.
 """
 
+from __future__ import annotations
+
 import errno
 import os
-import signal
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from _signal import SIGKILL  # type: ignore[import-not-found]
 
+from proto.record import Record
 from sandbox.errors import FailedPrecondition, InvalidSpec, SandboxError
-from sandbox.spec import Resources
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from typing import Any
+
+    from sandbox.spec import Resources
 
 CONTROLLERS = ("blkio", "cpu", "cpuacct", "cpuset", "io", "memory", "pids")
 """Of v1 and of v2: blkio and cpuacct are v1's alone, io is v2's."""
@@ -29,8 +34,7 @@ OWN_TASKS = 2
 REMOVE_TIMEOUT = 5.0
 
 
-@dataclass(slots=True)
-class Hierarchy:
+class Hierarchy(Record):
     """One mounted cgroup file system and the controllers of ours that it has."""
 
     mount_point: str
@@ -58,7 +62,7 @@ def _mounted(mountinfo: str) -> tuple[list[Hierarchy], str]:
 
 def host_hierarchies(mountinfo: str | None = None) -> tuple[int, list[Hierarchy]]:
     """The version in use, 1 or 2, and its hierarchies; 0 and nothing where no cgroups are mounted."""
-    v1, v2 = _mounted(Path("/proc/self/mountinfo").read_text() if mountinfo is None else mountinfo)
+    v1, v2 = _mounted(_read("/proc/self/mountinfo") if mountinfo is None else mountinfo)
     if v1:
         return 1, v1
     if v2:
@@ -136,13 +140,19 @@ class Cgroup:
         return {"version": self.version, "directories": self.directories, "created": self.created}
 
     @classmethod
-    def from_json(cls, obj: dict[str, Any]) -> "Cgroup":
+    def from_json(cls, obj: dict[str, Any]) -> Cgroup:
         return cls(obj["version"], obj["directories"], obj["created"])
 
     @classmethod
-    def create(cls, path: str, resources: Resources) -> "Cgroup":
-        """Make the cgroup and set its limits.  Raises OSError or SandboxError, having removed what it had made."""
+    def create(
+        cls, path: str, resources: Resources, announce: Callable[[Cgroup], None] = lambda _: None
+    ) -> Cgroup:
+        """Make the cgroup and set its limits.  Raises OSError or SandboxError, having removed what it had made.
+
+        `announce` is told before of all that is going to be made, for who has to remove it should we be killed.
+        """
         version, found = host_hierarchies()
+        announce(cls._planned(version, found, path))
         cgroup = cls(version, {}, [])
         try:
             for hierarchy in found:
@@ -154,6 +164,15 @@ class Cgroup:
             cgroup.remove()
             raise
         return cgroup
+
+    @classmethod
+    def _planned(cls, version: int, found: Sequence[Hierarchy], path: str) -> Cgroup:
+        directories = {os.path.join(each.mount_point, path): sorted(each.controllers) for each in found}
+        names = path.split("/")
+        levels = [
+            os.path.join(each.mount_point, *names[: depth + 1]) for each in found for depth in range(len(names))
+        ]
+        return cls(version, directories, [level for level in levels if not os.path.exists(level)])
 
     def _make(self, hierarchy: Hierarchy, directory: str) -> None:
         """mkdir -p, handing each new level what its controllers need from the level above."""
@@ -176,11 +195,16 @@ class Cgroup:
         return None
 
     def open_procs(self) -> list[int]:
-        """For each hierarchy, its cgroup.procs opened for writing.  Who writes "0" moves itself in."""
+        """For each hierarchy, the file opened for writing through which a process of one thread moves itself in: "0".
+
+        v1's `tasks` moves a thread, and for oneself the kernel then need not wait until nobody forks or ends, which
+        takes milliseconds.
+        """
+        name = "tasks" if self.version == 1 else "cgroup.procs"
         fds: list[int] = []
         try:
             for directory in self.directories:
-                fds.append(os.open(f"{directory}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC))
+                fds.append(os.open(f"{directory}/{name}", os.O_WRONLY | os.O_CLOEXEC))
         except BaseException:
             for fd in fds:
                 os.close(fd)
@@ -275,7 +299,7 @@ class Cgroup:
         """SIGKILL whatever is inside; they may still be dying on return."""
         for pid in self.pids():
             try:
-                os.kill(pid, signal.SIGKILL)
+                os.kill(pid, SIGKILL)
             except ProcessLookupError:
                 pass
 

@@ -11,12 +11,11 @@ The order in which they win, the last one first:
 A file that cannot be read, a key that is unknown and a value that is not of its kind are errors, which say where.
 """
 
-import os
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Final
+from __future__ import annotations
 
+import os
+
+from proto.record import Record, field
 from sandbox.errors import InvalidSpec
 from sandbox.settings import (
     ANNOTATION_PREFIX,
@@ -29,6 +28,13 @@ from sandbox.settings import (
     nearest,
 )
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from typing import Any, Final
+
+    from _typeshed import StrPath
+
 NODE_FILE: Final = "/etc/pysc/config.toml"
 NODE_FILE_VARIABLE: Final = "PYSC_CONFIG"
 DEFAULT: Final = "default"
@@ -38,8 +44,7 @@ class InvalidConfig(InvalidSpec):
     """An option cannot be used; the text says which, where it was set, and what was expected."""
 
 
-@dataclass(slots=True)
-class Layer:
+class Layer(Record):
     """What one source says."""
 
     origin: str
@@ -47,8 +52,7 @@ class Layer:
     values: dict[str, Value] = field(default_factory=dict)
 
 
-@dataclass(slots=True)
-class Config:
+class Config(Record):
     """The values that hold."""
 
     values: dict[str, Value] = field(default_factory=lambda: {setting.name: setting.default for setting in SETTINGS})
@@ -90,10 +94,11 @@ def read_node_file() -> Layer:
     return read_file(path)
 
 
-def read_file(path: str | Path) -> Layer:
+def read_file(path: StrPath) -> Layer:
     """A file of options."""
     try:
-        text = Path(path).read_bytes().decode()
+        with open(path, "rb") as f:
+            text = f.read().decode()
     except OSError as e:
         raise InvalidConfig(f"{path}: {e.strerror}") from None
     except UnicodeDecodeError:
@@ -193,12 +198,12 @@ def settle(layers: Iterable[Layer], annotations: Mapping[str, str], flags: Itera
     return config
 
 
-def log_path(config: Config, container_id: str) -> Path | None:
+def log_path(config: Config, container_id: str) -> str | None:
     """The log of a container's sandbox; None: in its state folder."""
     pattern = config.text("log")
     if pattern.endswith("/"):
         pattern += "%ID%.log"
-    return Path(pattern.replace("%ID%", container_id)) if pattern else None
+    return pattern.replace("%ID%", container_id) if pattern else None
 
 
 def sandbox_fields(config: Config, container_id: str) -> dict[str, Any]:

@@ -9,13 +9,18 @@ CAP_SYS_ADMIN, a user namespace of its own that maps the single caller comes fir
 process ends as that caller without capabilities.
 """
 
+from __future__ import annotations
+
 import errno
 import os
-from collections.abc import Collection
-from dataclasses import dataclass
-from typing import Final
 
+from proto.record import Record
 from sandbox import hostcalls as hc
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Collection
+    from typing import Final
 
 NOBODY: Final = 65534
 
@@ -97,8 +102,7 @@ def _try_mounting_proc() -> int:
         return 1
 
 
-@dataclass(slots=True)
-class Namespaces:
+class Namespaces(Record):
     """What `enter` made of the request."""
 
     own_pid: bool

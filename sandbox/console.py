@@ -1,7 +1,6 @@
 """Pseudo terminals on the host side of a container's console."""
 
 import os
-import socket
 import termios
 import tty
 
@@ -30,6 +29,8 @@ def window_size(fd: int) -> tuple[int, int] | None:
 def send_master(path: str, master: int) -> None:
     """Hand a console's master to whoever listens on the unix socket `path`, by the OCI runtimes' convention: one
     message with the terminal's name and the descriptor.  Raises OSError."""
+    import socket
+
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as s:
         s.connect(path)
         socket.send_fds(s, [b"/dev/ptmx"], [master])

@@ -3,10 +3,14 @@
 Every error is one line of text for the user and a ttrpc status code for containerd.
 """
 
-from typing import ClassVar
+from __future__ import annotations
 
 from proto.ttrpc import status
 from proto.ttrpc.status import RpcError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import ClassVar
 
 
 class SandboxError(Exception):

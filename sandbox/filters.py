@@ -18,46 +18,20 @@ What is not in a table is refused:
 no_new_privs must be set, and whatever a process needs to import or open by name must have been, before `load`.
 """
 
-import ctypes
-import ctypes.util
 import errno
 import os
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache
 from typing import Final
 
 from sandbox import hostcalls
-
-_find_by_programs = ctypes.util.find_library
-
-
-def _find_library(name: str) -> str | None:
-    """As ctypes.util's, which runs ldconfig or even a compiler to find what dlopen(3) finds by itself."""
-    soname = {"c": "libc.so.6", "seccomp": "libseccomp.so.2"}.get(name)
-    try:
-        if soname is not None:
-            ctypes.CDLL(soname)
-            return soname
-    except OSError:
-        pass
-    return _find_by_programs(name)
-
-
-# Asked by pyseccomp when it is imported, twice: 10 ms of every process that is not forked from another of ours.
-ctypes.util.find_library = _find_library
-import pyseccomp  # noqa: E402
-
-ctypes.util.find_library = _find_by_programs
 
 O_CREATING: Final = os.O_CREAT | os.O_TRUNC | os.O_APPEND | (os.O_TMPFILE & ~os.O_DIRECTORY)
 AT_EMPTY_PATH: Final = 0x1000
 CLONE_NEW_ANY: Final = 0x02000000 | 0x04000000 | 0x08000000 | 0x10000000 | 0x20000000 | 0x40000000 | 0x00020000
 AF_UNIX, AF_INET, AF_INET6, AF_NETLINK = 1, 2, 10, 16
 ALL_BITS: Final = 0xFFFFFFFF
-_UNKNOWN: Final = -1
-"""libseccomp's answer for a name it does not know."""
 REFUSED: Final = 0xBAD
 """The trace message of the Sentry's default action, to tell it from a stub's own."""
 PLACEHOLDERS: Final = {"proc_fd": 0x50524F43}
@@ -219,32 +193,39 @@ NEVER: Final = (
 """Refused for good, the stubs' own calls included."""
 
 
-@cache
+_compiled: dict[tuple[str, bool], bytes] = {}
+
+
 def compiled(role: str, debug: bool) -> bytes:
     """The filter of `role` ("sentry" or "gofer") as the kernel's struct sock_filter[], with names for some values.
 
-    Worth doing ahead, in a process from which many are forked: it takes milliseconds and makes megabytes dirty.
+    For the first time before the empty root is entered: libseccomp is loaded then.
     """
-    if role == "sentry":
-        default, table = pyseccomp.TRACE(REFUSED), SENTRY
-    else:
-        default, table = pyseccomp.KILL_PROCESS if debug else pyseccomp.ERRNO(errno.EPERM), GOFER
-    program = pyseccomp.SyscallFilter(default)
-    # Calls of another ABI (int 0x80, x32) are refused the same way.
-    program.set_attr(pyseccomp.Attr.ACT_BADARCH, default)
-    try:
-        program.set_attr(pyseccomp.Attr.CTL_OPTIMIZE, 2)  # a binary tree over the call numbers
-    except OSError:  # libseccomp < 2.5
-        pass
-    for rule in table:
-        _add(program, pyseccomp.ALLOW, rule.calls, [_argument(check) for check in rule.checks])
-    if role == "sentry":
-        for calls, code in NEVER:
-            _add(program, pyseccomp.ERRNO(code), calls, [])
-    with open(os.memfd_create("pysc-filter", os.MFD_CLOEXEC), "w+b", buffering=0) as f:
-        program.export_bpf(f)
-        f.seek(0)
-        return f.read()
+    key = (role, debug)
+    if key not in _compiled:
+        from sandbox.filter_compiler import compile_filter
+
+        _compiled[key] = compile_filter(role, debug)
+    return _compiled[key]
+
+
+def compile_apart(roles: Iterable[str]) -> None:
+    """Have the roles' filters compiled by a child: it takes milliseconds, and a megabyte of libraries."""
+    for role in roles:
+        read_end, write_end = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            try:
+                with open(write_end, "wb") as f:
+                    f.write(compiled(role, False))
+            finally:
+                os._exit(0)
+        os.close(write_end)
+        with open(read_end, "rb") as f:
+            program = f.read()
+        os.waitpid(pid, 0)
+        if program:  # else each stage finds out for itself what is wrong
+            _compiled[role, False] = program
 
 
 def load(role: str, values: Mapping[str, int], debug: bool) -> None:
@@ -260,16 +241,3 @@ def _filled_in(program: bytes, values: Mapping[str, int]) -> bytes:
         _SOCK_FILTER.pack(code, jt, jf, numbers.get(k, k) if code == _JUMP_IF_EQUAL else k)
         for code, jt, jf, k in instructions
     )
-
-
-def _argument(check: Check) -> "pyseccomp.Arg":
-    value = PLACEHOLDERS[check.value] if isinstance(check.value, str) else check.value
-    return pyseccomp.Arg(check.index, pyseccomp.MASKED_EQ, check.mask, value)
-
-
-def _add(program: "pyseccomp.SyscallFilter", action: int, calls: str, checks: "list[pyseccomp.Arg]") -> None:
-    for call in calls.split():
-        number = pyseccomp.resolve_syscall(pyseccomp.Arch.NATIVE, call)
-        if number == _UNKNOWN:  # a call younger than the installed libseccomp: nobody can use it, then
-            continue
-        program.add_rule(action, number, *checks)

@@ -4,13 +4,19 @@ All points run in the runtime's own namespaces, createContainer and startContain
 program of the host to run inside the sandbox.
 """
 
+from __future__ import annotations
+
 import json
 import os
-from collections.abc import Mapping, Sequence
-from typing import Any
 
 from sandbox.errors import SandboxError
-from sandbox.spec import Hook
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from typing import Any
+
+    from sandbox.spec import Hook
 
 
 def run_hooks(point: str, hooks: Sequence[Hook], state: Mapping[str, Any]) -> None:

@@ -3,11 +3,16 @@
 A thin door over `sandbox._hostcalls` (built from hostcalls_build.py).  Nothing here decides anything.
 """
 
+from __future__ import annotations
+
 import os
-from collections.abc import Sequence
-from typing import Final
 
 from sandbox._hostcalls import ffi, lib
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Final
 
 CLONE_NEWCGROUP: Final[int] = lib.CLONE_NEWCGROUP
 CLONE_NEWIPC: Final[int] = lib.CLONE_NEWIPC

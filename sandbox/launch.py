@@ -4,13 +4,12 @@ The gofer and the Sentry start side by side.  The record on disk grows with each
 is interrupted, what it lists is taken away again.
 """
 
+from __future__ import annotations
+
 import os
 import socket
 import time
-from collections.abc import Sequence
 from contextlib import ExitStack
-from pathlib import Path
-from typing import Any
 
 from proto import control
 from proto.control import BootConfig, CreateContainer, Mount, gofer_role
@@ -21,16 +20,23 @@ from sandbox.sandbox import START_TIMEOUT, Options, Sandbox, Stdio
 from sandbox.spec import Resources, Spec, SpecMount
 from sandbox.state import ContainerRecord, Record
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
+    from _typeshed import StrPath
+
 MAX_DONATED = 253
 """SCM_MAX_FD: what one message can carry."""
 
 _BACKLOG = 128
 
 
-def launch(root: Path, sandbox_id: str, bundle: Path, spec: Spec, options: Options, stdio: Stdio) -> Sandbox:
+def launch(root: StrPath, sandbox_id: str, bundle: StrPath, spec: Spec, options: Options, stdio: Stdio) -> Sandbox:
     """See Sandbox.create."""
     directory = state.make_directory(root, sandbox_id)
-    container = ContainerRecord(sandbox_id, str(bundle), spec.version, spec.terminal, spec.annotations)
+    container = ContainerRecord(sandbox_id, os.fspath(bundle), spec.version, spec.terminal, spec.annotations)
     record = Record(sandbox_id, None, options.exit_with_init, _described(options), {sandbox_id: container})
     sandbox = Sandbox(directory, record)
     with state.locked(directory), ExitStack() as resources:
@@ -97,31 +103,41 @@ class _Launch:
             return
         path = relative_path(self.spec.cgroups_path, self.container.id, self.options.systemd_cgroup)
         self.container.resources = self.spec.resources
+        cgroup = None
         try:
-            self.container.cgroup = Cgroup.create(path, self.spec.resources)
+            cgroup = Cgroup.create(path, self.spec.resources, self._announce_cgroup)
         except OSError as e:
             # Without root there often is no cgroup to be had; that matters only if one was asked for.
             is_root = os.geteuid() == 0 and confine.in_initial_user_namespace()
             if is_root or self.spec.resources != Resources():
                 raise SandboxError(f"cannot set up the cgroup: {e}") from None
+        finally:
+            self.container.cgroup = cgroup
+
+    def _announce_cgroup(self, planned: Cgroup) -> None:
+        self.container.cgroup = planned
+        self._save()
 
     def _start_gofer(self) -> tuple[list[Mount], list[int], spawn.Starting]:
         """The container's mounts, our ends of the connections that serve them, and the gofer on its way."""
         mount_list: list[Mount] = []
         served: list[tuple[int, int, bool]] = []
         connections: list[int] = []
-        for mount in all_mounts(self.spec):
-            gofer = len(served) if mount.is_bind else None
-            mount_list.append(Mount(mount.destination, mount.type or "bind", mount.source, mount.options, gofer))
-            if mount.is_bind:
-                tree = self._own(self._open_tree(mount))
-                ours, theirs = socket.socketpair()
-                connections.append(self._own(ours.detach()))
-                served.append((self._own(theirs.detach()), tree, mount.is_readonly))
-        starting = spawn.start_gofer(
-            self.container.id, served, self.log_fd, list(confine.GOFER_CAPABILITIES), self.options.debug,
-            self.options.nursery,
-        )  # fmt: skip
+        with ExitStack() as given:  # if we kept the gofer's ends, the Sentry would not notice that it has died
+            for mount in all_mounts(self.spec):
+                gofer = len(served) if mount.is_bind else None
+                mount_list.append(Mount(mount.destination, mount.type or "bind", mount.source, mount.options, gofer))
+                if mount.is_bind:
+                    tree = self._open_tree(mount)
+                    given.callback(os.close, tree)
+                    ours, theirs = socket.socketpair()
+                    connections.append(self._own(ours.detach()))
+                    given.enter_context(theirs)
+                    served.append((theirs.fileno(), tree, mount.is_readonly))
+            starting = spawn.start_gofer(
+                self.container.id, served, self.log_fd, list(confine.GOFER_CAPABILITIES), self.options.debug,
+                self.options.nursery,
+            )  # fmt: skip
         self.resources.callback(self._abort, starting)
         return mount_list, connections, starting
 
@@ -146,13 +162,14 @@ class _Launch:
             capabilities=sorted(confine.sentry_capabilities(network is None, _may_bind_low_ports(spec))),
             debug=options.debug,
         )
+        lifeline = self._make_lifeline()
         boot = BootConfig(
             id=self.sandbox.id,
-            control_fd=self._own(_listen(self.sandbox.directory)),
+            control_fd=_listen(self.sandbox.directory),
             ready_fd=-1,
             log_fd=self.log_fd,
             proc_fd=-1,
-            lifeline_fd=self._make_lifeline(),
+            lifeline_fd=lifeline,
             log_level=options.log_level,
             log_format=options.log_format,
             watchdog_s=options.watchdog_s,
@@ -166,7 +183,10 @@ class _Launch:
             ncpus=cpu_count(spec.resources),
             total_ram=memory_size(spec.resources),
         )
-        starting = spawn.start_sentry(stage, boot, options.nursery)
+        try:
+            starting = spawn.start_sentry(stage, boot, options.nursery)
+        finally:
+            os.close(boot.control_fd)  # nor could we tell that the Sentry has died if we listened, too
         self.resources.callback(self._abort, starting)
         return starting
 
@@ -207,26 +227,31 @@ class _Launch:
         if len(fds) > MAX_DONATED:
             raise InvalidSpec(f"too many bind mounts: {len(connections)}")
         request = CreateContainer(self.container.id, self.spec.raw, mount_list, self.spec.terminal, roles)
-        self.sandbox.call("CreateContainer", request, control.Empty, START_TIMEOUT, fds)
+        try:
+            self.sandbox.call("CreateContainer", request, control.Empty, START_TIMEOUT, fds)
+        except SandboxError:
+            if self.sandbox.has_died(0.0):
+                raise SandboxError("the sandbox died while it made the container") from None
+            raise
 
 
-def _open_log(directory: Path, options: Options) -> int:
-    path = options.log or directory / "sandbox.log"
+def _open_log(directory: str, options: Options) -> int:
+    path = options.log or f"{directory}/sandbox.log"
     try:
         if options.log is not None:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            os.makedirs(os.path.dirname(path) or ".", 0o700, exist_ok=True)
         return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     except OSError as e:
         raise SandboxError(f"cannot open the log {path}: {e.strerror}") from None
 
 
-def _listen(directory: Path) -> int:
+def _listen(directory: str) -> int:
     """The control socket; bound through the folder's descriptor, for its path may be too long for an address."""
     folder = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as s:
             s.bind(f"/proc/self/fd/{folder}/control.sock")
-            os.chmod(directory / "control.sock", 0o600)
+            os.chmod(f"{directory}/control.sock", 0o600)
             s.listen(_BACKLOG)
             return s.detach()
     finally:
@@ -235,10 +260,10 @@ def _listen(directory: Path) -> int:
 
 def all_mounts(spec: Spec) -> list[SpecMount]:
     """The root first, as if it were a mount like the others."""
-    if not spec.root.is_dir():
+    if not os.path.isdir(spec.root):
         raise InvalidSpec(f"root.path: {spec.root} is not a directory")
     options = ["rbind", "ro"] if spec.root_readonly else ["rbind"]
-    return [SpecMount("/", "bind", str(spec.root), options), *spec.mounts]
+    return [SpecMount("/", "bind", spec.root, options), *spec.mounts]
 
 
 def _may_bind_low_ports(spec: Spec) -> bool:

@@ -5,7 +5,6 @@ repeat it from its configuration: devices, huge pages, network classes, kernel m
 """
 
 from collections.abc import Mapping
-from dataclasses import fields, replace
 from typing import Any
 
 from sandbox.errors import InvalidSpec, Unsupported
@@ -32,16 +31,15 @@ def parse_resources(obj: object) -> Resources:
 def merged(old: Resources, change: Resources) -> Resources:
     """`old` with what `change` names.  Without a memory limit there is none on swap either."""
     named: dict[str, Any] = {}
-    for each in fields(Resources):
-        value = getattr(change, each.name)
+    for name, value in vars(change).items():
         if value not in (None, "", {}, False):
-            named[each.name] = value
+            named[name] = value
     if "unified" in named:
         named["unified"] = old.unified | change.unified
     if change.memory_limit == -1 and change.memory_swap is None:
         named["memory_swap"] = -1
     named["memory_check"] = change.memory_check  # of this once
-    return replace(old, **named)
+    return Resources(**{**vars(old), **named})
 
 
 def check(resources: Resources, version: int) -> None:

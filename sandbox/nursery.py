@@ -32,7 +32,8 @@ def main(fd: int) -> NoReturn:
     """The program of a nursery in a fresh interpreter; its owner's end is the other one of a SOCK_SEQPACKET pair."""
     stage.preload()
     gc.freeze()
-    _serve(socket.socket(fileno=fd), ahead=0)
+    serve(socket.socket(fileno=fd), ahead=0)
+    os._exit(0)
 
 
 def fork(leave: Callable[[int], None]) -> int:
@@ -46,14 +47,25 @@ def fork(leave: Callable[[int], None]) -> int:
         try:
             ours.close()
             leave(theirs.fileno())
-            _serve(theirs, AHEAD)
+            serve(theirs, AHEAD)
+            os._exit(0)
         finally:
             os._exit(1)
     theirs.close()
     return ours.detach()
 
 
-def _serve(sock: socket.socket, ahead: int) -> NoReturn:
+def keep_only(*fds: int) -> None:
+    """Close all descriptors but the standard ones and these."""
+    first = 3
+    for fd in sorted(fds):
+        os.closerange(first, fd)
+        first = fd + 1
+    os.closerange(first, os.sysconf("SC_OPEN_MAX"))
+
+
+def serve(sock: socket.socket, ahead: int) -> None:
+    """Be a nursery until the owner's end is closed.  `ahead`: how many stages to fork before they are asked for."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel buries stages; the second process is not our child
     os.setsid()
     hostcalls.set_name("pysc-nursery")
@@ -62,7 +74,7 @@ def _serve(sock: socket.socket, ahead: int) -> NoReturn:
     while True:
         role, fds = _receive(sock)
         if not role:
-            os._exit(0)
+            return
         if _fork() == 0:
             sock.close()
             _become_stage(role, fds, None)

@@ -4,17 +4,22 @@ Signals go through a pidfd that was opened before the start time was checked; wa
 for children.
 """
 
+from __future__ import annotations
+
 import errno
 import os
 import select
-import signal
 import time
-from dataclasses import dataclass
-from typing import Any
+from _signal import SIGKILL, pidfd_send_signal  # type: ignore[import-not-found]  # signal makes enums first
+
+from proto.record import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 
-@dataclass(slots=True)
-class ProcessId:
+class ProcessId(Record):
     """One process for good."""
 
     pid: int
@@ -25,7 +30,7 @@ class ProcessId:
         return [self.pid, self.start_time]
 
     @classmethod
-    def from_json(cls, obj: Any) -> "ProcessId":
+    def from_json(cls, obj: Any) -> ProcessId:
         pid, start_time = obj
         return cls(int(pid), int(start_time))
 
@@ -65,13 +70,13 @@ def _open(process: ProcessId) -> int | None:
     return None
 
 
-def kill(process: ProcessId, signo: int = signal.SIGKILL) -> bool:
+def kill(process: ProcessId, signo: int = SIGKILL) -> bool:
     """Signal it; False if it is gone."""
     fd = _open(process)
     if fd is None:
         return False
     try:
-        signal.pidfd_send_signal(fd, signo)
+        pidfd_send_signal(fd, signo)
         return True
     except ProcessLookupError:
         return False

@@ -5,30 +5,36 @@ special part (but for the lifeline, if it asked for one).  The root container ha
 it unless told another `container`.
 """
 
+from __future__ import annotations
+
+import _socket
 import os
-import socket
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
 
 from proto import control
 from proto.control import ExitStatus, Message, Process, StateResponse
+from proto.record import Record as _Record
 from proto.ttrpc.blocking import Client
 from proto.ttrpc.status import ConnectionLost, RpcError
 from sandbox import state
-from sandbox.cgroup_stats import Stats, read_stats
-from sandbox.cgroups import Cgroup
 from sandbox.errors import FailedPrecondition, InvalidSpec, NotFound, SandboxError, from_rpc
-from sandbox.hooks import run_hooks
 from sandbox.process import is_alive, kill, wait_gone
-from sandbox.spec import Reader, Resources, Spec, check_process
+from sandbox.spec import Reader, Spec, check_process
 from sandbox.state import ContainerRecord, Record
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from sandbox.spawn import Nursery
+    from collections.abc import Callable, Sequence
+    from socket import socket
+    from typing import Any, TypeVar
 
-R = TypeVar("R", bound=Message)
+    from _typeshed import StrPath
+
+    from sandbox.cgroup_stats import Stats
+    from sandbox.cgroups import Cgroup
+    from sandbox.spawn import Nursery
+    from sandbox.spec import Resources
+
+    R = TypeVar("R", bound=Message)
 
 CALL_TIMEOUT = 10.0
 START_TIMEOUT = 60.0
@@ -38,8 +44,7 @@ STATS_TIMEOUT = 1.0
 CREATING = "creating"
 
 
-@dataclass(slots=True)
-class Options:
+class Options(_Record):
     """How to make a sandbox; nothing in the container's configuration says this."""
 
     platform: str = "auto"
@@ -51,7 +56,7 @@ class Options:
     strace_calls: Sequence[str] = ()
     """The calls that strace is for; empty: all."""
     debug: bool = False
-    log: Path | None = None
+    log: StrPath | None = None
     """For Sentry and gofers; None: `sandbox.log` in the state folder, which goes with the sandbox."""
     log_level: str = "info"
     log_format: str = "text"
@@ -65,12 +70,11 @@ class Options:
     """The Sentry exits with the root container's status, for callers that reap the pid of a pid file."""
     lifeline: bool = False
     """The sandbox dies with its creator, or when the creator calls `release`."""
-    nursery: "Nursery | None" = None
+    nursery: Nursery | None = None
     """Forks the sandbox's processes; None: they are fresh interpreters."""
 
 
-@dataclass(slots=True)
-class Stdio:
+class Stdio(_Record):
     """Host descriptors for a process; they stay the caller's.  With a console (the raw slave of a pty) no others."""
 
     stdin: int | None = None
@@ -90,21 +94,23 @@ class Stdio:
 class Sandbox:
     """One sandbox; the object only holds its record."""
 
-    def __init__(self, directory: Path, record: Record, lifeline: int | None = None) -> None:
+    def __init__(self, directory: str, record: Record, lifeline: int | None = None) -> None:
         self.directory = directory
         self.record = record
         self.lifeline = lifeline
         """Our end of the pipe that keeps it alive, if there is one; closed by `release`."""
 
     @classmethod
-    def create(cls, root: Path, id: str, bundle: Path, spec: Spec, options: Options, stdio: Stdio) -> "Sandbox":
+    def create(
+        cls, root: StrPath, id: str, bundle: StrPath, spec: Spec, options: Options, stdio: Stdio
+    ) -> Sandbox:  # fmt: skip
         """A gofer, a Sentry and the root container, ready to start.  On failure all is undone."""
         from sandbox.launch import launch  # needs what other commands need not load
 
         return launch(root, id, bundle, spec, options, stdio)
 
     @classmethod
-    def load(cls, root: Path, id: str) -> "Sandbox":
+    def load(cls, root: StrPath, id: str) -> Sandbox:
         """Raises NotFound."""
         directory, record = state.load(root, id)
         return cls(directory, record)
@@ -121,8 +127,8 @@ class Sandbox:
             raise FailedPrecondition(f"container {self.id} is not complete") from None
 
     @property
-    def bundle(self) -> Path:
-        return Path(self.root_container.bundle)
+    def bundle(self) -> str:
+        return self.root_container.bundle
 
     @property
     def pid(self) -> int:
@@ -130,14 +136,19 @@ class Sandbox:
         return self.record.sentry.pid if self.record.sentry else 0
 
     @property
-    def control_path(self) -> Path:
+    def control_path(self) -> str:
         """The Sentry's socket.  May be longer than a socket address holds: use `connect`."""
-        return self.directory / "control.sock"
+        return f"{self.directory}/control.sock"
 
-    def connect(self) -> socket.socket:
-        """A new connection to the Sentry's control service.  Raises OSError."""
+    def connect(self) -> socket:
+        """A new connection to the Sentry's control service, for who has an event loop.  Raises OSError."""
+        from socket import socket  # costs more than all that the other commands do with a socket
+
+        return socket(fileno=self._connect().detach())
+
+    def _connect(self) -> _socket.socket:
         directory = os.open(self.directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        s = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        s = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
         try:
             s.settimeout(CALL_TIMEOUT)
             s.connect(f"/proc/self/fd/{directory}/control.sock")
@@ -163,7 +174,7 @@ class Sandbox:
     def last_words(self) -> str:
         """The last line of the sandbox's own log, for an error message; empty if it logs elsewhere."""
         try:
-            with open(self.directory / "sandbox.log", "rb") as f:
+            with open(f"{self.directory}/sandbox.log", "rb") as f:
                 f.seek(max(0, os.fstat(f.fileno()).st_size - 4096))
                 lines = f.read().decode("utf-8", "replace").split("\n")
         except OSError:
@@ -175,19 +186,25 @@ class Sandbox:
     ) -> R:
         """One call of the control service.  Raises SandboxError, NotFound if the Sentry has exited."""
         try:
-            with Client(self.connect()) as client:
+            with Client(self._connect()) as client:
                 payload = client.call(control.SERVICE, method, request.to_json(), timeout, fds)
                 return response.from_json(payload)
-        except RpcError as e:
-            raise from_rpc(e) from None
-        except TimeoutError:
-            raise SandboxError(f"the sandbox did not answer {method} in time") from None
-        except (OSError, ConnectionLost) as e:
-            if not self.is_alive():
-                raise NotFound("process already finished") from None
-            raise SandboxError(f"cannot reach the sandbox: {e}") from None
-        except control.MessageError as e:
-            raise SandboxError(f"the sandbox answered {method} wrongly: {e}") from None
+        except Exception as e:
+            raise self.failed(method, e) from None
+
+    def failed(self, method: str, error: Exception) -> Exception:
+        """What an error of a call means for the caller: a SandboxError, unless it is none of the call's."""
+        if isinstance(error, RpcError):
+            return from_rpc(error)
+        if isinstance(error, TimeoutError):
+            return SandboxError(f"the sandbox did not answer {method} in time")
+        if isinstance(error, (OSError, ConnectionLost)):
+            if self.has_died():
+                return NotFound("process already finished")
+            return SandboxError(f"cannot reach the sandbox: {error}")
+        if isinstance(error, control.MessageError):
+            return SandboxError(f"the sandbox answered {method} wrongly: {error}")
+        return error
 
     def query(self, container: str = "") -> StateResponse:
         """The Sentry's view of a container.  Raises NotFound once the Sentry has exited."""
@@ -233,11 +250,18 @@ class Sandbox:
     def _run_hooks(self, point: str, container: str, status: str) -> None:
         hooks = self.record.containers[container].hooks.get(point, [])
         if hooks:
+            from sandbox.hooks import run_hooks
+
             run_hooks(point, hooks, self.oci_state(container, status))
 
     def wait(self, exec_id: str = "", container: str = "") -> ExitStatus:
         """Wait for a process's end.  Raises SandboxError if the sandbox dies without saying."""
-        return self.call("Wait", control.Wait(container or self.id, exec_id), ExitStatus, None)
+        with self.waiting(exec_id, container) as waiting:
+            return waiting.result()
+
+    def waiting(self, exec_id: str = "", container: str = "") -> Waiting:
+        """Begin to wait for a process's end.  Raises SandboxError."""
+        return Waiting(self, exec_id, container)
 
     def ends_within(self, seconds: float, container: str = "") -> bool:
         """Whether a container's first process has ended, or does so within a time."""
@@ -295,6 +319,8 @@ class Sandbox:
     def stats(self, container: str = "") -> Stats:
         """What a container uses; without a cgroup, version 0, only what the Sentry knows."""
         known = self.record.containers.get(container or self.id)
+        from sandbox.cgroup_stats import Stats, read_stats
+
         stats = read_stats(known.cgroup) if known and known.cgroup else Stats(0)
         try:
             usage = self.call("Usage", control.Usage(container or self.id), control.UsageResponse, STATS_TIMEOUT)
@@ -325,7 +351,7 @@ class Sandbox:
         try:
             with state.locked(self.directory):
                 # Another process may have written more of it meanwhile.
-                self.record = state.load(self.directory.parent, self.id)[1]
+                self.record = state.load(os.path.dirname(self.directory), self.id)[1]
                 self.destroy_locked()
         except NotFound:
             self.release()
@@ -357,3 +383,37 @@ class Sandbox:
         for process in processes:
             if not wait_gone(process, EXIT_TIMEOUT):
                 raise SandboxError(f"process {process.pid} of sandbox {self.id} does not die")
+
+
+class Waiting:
+    """A call of `wait` that is under way: for who has other things to wait for, and polls them with this."""
+
+    def __init__(self, sandbox: Sandbox, exec_id: str, container: str) -> None:
+        self._sandbox = sandbox
+        request = control.Wait(container or sandbox.id, exec_id)
+        try:
+            self._client = Client(sandbox._connect())
+            self._stream = self._client.request(control.SERVICE, "Wait", request.to_json())
+        except Exception as e:
+            raise sandbox.failed("Wait", e) from None
+
+    def fileno(self) -> int:
+        """Readable when `result` will not have to wait."""
+        return self._client.fileno()
+
+    def result(self) -> ExitStatus:
+        """Raises SandboxError if the sandbox dies without saying."""
+        try:
+            return ExitStatus.from_json(self._client.result(self._stream))
+        except Exception as e:
+            raise self._sandbox.failed("Wait", e) from None
+
+    def close(self) -> None:
+        """Idempotent."""
+        self._client.close()
+
+    def __enter__(self) -> Waiting:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -8,8 +8,9 @@ of an annotation or a flag.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final, Protocol
+
+from proto.record import Record
 
 Value = bool | int | str | tuple[str, ...]
 
@@ -151,8 +152,7 @@ class SwitchOrNames:
         return self._names.from_text(text) or False
 
 
-@dataclass(slots=True, frozen=True)
-class Setting:
+class Setting(Record):
     """One option.  Its name is the key in files, and with dev.pysc. in front the annotation."""
 
     name: str

@@ -4,20 +4,25 @@ Each is a fresh interpreter or, if the caller has one, a fork of its nursery; ne
 may have threads, an event loop and secrets.  Only the descriptors named are inherited.
 """
 
+from __future__ import annotations
+
 import json
 import os
 import select
 import signal
 import socket
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any, Final
 
 from proto.control import BootConfig
+from proto.record import Record, field
 from sandbox.errors import SandboxError
 from sandbox.interpreter import INSTALLATION, fresh_interpreter
 from sandbox.process import ProcessId, identify, kill, wait_gone
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any, Final
 
 START_TIMEOUT = 60.0
 """Seconds from exec to "ok".  A busy host takes long to read a Python installation that is not in its page cache."""
@@ -32,8 +37,7 @@ MANY: Final = b"+"
 _BOOTSTRAP = "import sys; sys.path.insert(0, sys.argv[1]); from sandbox.stage import main; main()"
 
 
-@dataclass(slots=True)
-class StageConfig:
+class StageConfig(Record):
     """What stage.py is told, for either role."""
 
     id: str
@@ -206,7 +210,7 @@ def _start(role: str, config: StageConfig, log_fd: int, nursery: Nursery | None)
         config.keep_fds = [*config.keep_fds, report_write]
         if config.boot is not None:
             config.boot["ready_fd"] = report_write
-        os.write(config_fd, json.dumps(asdict(config)).encode())
+        os.write(config_fd, json.dumps(vars(config)).encode())
         os.lseek(config_fd, 0, os.SEEK_SET)
         if nursery is not None and _was_forked(nursery, role, config, config_fd, log_fd):
             return Starting(role, None, report_read)

@@ -4,16 +4,23 @@ Only what the host side acts on is typed here (root, mounts, namespaces, resourc
 Sentry as it was, in `Spec.raw`.  https://github.com/opencontainers/runtime-spec/blob/main/config.md
 """
 
-import json
-import os
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, TypeVar
+from __future__ import annotations
 
+import os
+
+from proto.jsontext import loads
+from proto.record import Record, field
 from sandbox.errors import InvalidSpec
 
-T = TypeVar("T")
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any, TypeVar
+
+    from _typeshed import StrPath
+
+    T = TypeVar("T")
+
 HOOK_POINTS = ("prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop")
 
 NAMESPACES = ("pid", "network", "mount", "ipc", "uts", "user", "cgroup", "time")
@@ -57,17 +64,16 @@ class Reader:
             raise InvalidSpec(f"{self.name_of(key)}: values must be strings")
         return values
 
-    def section(self, key: str) -> "Reader":
+    def section(self, key: str) -> Reader:
         """A nested object; an empty one if it is absent."""
         return Reader(self.get(key, dict, {}), self.name_of(key))
 
-    def sections(self, key: str) -> Iterator["Reader"]:
+    def sections(self, key: str) -> Iterator[Reader]:
         for i, item in enumerate(self.get(key, list, [])):
             yield Reader(item, f"{self.name_of(key)}[{i}]")
 
 
-@dataclass(slots=True)
-class SpecMount:
+class SpecMount(Record):
     """One of `mounts`."""
 
     destination: str
@@ -90,8 +96,7 @@ class SpecMount:
         return bool(words) and words[-1] != "rw"
 
 
-@dataclass(slots=True)
-class Hook:
+class Hook(Record):
     path: str
     args: list[str]
     env: list[str]
@@ -99,8 +104,7 @@ class Hook:
     """Seconds."""
 
 
-@dataclass(slots=True)
-class Resources:
+class Resources(Record):
     """linux.resources as far as cgroups enforce it; None: not asked for.  Sizes in bytes, times in microseconds."""
 
     memory_limit: int | None = None
@@ -123,7 +127,7 @@ class Resources:
     """cgroup v2 files by name."""
 
     @classmethod
-    def from_json(cls, obj: object, where: str = "linux.resources") -> "Resources":
+    def from_json(cls, obj: object, where: str = "linux.resources") -> Resources:
         reader = Reader(obj, where)
         memory, cpu, pids = reader.section("memory"), reader.section("cpu"), reader.section("pids")
         unified = reader.string_map("unified")
@@ -147,14 +151,13 @@ class Resources:
         )
 
 
-@dataclass(slots=True)
-class Spec:
+class Spec(Record):
     """A container's configuration and the bundle it came from."""
 
     raw: dict[str, Any]
-    bundle: Path
+    bundle: str
     version: str
-    root: Path
+    root: str
     root_readonly: bool
     args: list[str]
     terminal: bool
@@ -172,7 +175,7 @@ class Spec:
     annotations: dict[str, str]
 
     @classmethod
-    def from_json(cls, obj: object, bundle: Path) -> "Spec":
+    def from_json(cls, obj: object, bundle: str) -> Spec:
         """Raises InvalidSpec, naming the field."""
         reader = Reader(obj, "")
         linux, process, root = reader.section("linux"), reader.section("process"), reader.section("root")
@@ -180,7 +183,7 @@ class Spec:
             raw=reader.obj,
             bundle=bundle,
             version=_version(reader),
-            root=bundle / _required(root, "path"),
+            root=os.path.join(bundle, _required(root, "path")),
             root_readonly=root.get("readonly", bool, False),
             args=check_process(process),
             terminal=process.get("terminal", bool, False),
@@ -197,17 +200,18 @@ class Spec:
         )
 
 
-def load_spec(bundle: Path) -> Spec:
+def load_spec(bundle: StrPath) -> Spec:
     """Read `<bundle>/config.json`.  Raises InvalidSpec."""
-    bundle = Path(os.path.abspath(bundle))
-    path = bundle / "config.json"
+    folder = os.path.abspath(bundle)
+    path = f"{folder}/config.json"
     try:
-        obj = json.loads(path.read_bytes())
+        with open(path, "rb") as f:
+            obj = loads(f.read())
     except OSError as e:
         raise InvalidSpec(f"cannot read {path}: {e.strerror}") from None
     except (ValueError, RecursionError) as e:
         raise InvalidSpec(f"{path} is not valid JSON: {e}") from None
-    return Spec.from_json(obj, bundle)
+    return Spec.from_json(obj, folder)
 
 
 def check_process(process: Reader) -> list[str]:
@@ -241,7 +245,7 @@ def _console_size(process: Reader) -> tuple[int, int] | None:
     return (rows, columns) if rows > 0 and columns > 0 else None
 
 
-def _mount(item: Reader, bundle: Path) -> SpecMount:
+def _mount(item: Reader, bundle: str) -> SpecMount:
     mount = SpecMount(
         destination=_required(item, "destination"),
         type=item.get("type", str, ""),
@@ -252,7 +256,7 @@ def _mount(item: Reader, bundle: Path) -> SpecMount:
         # "Destination of mount point: path inside container. For Linux, this value SHOULD be an absolute path."
         mount.destination = "/" + mount.destination
     if mount.is_bind:
-        mount.source = str(bundle / _required(item, "source"))
+        mount.source = os.path.join(bundle, _required(item, "source"))
     elif not mount.type:
         raise InvalidSpec(f"{item.name_of('type')}: missing")
     return mount

@@ -51,10 +51,12 @@ def preload() -> None:
 
 
 def prepare() -> None:
-    """Make what each would otherwise make for itself: worth it for one that is going to be forked many times."""
+    """As preload(), and make what each would otherwise make for itself: for one that will be forked many times."""
+    import sentry.boot
+
+    sentry.boot.load()
     codec.prepare()
-    for role in ROLES:
-        filters.compiled(role, False)
+    filters.compile_apart(ROLES)
 
 
 @dataclass(slots=True)
@@ -157,6 +159,7 @@ def _enter_network(config: Config) -> None:
 
 def confine_as(role: str, config: Config, own_pid: bool) -> int:
     """Empty root, privileges, filter.  Returns the descriptor of /proc."""
+    filters.compiled(role, config["debug"])  # while its libraries can be loaded
     proc_fd = confine.enter_empty_root(own_pid)
     is_sentry = role == "sentry"
     # The Sentry's children are born traceable by it only if it is itself; nobody else of its user sees its pids.

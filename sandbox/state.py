@@ -9,30 +9,37 @@ The record is written as soon as there is something to clean up, so that a `dele
 creator was killed half-way.
 """
 
+from __future__ import annotations
+
 import errno
 import fcntl
-import json
 import os
-import re
-import shutil
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any
+import time
 
+from proto.jsontext import dumps, loads
+from proto.record import Record as _Record
+from proto.record import field
 from sandbox.cgroups import Cgroup
 from sandbox.errors import AlreadyExists, InvalidSpec, NotFound, SandboxError
 from sandbox.process import ProcessId
 from sandbox.spec import Hook, Resources
 
-_ID = re.compile(r"[A-Za-z0-9_+.-]{1,1024}")
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from _typeshed import StrPath
+
+_ID_CHARACTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_+.-")
+_MAX_ID = 1024
 _DIRECTORY_MODE = 0o700
 
+LOCK_PATIENCE_S = 1.0
+_LOCK_PAUSE_S = 0.01
 
-@dataclass(slots=True)
-class ContainerRecord:
+
+class ContainerRecord(_Record):
     """One container of the sandbox."""
 
     id: str
@@ -60,12 +67,12 @@ class ContainerRecord:
             "gofer": self.gofer and self.gofer.to_json(),
             "cgroup": self.cgroup and self.cgroup.to_json(),
             "created_ns": self.created_ns,
-            "hooks": {point: [asdict(hook) for hook in hooks] for point, hooks in self.hooks.items()},
-            "resources": asdict(self.resources),
+            "hooks": {point: [vars(hook) for hook in hooks] for point, hooks in self.hooks.items()},
+            "resources": vars(self.resources),
         }
 
     @classmethod
-    def from_json(cls, obj: dict[str, Any]) -> "ContainerRecord":
+    def from_json(cls, obj: dict[str, Any]) -> ContainerRecord:
         return cls(
             **{
                 **obj,
@@ -77,8 +84,7 @@ class ContainerRecord:
         )
 
 
-@dataclass(slots=True)
-class Record:
+class Record(_Record):
     """A sandbox and its containers; the root container has the sandbox's id and comes first."""
 
     id: str
@@ -98,7 +104,7 @@ class Record:
         }
 
     @classmethod
-    def from_json(cls, obj: dict[str, Any]) -> "Record":
+    def from_json(cls, obj: dict[str, Any]) -> Record:
         return cls(
             id=obj["id"],
             sentry=ProcessId.from_json(obj["sentry"]) if obj["sentry"] else None,
@@ -110,78 +116,127 @@ class Record:
 
 def check_id(text: str) -> None:
     """Ids become names of folders and cgroups."""
-    if not _ID.fullmatch(text) or text in (".", ".."):
+    if not _is_id(text) or text in (".", ".."):
         raise InvalidSpec(f"invalid container id {text!r}: letters, digits and _ + . - only")
 
 
-def make_directory(root: Path, sandbox_id: str) -> Path:
+def _is_id(text: str) -> bool:
+    return 0 < len(text) <= _MAX_ID and _ID_CHARACTERS.issuperset(text)
+
+
+def make_directory(root: StrPath, sandbox_id: str) -> str:
     """The sandbox's folder, which must not exist yet."""
     check_id(sandbox_id)
-    root.mkdir(mode=_DIRECTORY_MODE, parents=True, exist_ok=True)
-    st = root.stat()
+    os.makedirs(root, _DIRECTORY_MODE, exist_ok=True)
+    st = os.stat(root)
     if st.st_uid != os.geteuid() or st.st_mode & stat.S_IWOTH:
         raise SandboxError(f"{root} is somebody else's, or everybody's: not safe to keep state in")
-    directory = root / sandbox_id
+    directory = os.path.join(root, sandbox_id)
     try:
-        directory.mkdir(mode=_DIRECTORY_MODE)
+        os.mkdir(directory, _DIRECTORY_MODE)
     except FileExistsError:
         raise AlreadyExists(f"container {sandbox_id} already exists") from None
+    try:
+        os.close(os.open(f"{directory}/lock", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    except OSError:
+        os.rmdir(directory)
+        raise
     return directory
 
 
-def remove_directory(directory: Path) -> None:
+def remove_directory(directory: str) -> None:
     """Idempotent."""
+    try:
+        with os.scandir(directory) as entries:
+            for entry in entries:
+                os.unlink(entry.path)
+        os.rmdir(directory)
+    except OSError:
+        _remove_tree(directory)
+
+
+def _remove_tree(directory: str) -> None:
+    """It holds what is not ours, or somebody else removes it at the same time."""
+    import shutil
+
     shutil.rmtree(directory, ignore_errors=True)
-    if directory.exists():
+    if os.path.lexists(directory):
         raise SandboxError(f"cannot remove {directory}")
 
 
-def save(directory: Path, record: Record) -> None:
+def save(directory: str, record: Record) -> None:
     """Replace state.json; a reader sees the old record or the new one."""
-    temporary = directory / f"state.json.{os.getpid()}"
-    temporary.write_text(json.dumps(record.to_json()))
-    temporary.replace(directory / "state.json")
+    temporary = f"{directory}/state.json.{os.getpid()}"
+    with open(temporary, "w") as f:
+        f.write(dumps(record.to_json()))
+    os.replace(temporary, f"{directory}/state.json")
 
 
-def load(root: Path, sandbox_id: str) -> tuple[Path, Record]:
+def load(root: StrPath, sandbox_id: str) -> tuple[str, Record]:
     """Raises NotFound."""
     check_id(sandbox_id)
-    directory = root / sandbox_id
+    directory = os.path.join(root, sandbox_id)
     try:
-        return directory, Record.from_json(json.loads((directory / "state.json").read_bytes()))
+        with open(f"{directory}/state.json", "rb") as f:
+            return directory, Record.from_json(loads(f.read()))
     except FileNotFoundError:
-        if directory.is_dir():  # its creator died before it had anything to write down, or is about to
+        if os.path.isdir(directory):  # its creator died before it had anything to write down, or is about to
             return directory, Record(sandbox_id)
         raise NotFound(f"container {sandbox_id} does not exist") from None
     except (OSError, ValueError, LookupError, TypeError) as e:
         raise SandboxError(f"cannot read the state of {sandbox_id}: {e}") from None
 
 
-def list_ids(root: Path) -> list[str]:
+def list_ids(root: StrPath) -> list[str]:
     """The ids of all sandboxes, sorted."""
     try:
-        return sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and _ID.fullmatch(entry.name))
+        return sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and _is_id(entry.name))
     except FileNotFoundError:
         return []
 
 
-@contextmanager
-def locked(directory: Path) -> Iterator[None]:
+class locked:
     """Hold the sandbox's lock.  Raises NotFound if the folder is gone, also if it went while we waited."""
-    try:
-        fd = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except FileNotFoundError:
-        raise NotFound(f"container {directory.name} does not exist") from None
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        if not _same_file(fd, directory / "lock"):
-            raise NotFound(f"container {directory.name} does not exist")
-        yield
-    finally:
-        os.close(fd)
+
+    def __init__(self, directory: str) -> None:
+        self._directory = directory
+
+    def __enter__(self) -> None:
+        self._fd = _open_lock(self._directory)
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX)
+            if not _same_file(self._fd, f"{self._directory}/lock"):
+                raise _gone(self._directory)
+        except BaseException:
+            os.close(self._fd)
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._fd)
 
 
-def _same_file(fd: int, path: Path) -> bool:
+def _open_lock(directory: str) -> int:
+    """The lock file, which was made with the folder and goes before it.
+
+    Made anew it would let us into a folder that is being removed.  Only one whose creator died that early lacks it
+    for longer.
+    """
+    deadline = time.monotonic() + LOCK_PATIENCE_S
+    while True:
+        is_late = time.monotonic() > deadline
+        try:
+            return os.open(f"{directory}/lock", os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if is_late else 0), 0o600)
+        except FileNotFoundError:
+            if not os.path.isdir(directory):
+                raise _gone(directory) from None
+        time.sleep(_LOCK_PAUSE_S)
+
+
+def _gone(directory: str) -> NotFound:
+    return NotFound(f"container {os.path.basename(directory)} does not exist")
+
+
+def _same_file(fd: int, path: str) -> bool:
     try:
         return os.path.samestat(os.fstat(fd), os.stat(path))
     except OSError as e:

@@ -18,7 +18,7 @@ def update(sandbox: Sandbox, change: Resources, container: str = "") -> None:
     Raises InvalidSpec, FailedPrecondition, NotFound or another SandboxError.
     """
     with state.locked(sandbox.directory):
-        sandbox.record = state.load(sandbox.directory.parent, sandbox.id)[1]
+        sandbox.record = state.load(os.path.dirname(sandbox.directory), sandbox.id)[1]
         name = container or sandbox.id
         status = sandbox.status(name)
         known = sandbox.record.containers.get(name)

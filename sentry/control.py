@@ -285,8 +285,6 @@ class ControlServer:
             mount = container.mounts.new_mount(fs, Dentry("", None, await fs.root()))
         assert isinstance(mount.fs, DevPts)
         console = new_console(mount.fs, self.kernel.loop, fd)
-        rows, columns = os.get_terminal_size(fd)[::-1]
-        console.resize(rows, columns)
         path = Path(mount, await lookup_child(Path(mount, mount.root), str(console.slave.number)))
         file = await console.slave.open(path, O_RDWR | O_NOCTTY)
         return _Streams([file, file, file], console)
@@ -400,8 +398,9 @@ class ControlServer:
         return c.ExecResponse(t.tid)
 
     async def wait(self, m: c.Wait, fds: list[int]) -> c.Message:
-        _, process = self._process(m.id, m.exec_id)
+        container, process = self._process(m.id, m.exec_id)
         await process.ended.wait()
+        container.forget(process)
         return c.ExitStatus(process.status, process.exited_at_ns)
 
     async def signal(self, m: c.Signal, fds: list[int]) -> c.Message:

@@ -5,27 +5,15 @@ strings for paths, and _socket, which is all of socket but its conveniences.
 """
 
 import os
-import sys
 from _socket import AF_UNIX, socket
 
-try:  # the interpreter's own: hashlib would load all of OpenSSL, for good, into the process that serves
-    if sys.version_info >= (3, 12):
-        from _sha2 import sha256
-    else:
-        from _sha256 import sha256  # type: ignore[import-not-found]
-except ImportError:
-    from hashlib import sha256
+from sandbox.hashing import hashed
 
 SOCKET_DIR = "/run/containerd/s"
 STATE_DIR = "/run/pysc-shim"
 PROBE_TIMEOUT_S = 0.1
 
 _SCHEME = "unix://"
-
-
-def hashed(text: str) -> str:
-    """A file name of fixed length that stands for a text."""
-    return str(sha256(text.encode()).hexdigest())
 
 
 def socket_path(containerd_address: str, namespace: str, group: str, folder: str = "") -> str:

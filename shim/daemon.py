@@ -23,7 +23,7 @@ from shim.tasks import Background
 
 log = logging.getLogger(__name__)
 
-IDLE_LIMIT_S = 300.0
+IDLE_LIMIT_S = 60.0
 IDLE_VARIABLE = "PYSC_SHIM_IDLE"
 """In the environment of containerd: another limit, in seconds."""
 FLUSH_TIMEOUT_S = 5.0

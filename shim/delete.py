@@ -10,10 +10,12 @@ import time
 
 from proto.ttrpc.protobuf import bytes_field, int_field
 from shim import rootfs
-from shim.address import is_served, read_address, remove, state_root
+from shim.address import is_served, read_address, remove, socket_path, state_root
 from shim.flags import Flags
 
 KILLED = 128 + 9
+DYING_TIMEOUT_S = 1.0
+_PAUSE_S = 0.02
 
 
 def run(flags: Flags) -> int:
@@ -21,7 +23,7 @@ def run(flags: Flags) -> int:
     bundle = flags.bundle or os.path.join(os.path.dirname(os.getcwd()), flags.id)
     destroy_sandbox(flags.namespace, flags.id)
     rootfs.unmount(f"{bundle}/rootfs")
-    remove_stale_socket(bundle)
+    remove_stale_socket(read_address(bundle), socket_path(flags.address, flags.namespace, flags.id))
     sys.stdout.buffer.write(response(time.time_ns()))
     return 0
 
@@ -42,11 +44,21 @@ def destroy_sandbox(namespace: str, container_id: str) -> None:
         pass
 
 
-def remove_stale_socket(bundle: str) -> None:
-    """Remove the socket of a shim that was killed; one that still serves others keeps it."""
-    path = read_address(bundle)
-    if path and not is_served(path):
-        remove(path)
+def remove_stale_socket(path: str, own: str) -> None:
+    """Remove the socket of a shim that was killed; one that still serves others keeps it.
+
+    `path` is what the bundle says, "" if containerd has removed that before us.  `own` is the socket's path if the
+    container is the first of its pod, or alone: then its shim is on its way out, and a dying process's connections may
+    end some time before its listener does.
+    """
+    path = path or own
+    patience_s = DYING_TIMEOUT_S if os.path.basename(path) == os.path.basename(own) else 0.0
+    deadline = time.monotonic() + patience_s
+    while is_served(path):
+        if time.monotonic() >= deadline:
+            return
+        time.sleep(_PAUSE_S)
+    remove(path)
 
 
 def response(now_ns: int) -> bytes:

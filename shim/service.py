@@ -77,13 +77,35 @@ class Surroundings:
     """Ends the shim once outstanding calls are answered."""
 
 
+@dataclass(slots=True)
+class Creation:
+    """A container in the making."""
+
+    request: task_pb2.CreateTaskRequest
+    task: asyncio.Task[Container]
+    stdin_closed: bool = False
+    """CloseIO has come already.  Clients send it when their own input ends, which may be at once."""
+
+    def state(self) -> Message:
+        """What State says meanwhile.  A client that got NOT_FOUND would not send CloseIO later either."""
+        return task_pb2.StateResponse(
+            id=self.request.id,
+            bundle=self.request.bundle,
+            status=CREATED,
+            stdin=self.request.stdin,
+            stdout=self.request.stdout,
+            stderr=self.request.stderr,
+            terminal=self.request.terminal,
+        )
+
+
 class TaskService:
     """All containers of one shim."""
 
     def __init__(self, surroundings: Surroundings) -> None:
         self._with = surroundings
         self._containers: dict[str, Container] = {}
-        self._creating: dict[str, asyncio.Task[Container]] = {}
+        self._creating: dict[str, Creation] = {}
 
     @property
     def is_empty(self) -> bool:
@@ -114,6 +136,8 @@ class TaskService:
 
     async def state(self, request: task_pb2.StateRequest) -> Message:
         """Cheap: containerd asks before every operation on an exec.  Echoes the stdio names, which CRI reopens."""
+        if request.id not in self._containers and request.id in self._creating and not request.exec_id:
+            return self._creating[request.id].state()
         container = self._container(request.id)
         process = container.process(request.exec_id)
         names = process.names
@@ -140,7 +164,7 @@ class TaskService:
         if request.id in self._containers or request.id in self._creating:
             raise RpcError(ALREADY_EXISTS, f"container {request.id}: already exists")
         task = self._with.background.spawn(self._make(request))
-        self._creating[request.id] = task
+        self._creating[request.id] = Creation(request, task)
         task.add_done_callback(lambda _: self._creating.pop(request.id))
         container = await asyncio.shield(task)
         return task_pb2.CreateTaskResponse(pid=container.init.pid)
@@ -157,6 +181,8 @@ class TaskService:
         except OSError as e:
             raise RpcError(UNKNOWN, f"failed to create container: {e}") from None
         self._containers[request.id] = container
+        if self._creating[request.id].stdin_closed:
+            container.close_stdin("")
         io = events_pb2.TaskIO(
             stdin=request.stdin, stdout=request.stdout, stderr=request.stderr, terminal=request.terminal
         )
@@ -231,11 +257,12 @@ class TaskService:
     async def _remove(self, container_id: str) -> Process:
         making = self._creating.get(container_id)
         if making is not None:  # containerd lost patience with Create, but the container may still come to be
-            await asyncio.wait([making])
+            await asyncio.wait([making.task])
         container = self._container(container_id)
+        root = f"{container.sandbox.bundle}/rootfs"
         ended = await container.delete()
         try:
-            await asyncio.to_thread(rootfs.unmount, f"{container.sandbox.bundle}/rootfs")
+            await asyncio.to_thread(rootfs.unmount, root)
         except OSError as e:
             log.error("container %s: %s", container_id, e)  # containerd tries again when it removes the bundle
         self._containers.pop(container_id, None)
@@ -308,7 +335,11 @@ class TaskService:
 
     async def close_io(self, request: task_pb2.CloseIORequest) -> Message:
         """Say that no more input comes."""
-        if request.stdin:
+        if not request.stdin:
+            return Empty()
+        if request.id not in self._containers and request.id in self._creating and not request.exec_id:
+            self._creating[request.id].stdin_closed = True
+        else:
             self._container(request.id).close_stdin(request.exec_id)
         return Empty()
 
@@ -352,7 +383,7 @@ class TaskService:
     async def close(self) -> None:
         """Destroy the containers that are left; for a shutdown that was told not to mind them."""
         if self._creating:
-            await asyncio.wait(self._creating.values())
+            await asyncio.wait([making.task for making in self._creating.values()])
         for container_id, container in list(self._containers.items()):
             try:
                 if container.init.exit is None and container.init.status != CREATED:

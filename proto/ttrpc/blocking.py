@@ -1,16 +1,23 @@
 """A synchronous client: one call at a time on one connected socket.
 
-For several calls at once, as a long poll beside others, open one connection for each thread or use `aio`.
+A call is a request and, later, its response: who has other things to wait for polls fileno() in between.  For several
+calls at once open several connections or use `aio`.
 """
 
-import socket
+from __future__ import annotations
+
 import time
-from collections.abc import Sequence
-from typing import Self
+from _socket import AF_UNIX, SCM_RIGHTS, SOCK_STREAM, SOL_SOCKET, socket
+from struct import pack
 
 from .connection import ClientConnection
 from .message import Response
 from .status import OK, ConnectionLost, RpcError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Self
 
 _CHUNK = 64 * 1024
 
@@ -18,14 +25,14 @@ _CHUNK = 64 * 1024
 class Client:
     """A ttrpc client on a connected stream socket, which it owns from now on."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket) -> None:
         self._sock = sock
         self._connection = ClientConnection()
 
     @classmethod
     def connect(cls, path: str, timeout: float | None = None) -> Self:
         """Connect to a unix socket.  Raises OSError; `timeout` in seconds is for connecting only."""
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        sock = socket(AF_UNIX, SOCK_STREAM)
         try:
             sock.settimeout(timeout)
             sock.connect(path)
@@ -37,6 +44,10 @@ class Client:
     def close(self) -> None:
         """Close the socket; idempotent."""
         self._sock.close()
+
+    def fileno(self) -> int:
+        """Readable when there is something to receive."""
+        return self._sock.fileno()
 
     def __enter__(self) -> Self:
         return self
@@ -57,9 +68,22 @@ class Client:
         stream_id, data = self._connection.request(service, method, payload, int((timeout or 0) * 1e9))
         try:
             self._send(data, fds, deadline)
-            response = self._receive(stream_id, deadline)
+            return self._result(stream_id, deadline)
         finally:
             self._connection.forget(stream_id)
+
+    def request(self, service: str, method: str, payload: bytes) -> int:
+        """Begin a call that may take for ever; what `result` wants to know.  Raises ConnectionLost."""
+        stream_id, data = self._connection.request(service, method, payload)
+        self._send(data, (), None)
+        return stream_id
+
+    def result(self, stream_id: int) -> bytes:
+        """Wait for the response of a call that has begun; its payload.  Raises RpcError and ConnectionLost."""
+        return self._result(stream_id, None)
+
+    def _result(self, stream_id: int, deadline: float | None) -> bytes:
+        response = self._receive(stream_id, deadline)
         if response.code != OK:
             raise RpcError(response.code, response.message)
         return response.payload
@@ -67,7 +91,8 @@ class Client:
     def _send(self, data: bytes, fds: Sequence[int], deadline: float | None) -> None:
         try:
             self._arm(deadline)
-            sent = socket.send_fds(self._sock, [data], list(fds)) if fds else self._sock.send(data)
+            rights = [(SOL_SOCKET, SCM_RIGHTS, pack(f"{len(fds)}i", *fds))] if fds else []
+            sent = self._sock.sendmsg([data], rights)
             while sent < len(data):
                 self._arm(deadline)
                 sent += self._sock.send(data[sent:])

@@ -7,12 +7,16 @@ is no cancellation, a client that has lost interest just forgets the stream.
          <---- respond(), error(), data_to_send() (answers to requests that were refused unseen)
 """
 
-from collections.abc import Iterable, Sequence
+from __future__ import annotations
 
 from . import frame
 from .message import Request, Response, decode_request, decode_response, encode_request, encode_response
 from .protobuf import DecodeError
 from .status import INTERNAL, INVALID_ARGUMENT, RESOURCE_EXHAUSTED, UNIMPLEMENTED, ProtocolError, RpcError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
 
 MAX_STREAM_ID = (1 << 32) - 1
 

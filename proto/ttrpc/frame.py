@@ -4,10 +4,16 @@ The decoder also carries file descriptors: the caller hands it those that arrive
 up in the frame whose first byte they were attached to.
 """
 
+from __future__ import annotations
+
 import struct
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Final
+
+from proto.record import Record, field
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Final
 
 HEADER: Final = struct.Struct(">IIBB")
 MAX_PAYLOAD: Final = 4 << 20
@@ -26,8 +32,7 @@ class PayloadTooLarge(ValueError):
     """A payload to send exceeds MAX_PAYLOAD."""
 
 
-@dataclass(slots=True)
-class Frame:
+class Frame(Record):
     """One frame.  `oversized` is set when the payload was longer than allowed and has been thrown away."""
 
     stream_id: int

@@ -3,15 +3,19 @@
 Both are protobuf messages; their fields are few and fixed, so they are coded by hand here.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from __future__ import annotations
+
+from proto.record import Record, field
 
 from .protobuf import as_bytes, as_int, as_text, bytes_field, fields, int_field, text_field
 from .status import OK
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
-@dataclass(slots=True)
-class Request:
+
+class Request(Record):
     """service 1 string; method 2 string; payload 3 bytes; timeout_nano 4 int64; metadata 5 repeated KeyValue
 
     KeyValue: key 1 string; value 2 string
@@ -28,8 +32,7 @@ class Request:
     """Descriptors that came with the frame.  Whoever handles the request owns them."""
 
 
-@dataclass(slots=True)
-class Response:
+class Response(Record):
     """status 1 Status; payload 2 bytes
 
     Status (google.rpc): code 1 int32; message 2 string; details 3 repeated Any (not read, never sent)

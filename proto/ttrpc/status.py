@@ -4,7 +4,11 @@
 connection.
 """
 
-from typing import Final
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
 OK: Final = 0
 CANCELLED: Final = 1

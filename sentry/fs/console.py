@@ -16,9 +16,11 @@ from sentry.fs.tty import QUEUE_LIMIT
 from sentry.wait import Event, Waiter
 
 if TYPE_CHECKING:
-    from sentry.wait import Loop
+    from sentry.wait import Loop, Timer
 
 CHUNK: Final = 16 << 10
+SIZE_INTERVAL_NS: Final = 250_000_000
+"""How long a new size of the host's terminal may go unnoticed."""
 
 
 class Console:
@@ -26,6 +28,10 @@ class Console:
 
     close() ends it as soon as everything was shown; when the host's end is closed, the terminal is hung
     up at once.  `ended` is set in the end.
+
+    If fd is a terminal, ours has its size.  containerd's shim and conmon set that on the master and tell nobody, since
+    the host's kernel would: by SIGWINCH to whoever has it as controlling terminal.  But a process has only one of
+    these, and the Sentry any number of consoles; so we look, now and then and whenever something is typed.
     """
 
     def __init__(self, loop: Loop, slave: Slave, fd: int) -> None:
@@ -39,6 +45,10 @@ class Console:
         self._waiter = Waiter(ANY, lambda _events: self._tty_changed())
         self.tty.master_queue.add(self._waiter)
         self._watch()
+        self._host_size: os.terminal_size | None = None
+        self._look: Timer | None = None
+        if os.isatty(fd):
+            self._follow_size()
 
     @property
     def closed(self) -> bool:
@@ -55,6 +65,8 @@ class Console:
 
     def _hang_up(self) -> None:
         """Now; what was not shown yet is lost."""
+        if self._look is not None:
+            self._look.cancel()
         self._loop.unwatch_fd(self._fd)
         fd, self._fd = self._fd, -1
         os.close(fd)
@@ -64,6 +76,20 @@ class Console:
         self.ended.set()
 
     # -- between the descriptor and the terminal --
+
+    def _follow_size(self) -> None:
+        self._take_size()
+        self._look = self._loop.call_at(self._loop.now_ns() + SIZE_INTERVAL_NS, self._follow_size)
+
+    def _take_size(self) -> None:
+        """Ours changes only when the host's does: the application may have set another."""
+        try:
+            size = os.get_terminal_size(self._fd)
+        except OSError:  # "EIO": its master is closed, and we are about to hear of that
+            return
+        if size != self._host_size:
+            self._host_size = size
+            self.resize(size.lines, size.columns)
 
     def _watch(self) -> None:
         """Wait for whatever can go on: typing while there is room, the host while there is output."""
@@ -105,6 +131,8 @@ class Console:
         except OSError:
             data = b""
         if data:
+            if self._look is not None:
+                self._take_size()  # before the keys, as whoever sits there did it
             self.tty.type(data)
         else:
             self._hang_up()

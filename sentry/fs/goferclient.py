@@ -33,6 +33,7 @@ RECEIVE_SIZE: Final = 64 << 10
 MAX_FDS: Final = 64  # per recvmsg: the server sends one at a time, and no receive goes past the next
 CLUNK_BATCH: Final = 512
 CLUNK_DELAY_NS: Final = 2_000_000
+PLACE_EVERY: Final = 15  # sends between two looks at where we run: the look costs as much as the sending
 
 # As plain ints: arithmetic on members of an enum costs microseconds.
 _TRUNCATED: Final = int(socket.MSG_CTRUNC)
@@ -68,6 +69,7 @@ class GoferClient:
         self._clunks: list[int] = []
         self._numbers = itertools.count(1)
         self._placed: set[int] = set()  # where the server was told to run
+        self._unplaced_sends = 0  # until the next look at where we run
         self.lost = False
         sock.setblocking(False)
         loop.watch_fd(sock.fileno(), select.EPOLLIN, self._on_event)
@@ -151,6 +153,10 @@ class GoferClient:
 
     def _place(self) -> None:
         """A Sentry that is bound to a processor wants its answers there, too: from another one they take longest."""
+        if self._unplaced_sends:
+            self._unplaced_sends -= 1
+            return
+        self._unplaced_sends = PLACE_EVERY
         cpus = os.sched_getaffinity(0)
         if len(cpus) == 1 and cpus != self._placed and not self.lost:
             self._placed = cpus

@@ -3,13 +3,14 @@
 An exclusive tree's directory that was listed once keeps its listing: whatever is not in it
 does not exist, and the attributes that came with it (`primed`) save the first stat of each
 entry.  Every change of ours goes through here and keeps the listing true.  A file known only
-by such attributes gets its fid when something needs it, from its `origin`.
+by such attributes, or made here, gets its fid when something needs it, from its `origin`; at the
+latest when its name is taken away while it is open.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, ClassVar, Final, cast
 
 from proto.ninep.codec import ATTR_ENTRY_SIZE, attr_entries
@@ -65,6 +66,7 @@ LISTING_LIMIT: Final = 8192  # a directory of more entries is listed anew each t
 
 FIRST_ENTRY: Final = 2  # positions 0 and 1 are those of . and ..
 Listing = dict[str, tuple[int, int]]  # name -> (inode number, DT_*)
+Entry = tuple[int, bytes]  # the directory's fid, and a name in it
 
 
 class Glance(Inode):
@@ -319,24 +321,33 @@ class GoferDir(GoferInode):
             self.primed.pop(name, None)
 
     async def _made(self, name: str, request: Message, fid: int) -> GoferInode:
-        """The file that request makes under fid; name is "" if it has none.  EEXIST, ENOSPC and the like."""
+        """The file that request makes, under fid unless that is NOFID; name is "" if it has none.
+
+        EEXIST, ENOSPC and the like.
+        """
         client = self.fs.client
         try:
             reply, fd = await client.call(request)
         except LinuxError:
-            client.unused_fid(fid)
+            if fid != NOFID:
+                client.unused_fid(fid)
             raise
         attr = cast("Rlcreatefd | Rmake | Rmakesymlink", reply).attr
         if name:
             self.entered(name, attr.ino, attr.mode)
         inode = self.fs.inode_of(attr, fid)
+        if inode.fid == NOFID:
+            inode.origin = (self, name)
         if fd >= 0:
             inode.add_host(RW, fd)
         return inode
 
     async def create(self, name: str, mode: int, caller: Caller) -> Inode:
         mode, uid, gid = new_file_attrs(self, st.S_IFREG | mode, caller)
-        own, fid = await self.need_fid(), self.fs.client.new_fid()
+        own = await self.need_fid()
+        # The descriptor that comes with it is all that most new files ever need.  Where others rename them, only a fid
+        # is sure to stay with them.
+        fid = self.fs.client.new_fid() if self.fs.shared else NOFID
         request = Tlcreatefd(own, fid, O_RDWR, mode & st.S_IALLUGO, uid, gid, encode_name(name))
         return await self._made(name, request, fid)
 
@@ -380,10 +391,28 @@ class GoferDir(GoferInode):
 
     async def _remove(self, name: str, victim: Inode, flags: int) -> None:
         assert isinstance(victim, GoferInode)
-        own = await self.need_fid()
-        await self.fs.client.call(Tunlinkat(own, encode_name(name), flags))
+        own, client = await self.need_fid(), self.fs.client
+        held = self._hold_in_use(own, name, victim) if victim.fid == NOFID else None
+        removal = client.post(Tunlinkat(own, encode_name(name), flags))
+        if held is not None:
+            try:
+                await victim.end_walk(*held)
+            except LinuxError:
+                pass  # there is no such name: the removal says so
+        await client.result(removal)
         self.removed(name)
         victim.lost_name()
+
+    def _hold_in_use(self, own: int, name: str, victim: GoferInode) -> tuple[int, Call] | None:
+        """Ask for a fid of a file that is open, in the flight that takes its name: there will be no other way to it.
+
+        A file that is not in use cannot be opened meanwhile without a walk, which waits for our lock.
+        """
+        if not victim.is_in_use():
+            victim.close_idle()
+            return None
+        fid = self.fs.client.new_fid()
+        return fid, self.fs.client.post(Twalkgetattr(own, fid, [encode_name(name)]))
 
     async def rename(self, name: str, new_dir: Inode, new_name: str, flags: int) -> None:
         """EEXIST: RENAME_NOREPLACE.  EINVAL: RENAME_WHITEOUT, and RENAME_EXCHANGE in a shared tree."""
@@ -395,15 +424,34 @@ class GoferDir(GoferInode):
         if flags & RENAME_NOREPLACE and await new_dir.has(new_name):
             raise EEXIST
         # The stats go first and in the same flight: they tell which Inodes this is about.
+        # What may be replaced is held, for it may be open and not have a fid.
         client = self.fs.client
-        stats = [client.post(Twalkgetattr(*entry)) for entry in ((own, NOFID, [first]), (other, NOFID, [second]))]
+        is_new = new_dir.listing is not None and new_name not in new_dir.listing
+        held = NOFID if is_new or self.fs.shared else client.new_fid()
+        stats = [client.post(Twalkgetattr(*entry)) for entry in ((own, NOFID, [first]), (other, held, [second]))]
+        try:
+            victim = await self._rename(name, (own, first), new_dir, new_name, (other, second), flags, stats)
+            if victim is not None and victim.fid == NOFID:
+                victim.take_fid(held)
+                held = NOFID
+        finally:
+            if held != NOFID:
+                client.clunk(held)  # which bears with fids that were not made
+        if victim is not None:
+            victim.lost_name()
+
+    async def _rename(
+        self, name: str, old: Entry, new_dir: GoferDir, new_name: str, new: Entry, flags: int, stats: Sequence[Call]
+    ) -> GoferInode | None:
+        """Have it done, and remember it; the file that is gone for it, if we know one."""
+        client = self.fs.client
         if not flags & RENAME_EXCHANGE:
-            await client.call(Trenameat(own, first, other, second))
+            await client.call(Trenameat(*old, *new))
         elif self.fs.shared:
             raise EINVAL("only the host could exchange atomically")
         else:
             try:
-                await self._exchange((own, first), (other, second))
+                await self._exchange(old, new)
             except LinuxError:
                 # It was undone, but has left its traces in the directories' times.
                 self.outdate()
@@ -411,18 +459,18 @@ class GoferDir(GoferInode):
                 raise
         moved, target = [await self._attr_if_any(call) for call in stats]
         if moved is None or (target is not None and target.ino == moved.ino):
-            return  # two names of one file: nothing happened
+            return None  # two names of one file: nothing happened
         self.removed(name)
         new_dir.removed(new_name)
         new_dir._renamed(new_name, moved)
         if target is None:
-            return
+            return None
         if flags & RENAME_EXCHANGE:
             self._renamed(name, target)
-        elif (victim := self.fs.inodes.get(target.ino)) is not None:
-            victim.lost_name()
+            return None
+        return self.fs.inodes.get(target.ino)
 
-    async def _exchange(self, first: tuple[int, bytes], second: tuple[int, bytes]) -> None:
+    async def _exchange(self, first: Entry, second: Entry) -> None:
         """Three renames.  Nobody looks in between, for the names are locked; one that fails is undone.  ENOENT."""
         call = self.fs.client.call
         # A name that nobody has: of this moment, and hidden by the lock.

@@ -280,7 +280,7 @@ class GoferInode(Inode):
             fid = client.new_fid()
             walked = client.post(Twalkgetattr(directory.fid, fid, [encode_name(self.origin[1])]))
             calls = [client.post(request) for request in make(fid)]
-            await self._end_walk(fid, walked)
+            await self.end_walk(fid, walked)
         finally:
             directory.names_lock().release()
         return calls
@@ -305,7 +305,8 @@ class GoferInode(Inode):
             lock.release()
         return None
 
-    async def _end_walk(self, fid: int, walked: Call) -> None:
+    async def end_walk(self, fid: int, walked: Call) -> None:
+        """Wait for a walk to this file, and take the fid that it makes.  ESTALE; ENOENT and the like."""
         client = self.fs.client
         version = self.version
         try:
@@ -317,12 +318,20 @@ class GoferInode(Inode):
         if attr.ino != self.ino:
             client.clunk(fid)
             raise ESTALE("another file has its name now")
-        self.fid = fid
-        self.origin = None
+        self.take_fid(fid)
         if reply.target:
             self.target = decode_name(reply.target)
         if self.version == version:
             self.take(attr)
+
+    def take_fid(self, fid: int) -> None:
+        """It had none."""
+        self.fid = fid
+        self.origin = None
+
+    def is_in_use(self) -> bool:
+        """Somebody has it open, or is just opening it."""
+        return bool(self.users or self._users[RO] or self._users[RW])
 
     # -- symbolic links, extended attributes --
 

@@ -3,7 +3,8 @@
 The open file description is shared with whoever else holds it, so it is used as it is:
 read and write move its own offset, and O_NONBLOCK is never set on it.  That it will not block
 is asked of poll(2) each time; a write goes in pieces no larger than PIPE_BUF, which a pipe
-that polls writable takes without blocking.
+that polls writable takes without blocking.  What has O_NONBLOCK, as the shim's FIFOs do, is
+simply written to: it takes as much as it has room for.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import select
 import stat
 from typing import TYPE_CHECKING, ClassVar, Final
 
-from sentry.abi.errno import EACCES, EAGAIN, ENODEV, EPIPE, ESPIPE, from_host
+from sentry.abi.errno import EACCES, EAGAIN, EFAULT, ENODEV, EPIPE, ESPIPE, from_host
 from sentry.abi.fcntl import O_ACCMODE, O_APPEND, O_RDWR, SEEK_CUR, SEEK_END, SEEK_SET
 from sentry.abi.poll import ANY, POLLERR, POLLHUP, POLLIN, POLLOUT, POLLRDNORM, POLLWRNORM
 from sentry.vfs.file import File
@@ -155,26 +156,67 @@ class HostFile(File):
         return dst.put(data)
 
     def write(self, src: Source) -> int:
+        if self._pollable and not fcntl.fcntl(self.fd, fcntl.F_GETFL) & os.O_NONBLOCK:
+            return self._write_if_polled(src)
+        return self._write_at_once(src)
+
+    def _write_if_polled(self, src: Source) -> int:
+        """To what would block if it were given more than it asks for."""
         done = 0
-        limit = PIPE_BUF if self._pollable else CHUNK
         while src.remaining:
             events = self._host_poll(POLLOUT)
-            if events & POLLERR and not events & POLLOUT:
-                raise EPIPE
             if not events & (POLLOUT | POLLERR):
-                self._wait_for(select.EPOLLOUT)
+                return self._written(done)
+            if events & POLLERR and not events & POLLOUT:
                 if done:
                     return done
-                raise EAGAIN
-            try:
-                done += os.write(self.fd, src.take(limit))
-            except BlockingIOError:
-                self._wait_for(select.EPOLLOUT)
-                raise EAGAIN from None
-            except BrokenPipeError:
-                raise EPIPE from None
-            except OSError as e:
-                raise from_host(e) from None
+                raise EPIPE
+            count = self._write_some(src, PIPE_BUF, done)
+            if not count:
+                return self._written(done)
+            done += count
+        return done
+
+    def _write_at_once(self, src: Source) -> int:
+        """To what takes what it has room for, or never blocks."""
+        done = 0
+        while remaining := src.remaining:
+            limit = min(remaining, CHUNK)
+            count = self._write_some(src, CHUNK, done)
+            done += count
+            if count < limit:  # it is full, or the source or the host has failed
+                return self._written(done)
+        return done
+
+    def _write_some(self, src: Source, limit: int, done: int) -> int:
+        """One write(2); the count, 0 if it would have blocked.  What the host refuses counts as not taken.
+
+        An error after the first `done` bytes only ends the write: the next one will meet it again.
+        """
+        try:
+            data = src.take(limit)
+        except EFAULT:
+            if not done:
+                raise
+            return 0
+        count = 0
+        try:
+            count = os.write(self.fd, data)
+        except BlockingIOError:
+            pass
+        except OSError as e:
+            if not done:
+                raise (EPIPE if isinstance(e, BrokenPipeError) else from_host(e)) from None
+        finally:
+            if count < len(data):
+                src.give_back(len(data) - count)
+        return count
+
+    def _written(self, done: int) -> int:
+        """The write ends before its data does.  EAGAIN, and a wake-up once there is room, if nothing was written."""
+        if not done:
+            self._wait_for(select.EPOLLOUT)
+            raise EAGAIN
         return done
 
     def read_at(self, dst: Sink, offset: int) -> int:

@@ -6,7 +6,7 @@ import logging
 import os
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from sentry.abi import signal as sig
 from sentry.abi.errno import EACCES, EAGAIN, ENOENT, ENOTDIR, LinuxError
@@ -17,6 +17,7 @@ from sentry.kernel.creds import Creds
 from sentry.kernel.freeze import Freezer
 from sentry.kernel.fscontext import FsContext
 from sentry.kernel.ids import PidNamespace, ProcessGroup, Session
+from sentry.kernel.passwd import with_home
 from sentry.kernel.rlimits import Rlimits
 from sentry.kernel.signals import SigInfo, SignalHandlers
 from sentry.kernel.task import Task
@@ -52,6 +53,10 @@ class StartError(Exception):
     def __init__(self, code: int, message: str) -> None:
         super().__init__(message)
         self.code = code
+
+
+MAX_UNCLAIMED: Final = 256
+"""Ended execs that nobody has waited for yet; of more than these, the status of the oldest is lost."""
 
 
 @dataclass(slots=True)
@@ -137,7 +142,7 @@ class Container:
     def process_ended(self, tg: ThreadGroup) -> None:
         """A process of this container ended; tell whoever waits for it by name."""
         self.ended_cpu_ns += sum(tg.cpu_ns())
-        for process in self.processes.values():
+        for process in list(self.processes.values()):
             if process.tg is tg and not process.ended.is_set:
                 killed_by = tg.exit_code & 0x7F
                 self.end(process, 128 + killed_by if killed_by else tg.exit_code >> 8)
@@ -150,6 +155,14 @@ class Container:
             self.status = "stopped"
         process.ended.set()
         log.info("container %s: process %r ended with status %d", self.id, process.name, status)
+        ended = [name for name, each in self.processes.items() if name and each.ended.is_set]
+        for name in ended[:-MAX_UNCLAIMED]:
+            del self.processes[name]
+
+    def forget(self, process: Process) -> None:
+        """Somebody has been told how it ended: its name is free.  The first process is never forgotten."""
+        if process.name and self.processes.get(process.name) is process:
+            del self.processes[process.name]
 
     # -- starting processes --
 
@@ -261,7 +274,7 @@ class Container:
 
     async def _first_exec(self, t: Task, path: str, spec: ProcessSpec) -> None:
         argv = [os.fsencode(a) for a in spec.args]
-        envp = [os.fsencode(e) for e in spec.env]
+        envp = [os.fsencode(e) for e in await with_home(spec.env, self.root(), spec.creds.uid)]
         program = await execve.open_program(t.where(), path, argv, envp)
         t.creds = spec.creds
         try:

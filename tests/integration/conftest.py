@@ -11,11 +11,13 @@ import pytest
 
 from tests.bare import Bare
 from tests.integration.bundle import busybox_rootfs
+from tests.integration.cri import CriDaemon
 from tests.integration.daemon import Daemon, until
 from tests.integration.events import Events
 from tests.integration.host import Host
 from tests.integration.platforms import SUBJECTS, Subject, signals_restored
 from tests.integration.shims import RealShims
+from tests.integration.tasks import Client
 
 
 @pytest.fixture(scope="session")
@@ -40,6 +42,32 @@ def daemon(daemon_session: Daemon) -> Iterator[Daemon]:
     daemon_session.remove_containers()
     until(lambda: not daemon_session.left_behind(), seconds=10)
     assert daemon_session.left_behind() == []
+
+
+@pytest.fixture
+def client(daemon: Daemon) -> Iterator[Client]:
+    made = Client(daemon)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="session")
+def cri_session() -> Iterator[CriDaemon]:
+    """A daemon with the CRI service, for all tests of the worker that want no more than that."""
+    with tempfile.TemporaryDirectory(prefix="cri-", ignore_cleanup_errors=True) as folder:
+        daemon = CriDaemon(Path(folder))
+        try:
+            yield daemon
+        finally:
+            daemon.close()
+
+
+@pytest.fixture(scope="session")
+def busybox(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A root that no container may write to, with /mnt for what it shares with the test."""
+    root = busybox_rootfs(tmp_path_factory.mktemp("busybox") / "rootfs")
+    (root / "mnt").mkdir(exist_ok=True)
+    return root
 
 
 @pytest.fixture

@@ -147,9 +147,26 @@ def test_life_of_a_detached_task(daemon: Daemon) -> None:
     daemon.ctr("container", "rm", name)
 
 
+def test_output_goes_to_a_file(daemon: Daemon) -> None:
+    log = daemon.folder / "logs" / "out.log"
+    name = daemon.start_detached("sh", "-c", "echo out; echo err >&2", options=("--log-uri", f"file://{log}"))
+    assert until(lambda: daemon.status(name) == "STOPPED")
+    assert sorted(log.read_text().splitlines()) == ["err", "out"]
+    log.unlink()
+    daemon.ctr("task", "rm", name)
+    daemon.ctr("container", "rm", name)
+
+
 def test_exec_sees_the_containers_processes(daemon: Daemon) -> None:
     name = daemon.start_detached("sleep", "1000")
     assert "sleep 1000" in daemon.ctr("task", "exec", "--exec-id", "e2", name, "ps").stdout
+
+
+def test_name_of_an_exec_is_free_again(daemon: Daemon) -> None:
+    name = daemon.start_detached("sleep", "1000")
+    for code in (3, 4):
+        done = daemon.ctr("task", "exec", "--exec-id", "again", name, "sh", "-c", f"exit {code}", check=False)
+        assert done.returncode == code, done.stderr
 
 
 def test_exec_of_a_missing_program(daemon: Daemon) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from proto.containerd import task_pb2
+from sandbox.warm_client import connect
 from shim import warm_client
 from tests.integration.bundle import busybox_rootfs
 from tests.integration.daemon import command_line, until
@@ -353,7 +354,7 @@ def lonely(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[su
 def test_a_parent_of_an_older_installation_ends(lonely: tuple[subprocess.Popen[bytes], str, Path]) -> None:
     process, path, module = lonely
     os.utime(module, (1, 1))
-    connection = warm_client.connect(path)
+    connection = connect(path)
     assert connection is not None
     assert warm_client.ask(connection, ["-namespace", "n", "-id", "i", "start"], b"") is None
     process.wait(10)

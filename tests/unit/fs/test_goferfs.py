@@ -9,7 +9,7 @@ import stat
 import pytest
 
 from sentry.abi.errno import EIO, ENFILE, ENOENT, EOPNOTSUPP, EROFS
-from sentry.abi.fcntl import O_CREAT, O_DIRECTORY, O_EXCL, O_RDONLY, O_RDWR, O_TRUNC, O_WRONLY, RENAME_EXCHANGE
+from sentry.abi.fcntl import O_CREAT, O_DIRECTORY, O_PATH, O_RDONLY, O_RDWR, O_TRUNC, O_WRONLY, RENAME_EXCHANGE
 from sentry.fs import goferfs
 from sentry.fs.goferfs import IDLE_FDS
 from sentry.vfs import names
@@ -500,26 +500,86 @@ def test_appending_to_a_shared_file_starts_at_its_present_end(shared, folder):
 def test_fids_are_given_back(tree, folder):
     before = tree.gofer_fds()
     for n in range(200):
-        tree.open(f"/f{n}", O_CREAT | O_EXCL | O_WRONLY).drop()
+        tree.run(names.make_dir(tree.where, f"/d{n}", 0o755))
     assert tree.gofer_fds() >= before + 200
 
     for n in range(200):
-        tree.run(names.unlink(tree.where, f"/f{n}"))
+        tree.run(names.remove_dir(tree.where, f"/d{n}"))
     tree.flush_clunks()
 
     assert tree.gofer_fds() == before
 
 
 def test_clunks_are_sent_without_being_asked_for(tree, folder):
-    tree.open("/a", O_CREAT | O_WRONLY).drop()
-    with_file = tree.gofer_fds()
-    tree.run(names.unlink(tree.where, "/a"))
+    tree.run(names.make_dir(tree.where, "/a", 0o755))
+    with_directory = tree.gofer_fds()
+    tree.run(names.remove_dir(tree.where, "/a"))
 
     async def until_given_back():
-        while tree.gofer_fds() >= with_file:
+        while tree.gofer_fds() >= with_directory:
             await tree.fs.statfs()
 
     tree.run(until_given_back())
+
+
+def test_a_new_file_has_no_fid_until_it_needs_one(tree, folder):
+    tree.flush_clunks()
+    before = tree.gofer_fds()
+    tree.open("/a", O_CREAT | O_WRONLY).drop()
+    tree.run(tree.fs.statfs())  # by whose answer the gofer has closed what it has sent
+    assert tree.gofer_fds() == before
+    tree.run(tree.walk("/a").inode.setattr(AttrChange(mode=0o640)))
+    assert tree.gofer_fds() == before + 1
+    assert os.stat(folder / "a").st_mode & 0o7777 == 0o640
+
+
+def test_a_new_file_is_reached_by_the_name_that_it_was_given_since(tree, folder):
+    file = tree.open("/a", O_CREAT | O_WRONLY).hold()
+    tree.run(names.make_dir(tree.where, "/d", 0o755))
+    tree.run(names.rename(tree.where, "/a", tree.where, "/b", 0))
+    tree.run(names.rename(tree.where, "/b", tree.where, "/d/c", 0))
+    tree.run(file.inode.setattr(AttrChange(mode=0o640)))
+    file.drop()
+    assert os.stat(folder / "d/c").st_mode & 0o7777 == 0o640
+
+
+def test_a_new_file_that_is_open_can_be_changed_when_its_name_is_gone(tree, folder):
+    file = tree.open("/a", O_CREAT | O_WRONLY).hold()
+    tree.run(names.unlink(tree.where, "/a"))
+    tree.run(file.inode.setattr(AttrChange(mode=0o640)))
+    tree.run(file.fsync(False))
+    assert os.fstat(file.fd).st_mode & 0o7777 == 0o640
+    file.drop()
+
+
+def test_a_new_file_that_is_open_can_be_changed_when_another_has_its_name(tree, folder):
+    file = tree.open("/a", O_CREAT | O_WRONLY).hold()
+    tree.open("/b", O_CREAT | O_WRONLY).drop()
+    tree.run(names.rename(tree.where, "/b", tree.where, "/a", 0))
+    tree.run(file.inode.setattr(AttrChange(mode=0o640)))
+    assert os.fstat(file.fd).st_mode & 0o7777 == 0o640
+    assert os.stat(folder / "a").st_mode & 0o7777 != 0o640
+    file.drop()
+
+
+def test_a_new_file_that_is_only_held_by_path_is_found_when_its_name_is_gone(tree, folder):
+    tree.open("/a", O_CREAT | O_WRONLY).drop()
+    file = tree.open("/a", O_PATH).hold()
+    tree.run(names.unlink(tree.where, "/a"))
+    tree.run(file.inode.refresh())
+    assert file.inode.nlink == 0
+    file.drop()
+
+
+def test_no_fid_is_lost_by_renames(tree, folder):
+    tree.flush_clunks()
+    before = tree.gofer_fds()
+    for n in range(20):
+        tree.open("/a", O_CREAT | O_WRONLY).drop()
+        tree.open("/b", O_CREAT | O_WRONLY).drop()
+        tree.run(names.rename(tree.where, "/a", tree.where, "/b" if n % 2 else "/c", 0))
+    tree.flush_clunks()
+    assert tree.gofer_fds() <= before + 3
 
 
 def open_fds(folder):
@@ -650,5 +710,5 @@ def test_sync_writes_what_was_written(tree, folder, monkeypatch):
     tree.run(tree.fs.sync())
     tree.run(tree.fs.sync())
 
-    assert sent == ["Tfsync"]
+    assert sent == ["Twalkgetattr", "Tfsync"]  # its fid, in the same flight
     file.drop()

@@ -1,6 +1,10 @@
 """Terminals as processes use them: through real system calls, sessions and signals."""
 
+import os
+import select
 import socket
+import termios
+from tty import setraw
 
 import pytest
 
@@ -629,6 +633,34 @@ def turn(guest):
     """What the loop does when host descriptors are ready."""
     guest.loop._poll_fds()
     guest.settle()
+
+
+def test_a_console_has_the_size_of_the_hosts_terminal(guest, pts):
+    """Whoever holds the master sets it and tells nobody: we see it when something is typed, or at the next look."""
+    master, slave = os.openpty()
+    setraw(slave)
+    termios.tcsetwinsize(master, (24, 80))
+    console = new_console(pts.inode.fs, guest.loop, slave)
+    try:
+        assert console.tty.window[:2] == (24, 80)
+        termios.tcsetwinsize(master, (33, 99))
+        os.write(master, b"x")
+        select.select([slave], [], [], 10)  # the host's kernel passes it on in its own time
+        turn(guest)
+        assert console.tty.window[:2] == (33, 99)
+        console.tty.set_window(5, 6)  # by the application: it stays until the host's changes
+        os.write(master, b"y")
+        select.select([slave], [], [], 10)
+        turn(guest)
+        assert console.tty.window[:2] == (5, 6)
+        termios.tcsetwinsize(master, (44, 111))
+        console._take_size()
+        assert console.tty.window[:2] == (44, 111)
+    finally:
+        os.close(master)
+    console._take_size()  # of a terminal that has hung up
+    turn(guest)
+    assert console.closed
 
 
 def test_a_console_is_typed_at_and_shown_on_the_host(guest, console, program):

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from sentry.abi import signal as sig
+from sentry.kernel import container
 from sentry.kernel.container import Process, ProcessSpec, StartError
 from sentry.kernel.creds import CAP_KILL, CAP_SYS_ADMIN, Creds
 from sentry.kernel.rlimits import Rlimits
@@ -71,11 +72,12 @@ def world(empty_world: World) -> World:
 
 
 def test_the_first_process_is_pid_1(world: World) -> None:
-    process, t = start(world, spec("/prog", "arg", env=["A=b"], umask=0o77, no_new_privs=True, oom_score_adj=7))
+    given = spec("/prog", "arg", env=["A=b", "HOME=/h"], umask=0o77, no_new_privs=True, oom_score_adj=7)
+    process, t = start(world, given)
     assert (t.tg.pid, t.tg.parent, t.tg.unkillable, t.tg.oom_score_adj) == (1, None, True, 7)
     assert world.container.pidns.init is t.tg and world.container.status == "running"
     assert t.tg.is_session_leader and t.fs.umask == 0o77 and t.no_new_privs and t.task_name == "prog"
-    assert (t.mm.command_line(), t.mm.environment()) == (b"/prog\0arg\0", b"A=b\0")
+    assert (t.mm.command_line(), t.mm.environment()) == (b"/prog\0arg\0", b"A=b\0HOME=/h\0")
     assert process.tg is t.tg and context(t).running
 
 
@@ -171,6 +173,22 @@ def test_the_end_is_told_with_its_status(world: World, step: Step, status: int) 
     process, _ = start(world, spec("/prog"), step)
     assert process.ended.is_set and process.status == status and process.exited_at_ns > 0
     assert world.container.status == "stopped"
+
+
+def test_names_of_execs_are_free_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At once when somebody has heard of the end; else the oldest that nobody asks for, so that they never pile up."""
+    monkeypatch.setattr(container, "MAX_UNCLAIMED", 2)
+    first, _ = start(world, spec("/prog"))
+    running = Process("running", Event(world.loop))
+    world.container.processes["running"] = running
+    ended = [Process(name, Event(world.loop)) for name in "abcd"]
+    for process in ended:
+        world.container.processes[process.name] = process
+        world.container.end(process, 0)
+    assert list(world.container.processes) == ["", "running", "c", "d"]
+    for process in (first, *ended):
+        world.container.forget(process)
+    assert list(world.container.processes) == ["", "running"]
 
 
 def test_a_killed_process_has_128_and_the_signal(world: World) -> None:

@@ -48,6 +48,18 @@ def make():
         cgroup.remove()
 
 
+@needs_v1
+def test_what_is_announced_suffices_to_remove_everything(name):
+    """By somebody else, if its maker is killed."""
+    announced: list[Cgroup] = []
+    made = Cgroup.create(f"{name}/inner", Resources(), announced.append)
+    assert sorted(announced[0].created) == sorted(made.created)
+    assert announced[0].directories == made.directories
+    Cgroup.from_json(announced[0].to_json()).remove()
+    assert not [directory for directory in made.created if os.path.exists(directory)]
+    announced[0].remove()
+
+
 def test_hybrid_hosts_count_as_v1_and_mounts_are_grouped():
     version, hierarchies = host_hierarchies(HYBRID)
 

@@ -1,6 +1,5 @@
 """Options: what values may be, which source wins, what is said about those that are wrong."""
 
-from pathlib import Path
 
 import pytest
 
@@ -128,7 +127,7 @@ def test_a_named_file_of_the_node_must_be_there_the_usual_one_need_not(tmp_path,
 
 @pytest.mark.parametrize(
     ("log", "path"),
-    [("", None), ("/l/%ID%/x", Path("/l/c1/x")), ("/l/", Path("/l/c1.log")), ("/l/all.log", Path("/l/all.log"))],
+    [("", None), ("/l/%ID%/x", "/l/c1/x"), ("/l/", "/l/c1.log"), ("/l/all.log", "/l/all.log")],
 )
 def test_the_log_is_a_file_or_in_a_folder(log, path):
     assert config.log_path(settle([layer(f'log = "{log}"')], {}), "c1") == path

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from dataclasses import asdict
 
 from proto.control import BootConfig
 from sandbox.nursery import renumbered
@@ -11,7 +10,7 @@ from sandbox.spawn import StageConfig
 
 def test_descriptors_are_renumbered_wherever_they_are_named():
     boot = BootConfig("c1", 7, 9, 8, -1, lifeline_fd=6, ncpus=7).to_dict()
-    config = asdict(StageConfig("c1", 9, [7, 8, 6, 9], ["pid"], boot=boot, mounts=[(7, 8, True)]))
+    config = vars(StageConfig("c1", 9, [7, 8, 6, 9], ["pid"], boot=boot, mounts=[(7, 8, True)]))
     numbers = {7: 17, 8: 18, 6: 16, 9: 19}
     new = renumbered(config, numbers)
     assert (new["report_fd"], new["keep_fds"], new["mounts"]) == (19, [17, 18, 16, 19], [(17, 18, True)])
@@ -23,7 +22,7 @@ def test_descriptors_are_renumbered_wherever_they_are_named():
 
 
 def test_a_gofers_configuration_has_no_boot():
-    config = asdict(StageConfig("c1", 3, [3], ["pid"]))
+    config = vars(StageConfig("c1", 3, [3], ["pid"]))
     assert renumbered(config, {3: 5})["boot"] is None
 
 

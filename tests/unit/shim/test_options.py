@@ -23,7 +23,7 @@ def make(
     process = {"args": ["true"], "cwd": "/"}
     raw = {"ociVersion": "1.0.2", "root": {"path": "r"}, "process": process, "linux": {"cgroupsPath": cgroups_path}}
     raw["annotations"] = annotations or {}
-    return sandbox_options(wrapped, Spec.from_json(raw, Path("/b")), "c1", debug)
+    return sandbox_options(wrapped, Spec.from_json(raw, "/b"), "c1", debug)
 
 
 def wrap(options: RuntimeOptions, prefix: str = "") -> Any:
@@ -41,7 +41,7 @@ def test_file_of_options(prefix: str, tmp_path: Path) -> None:
     path = tmp_path / "pysc.toml"
     path.write_text('platform = "ptrace"\nstrace = true\nlog = "/var/log/%ID%.log"\n')
     options = make(wrap(RuntimeOptions(config_path=str(path)), prefix))
-    assert (options.platform, options.strace, options.log) == ("ptrace", True, Path("/var/log/c1.log"))
+    assert (options.platform, options.strace, options.log) == ("ptrace", True, "/var/log/c1.log")
 
 
 def test_table_in_the_configuration_of_containerd() -> None:

@@ -333,6 +333,27 @@ async def test_close_io_before_start(shims: Shims) -> None:
     assert await task.wait("e1") == 0
 
 
+async def test_close_io_while_the_container_is_in_the_making(shims: Shims) -> None:
+    """nerdctl's input may end at once; it asks for the state first, and sends nothing if there is none."""
+    bundle = shims.bundle("c1", ["cat"])
+    task = await shims.start(bundle)
+    stdin, out = bundle.fifo("in"), bundle.fifo("out")
+    creation = asyncio.create_task(task.create(stdin=stdin, stdout=out))  # it waits for a reader
+    while True:
+        try:
+            state = await task.state()
+            break
+        except RpcError:
+            await asyncio.sleep(0.01)
+    assert (state.status, state.pid, state.stdin, state.stdout) == (task_pb2.CREATED, 0, stdin, out)
+    await task.call("CloseIO", Empty, stdin=True)
+    reader = bundle.reader(out)
+    await creation
+    await task.start()
+    assert await task.wait() == 0
+    assert await reader.rest() == b""
+
+
 async def test_terminal_with_its_size(shims: Shims) -> None:
     script = "stty size; trap 'stty size; exit' WINCH; echo ready; while :; do sleep 0.01; done"
     bundle = shims.bundle("c1", ["sh", "-c", script])

@@ -1,7 +1,9 @@
 """The start and delete actions, piece by piece; tests/integration/test_shim.py runs them whole."""
 
 import json
+import os
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -162,12 +164,35 @@ def test_delete_response_says_killed() -> None:
 
 def test_delete_removes_only_a_socket_that_nobody_serves(tmp_path: Path) -> None:
     path = str(tmp_path / "s")
-    address.write_address(str(tmp_path), address.to_address(path))
     listener = start.listen(path)
     assert listener is not None
     with closing(listener):
-        delete.remove_stale_socket(str(tmp_path))
+        delete.remove_stale_socket(path, "the pod's first container has another")
         assert Path(path).exists()
-    delete.remove_stale_socket(str(tmp_path))
+    delete.remove_stale_socket(path, "")
     assert not Path(path).exists()
-    delete.remove_stale_socket(str(tmp_path))
+    delete.remove_stale_socket(path, "")
+
+
+def test_delete_waits_for_the_end_of_a_shim_that_dies(tmp_path: Path) -> None:
+    path = str(tmp_path / "s")
+    listener = start.listen(path)
+    assert listener is not None
+    dying = threading.Timer(0.1, listener.close)
+    dying.start()
+    delete.remove_stale_socket("", path)
+    dying.join()
+    assert not Path(path).exists()
+
+
+def test_delete_finds_the_socket_of_a_bundle_that_is_gone(tmp_path: Path) -> None:
+    """containerd removes the bundle of a container that could not be made while it runs the delete action."""
+    flags = Flags()
+    flags.namespace, flags.id, flags.address = f"test-{os.getpid()}", "c1", str(tmp_path)
+    flags.bundle = str(tmp_path / "gone")
+    path = address.socket_path(flags.address, flags.namespace, flags.id)
+    listener = start.listen(path)
+    assert listener is not None
+    listener.close()
+    delete.run(flags)
+    assert not Path(path).exists()

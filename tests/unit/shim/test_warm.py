@@ -11,27 +11,30 @@ from pathlib import Path
 
 import pytest
 
-from shim import kinship, warm, warm_client
-from shim.warm_start import start_warm_parent
+from sandbox import kinship, warm, warm_client
+from sandbox.warm_start import start_warm_parent
+from shim import warm_client as shim_client
+
+PROGRAM = "shim.warm"
 
 
 def test_it_can_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(warm_client.FOLDER_VARIABLE, "")
-    assert warm_client.socket_path() == ""
+    assert shim_client.socket_path() == ""
 
 
 def test_every_user_and_installation_has_a_socket_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(warm_client.FOLDER_VARIABLE, "/w")
-    path = warm_client.socket_path()
-    assert path.startswith("/w/") and path == warm_client.socket_path()
+    path = shim_client.socket_path()
+    assert path.startswith("/w/") and path == shim_client.socket_path()
+    assert warm_client.socket_path("/w", "another.program") != path
     monkeypatch.setattr(warm_client, "INSTALLATION", "/elsewhere")
-    assert warm_client.socket_path() != path
+    assert shim_client.socket_path() != path
 
 
 def test_where_nobody_listens_there_is_no_connection(tmp_path: Path) -> None:
     assert warm_client.connect(str(tmp_path / "none")) is None
     assert warm_client.connect(str(tmp_path / ("x" * 200))) is None
-    assert warm_client.find("") is None
 
 
 def test_a_frame_arrives_whole_or_not_at_all() -> None:
@@ -92,10 +95,10 @@ def test_a_replaced_module_makes_the_stamp_old(tmp_path: Path, monkeypatch: pyte
 
 def test_one_is_started_and_waited_for(tmp_path: Path) -> None:
     path = str(tmp_path / "w" / "socket")
-    assert start_warm_parent(path)
+    assert start_warm_parent(path, PROGRAM)
     try:
         inode = os.stat(path).st_ino
-        assert start_warm_parent(path)
+        assert start_warm_parent(path, PROGRAM)
         assert os.stat(path).st_ino == inode, "a second one has taken its place"
     finally:
         end(path)
@@ -118,11 +121,19 @@ def shows(pid: int, command_line: str) -> bool:
 
 def test_one_that_cannot_listen_is_waited_for_no_longer_than_it_lives(tmp_path: Path) -> None:
     path = str(tmp_path / ("x" * 90))  # too long for a socket, not for a file
-    assert start_warm_parent(path)
+    assert start_warm_parent(path, PROGRAM)
     assert warm_client.connect(path) is None
     assert "AF_UNIX path too long" in Path(f"{path}.log").read_text()
 
 
+def test_none_is_started_in_a_folder_that_others_can_write_to(tmp_path: Path) -> None:
+    folder = tmp_path / "everybodys"
+    folder.mkdir()
+    folder.chmod(0o777)
+    assert not start_warm_parent(f"{folder}/socket", PROGRAM)
+    assert list(folder.iterdir()) == []
+
+
 def test_where_none_can_be_started_there_is_none(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    assert not start_warm_parent(f"{tmp_path}/file/socket")
+    assert not start_warm_parent(f"{tmp_path}/file/socket", PROGRAM)
