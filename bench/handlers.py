@@ -37,6 +37,7 @@ from sentry.kernel.rlimits import Rlimits
 from sentry.kernel.signals import SignalHandlers
 from sentry.kernel.task import Task
 from sentry.kernel.threadgroup import ThreadGroup
+from sentry.kernel.utsname import UtsNamespace
 from sentry.mm.mm import MAP_ANONYMOUS, MAP_FIXED, MAP_PRIVATE, PROT_READ, PROT_WRITE, Mm
 from sentry.profiler import Profiler
 from sentry.syscalls.registry import build_table
@@ -64,7 +65,7 @@ class Replay:
         self.platform = choose_platform(platform, Host(self.proc_fd))
         self.kernel = Kernel(self.platform, build_table(), HostFacts(), self.proc_fd)
         self.tree = GoferTree(folder, loop=self.kernel.loop)
-        self.container = Container(self.kernel, "bench", self.platform.new_template(()), "bench")
+        self.container = Container(self.kernel, "bench", self.platform.new_template(()), UtsNamespace("bench"))
         self.other = self.process()  # pid 1 has rules of its own
         self.t = self.process()
 

@@ -41,7 +41,7 @@ def _timestamp(ns: int) -> str:
 
 def described(sandbox: Sandbox) -> dict[str, Any]:
     """The OCI state and what runc adds to it."""
-    container = sandbox.record.containers.get(sandbox.id)
+    container = sandbox.record.container
     created_ns = container.created_ns if container else 0
     extra = {"rootfs": _rootfs(sandbox), "created": _timestamp(created_ns), "owner": ""}
     return sandbox.oci_state() | extra
@@ -49,7 +49,7 @@ def described(sandbox: Sandbox) -> dict[str, Any]:
 
 def _rootfs(sandbox: Sandbox) -> str:
     """As config.json has it by now; the bundle may be gone."""
-    container = sandbox.record.containers.get(sandbox.id)
+    container = sandbox.record.container
     if container is None:
         return ""
     try:

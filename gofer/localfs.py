@@ -20,6 +20,7 @@ from errno import EEXIST, EFBIG, EINVAL, EISDIR, ELOOP, ENAMETOOLONG, ENOTSUP, E
 from stat import S_IFDIR, S_IFIFO, S_IFLNK, S_IFMT, S_IFREG, S_IFSOCK, S_IMODE, S_ISGID
 
 from proto.ninep.dialect import Attr
+from proto.ninep.inodes import device_number
 from proto.ninep.messages import (
     SETATTR_ATIME,
     SETATTR_ATIME_SET,
@@ -42,7 +43,6 @@ _HOLD = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _NO_NAMES = frozenset((b"", b".", b".."))
 _CLOCK_REALTIME_COARSE = 5  # the clock that file systems stamp with; a finer "now" would lie ahead of it
 _MAX_NS = (1 << 63) - 1
-_MASK64 = (1 << 64) - 1
 
 
 def enter_proc(proc_fd: int) -> None:
@@ -91,15 +91,15 @@ def read_link(fd: int) -> bytes:
 class InodeSalt(dict[int, int]):
     """st_dev -> what to xor into st_ino to get the number a client sees.
 
-    0 for the device of the served root, so that its inode numbers are the host's; a hash for the others.  Hard links
-    thus keep equal numbers and files of different devices get different ones.
+    0 for the device of the served root, so that its inode numbers are the host's.  Hard links thus keep equal numbers
+    and files of different devices get different ones.
     """
 
     def __init__(self, root_dev: int) -> None:
-        self[root_dev] = 0
+        self._root_number = device_number(root_dev)
 
     def __missing__(self, dev: int) -> int:
-        salt = self[dev] = (dev + 1) * 0x9E3779B97F4A7C15 & _MASK64
+        salt = self[dev] = device_number(dev) ^ self._root_number
         return salt
 
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from socket import socket
 
 RECEIVE_SIZE = 64 << 10
+KILLED = 128 + 9  # for who takes our end for the container's: the Sentry has gone without a word about that
 SEND_SIZE = 64 << 10  # replies of so many bytes are sent without waiting for others
 
 _pack_fd = Struct("i").pack
@@ -104,23 +105,26 @@ class Server:
     def __init__(self, mounts: list[tuple[socket, int, bool]]) -> None:
         self.poller = epoll()
         self.peers: dict[int, Peer] = {}
+        self.exit_status: int | None = None
+        """What a client has told this process to end with."""
         for sock, root_fd, readonly in mounts:
             peer = self.peers[sock.fileno()] = Peer(sock, root_fd, readonly)
             self.poller.register(peer.sock, EPOLLIN)
 
-    def run(self) -> None:
-        """Serve until the last connection has ended."""
-        while len(self.peers) > 1 or self._serve_last():
+    def run(self) -> int:
+        """Serve until the last connection has ended, or a client says that it is over: the exit status."""
+        while self.exit_status is None and (len(self.peers) > 1 or self._serve_last()):
             for fd, _ in self.poller.poll():
                 self._turn(fd, self.peers[fd], MSG_DONTWAIT)
         self.poller.close()
+        return KILLED if self.exit_status is None else self.exit_status
 
     def _serve_last(self) -> bool:
         """One connection alone is waited for by receiving, which spares a system call for each message.
 
         True when it waits for its client to read; False when it has ended.
         """
-        while self.peers:
+        while self.peers and self.exit_status is None:
             [(fd, peer)] = self.peers.items()
             if peer.unsent:
                 return True
@@ -142,6 +146,7 @@ class Server:
         except OSError:  # of the socket: the client has gone
             self._drop(fd, peer)
             return
+        self.exit_status = peer.session.exit_status
         if bool(peer.unsent) != was_blocked:
             self.poller.modify(fd, EPOLLOUT if peer.unsent else EPOLLIN)
 
@@ -151,8 +156,8 @@ class Server:
         peer.close()
 
 
-def serve(mounts: list[tuple[socket, int, bool]], proc_fd: int) -> None:
-    """Serve 9P until all connections have ended.  Called in a process of its own, after confinement.
+def serve(mounts: list[tuple[socket, int, bool]], proc_fd: int) -> int:
+    """Serve 9P until all connections have ended.  Called in a process of its own, after confinement; the exit status.
 
     mounts: (connected stream socket, O_PATH descriptor of the directory or file to serve, read-only); this function
     closes both descriptors of each.  proc_fd: O_PATH descriptor of a /proc in which this process is `self`; it stays
@@ -161,4 +166,4 @@ def serve(mounts: list[tuple[socket, int, bool]], proc_fd: int) -> None:
     os.umask(0)
     enter_proc(proc_fd)
     gc.freeze()  # what is loaded by now stays: leave it out of every collection
-    Server(mounts).run()
+    return Server(mounts).run()

@@ -141,10 +141,16 @@ class Mount(Message):
     options: list[str] = field(default_factory=list)
     gofer: int | None = None
     """Which donated 9P connection serves it; None: the Sentry makes it itself, by type."""
+    device: int | None = None
+    """The host's st_dev of what is served: files are the same in two containers if device and inode number are."""
 
 
 class CreateContainer(Message):
-    """Make a container, ready to start.  Fails with 5 or 7 when process.args[0] cannot be run."""
+    """Make a container, ready to start.  Fails with 5 or 7 when process.args[0] cannot be run.
+
+    The first one is the sandbox's root: when its first process ends, so do the others, and with 9 fails whoever comes
+    then.
+    """
 
     id: str
     spec: dict[str, Any]
@@ -152,6 +158,14 @@ class CreateContainer(Message):
     mounts: list[Mount]
     terminal: bool = False
     fds: list[str] = field(default_factory=list)
+    namespaces: dict[str, str] = field(default_factory=dict)
+    """Kind ("pid", "ipc", "uts") to the container whose namespace is shared; of those that are absent it has its own.
+
+    There is one network namespace for all."""
+    ncpus: int = 0
+    """How many CPUs are to be seen inside; 0: all of the sandbox's."""
+    total_ram: int = 0
+    """Bytes of memory to be seen inside; 0: all of the sandbox's."""
 
 
 class StartContainer(Message):
@@ -229,6 +243,8 @@ class Process(Message):
     cpu_ns: int
     command: str
     args: list[str] = field(default_factory=list)
+    is_first: bool = False
+    """Whether it is the container's first process, which is pid 1 only in a namespace of its own."""
 
 
 class ProcessesResponse(Message):
@@ -365,7 +381,8 @@ class BootConfig(Message):
     strace_fd: int | None = None
     platform: str = "auto"
     exit_with_init: bool = False
-    """Exit with the root container's status when it ends (for callers that reap the pid in a pid file)."""
+    """Exit with the root container's status when it ends (for callers that reap the pid in a pid file), and let the
+    gofers of others exit with theirs."""
     hostname: str = ""
     ncpus: int = 1
     total_ram: int = 0

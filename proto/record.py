@@ -15,7 +15,7 @@ from __future__ import annotations
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any, ClassVar, TypeVar, dataclass_transform
+    from typing import Any, ClassVar, Self, TypeVar, dataclass_transform
 
     T = TypeVar("T")
 else:
@@ -71,6 +71,10 @@ class Record:
                 else:
                     raise TypeError(f"{type(self).__name__}: {name} is missing")
             self.__dict__.update(values)
+
+    def replaced(self, **changes: object) -> Self:
+        """A copy with other values in these fields."""
+        return type(self)(**{**vars(self), **changes})
 
     @classmethod
     def has_default(cls, name: str) -> bool:

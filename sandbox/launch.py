@@ -1,7 +1,7 @@
-"""The making of a sandbox, step by step: folder, cgroup, Sentry, gofer, hooks, root container.
+"""The making of a container, step by step: folder, cgroup, Sentry, gofer, hooks, the container in the Sentry.
 
-The gofer and the Sentry start side by side.  The record on disk grows with each step; when one fails, or the creator
-is interrupted, what it lists is taken away again.
+A further container of a pod finds the Sentry there; else the gofer and the Sentry start side by side.  The record on
+disk grows with each step; when one fails, or the creator is interrupted, what it lists is taken away again.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from contextlib import ExitStack
 
 from proto import control
 from proto.control import BootConfig, CreateContainer, Mount, gofer_role
-from sandbox import confine, mounts, spawn, state
+from sandbox import confine, mounts, pod, rlimits, spawn, state
 from sandbox.cgroups import Cgroup, relative_path
 from sandbox.errors import InvalidSpec, SandboxError
 from sandbox.sandbox import START_TIMEOUT, Options, Sandbox, Stdio
@@ -22,7 +22,7 @@ from sandbox.state import ContainerRecord, Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from typing import Any
 
     from _typeshed import StrPath
@@ -34,21 +34,44 @@ _BACKLOG = 128
 
 
 def launch(root: StrPath, sandbox_id: str, bundle: StrPath, spec: Spec, options: Options, stdio: Stdio) -> Sandbox:
-    """See Sandbox.create."""
+    """A sandbox with its root container: see Sandbox.create."""
     directory = state.make_directory(root, sandbox_id)
     container = ContainerRecord(sandbox_id, os.fspath(bundle), spec.version, spec.terminal, spec.annotations)
-    record = Record(sandbox_id, None, options.exit_with_init, _described(options), {sandbox_id: container})
+    record = Record(sandbox_id, sandbox_id, None, options.exit_with_init, _described(options), container)
     sandbox = Sandbox(directory, record)
-    with state.locked(directory), ExitStack() as resources:
+    _run(sandbox, lambda resources: _SandboxLaunch(sandbox, container, spec, options, stdio, resources))
+    return sandbox
+
+
+def join(
+    root: StrPath, sandbox_id: str, container_id: str, bundle: StrPath, spec: Spec, options: Options, stdio: Stdio
+) -> Sandbox:  # fmt: skip
+    """A further container in a sandbox that is there: see Sandbox.create.
+
+    Of the options only those about the container count; the others are the sandbox's.
+    """
+    pod_sandbox = pod.find(root, sandbox_id)
+    directory = state.make_directory(root, container_id)
+    container = ContainerRecord(container_id, os.fspath(bundle), spec.version, spec.terminal, spec.annotations)
+    home = pod_sandbox.record
+    record = Record(container_id, sandbox_id, home.sentry, home.exit_with_init, home.options, container)
+    sandbox = Sandbox(directory, record)
+    options = _as_created(home.options, options)
+    _run(sandbox, lambda resources: _Joining(pod_sandbox, sandbox, container, spec, options, stdio, resources))
+    return sandbox
+
+
+def _run(sandbox: Sandbox, make: Callable[[ExitStack], _Launch]) -> None:
+    """Under the container's lock; on failure all is undone."""
+    with state.locked(sandbox.directory), ExitStack() as resources:
         try:
-            _Launch(sandbox, container, spec, options, stdio, resources).run()
+            make(resources).run()
         except BaseException as e:
             resources.close()
             _undo(sandbox)
             if isinstance(e, OSError):
-                raise SandboxError(f"cannot create container {sandbox_id}: {e}") from e
+                raise SandboxError(f"cannot create container {sandbox.id}: {e}") from e
             raise
-    return sandbox
 
 
 def _undo(sandbox: Sandbox) -> None:
@@ -60,11 +83,27 @@ def _undo(sandbox: Sandbox) -> None:
 
 
 def _described(options: Options) -> dict[str, Any]:
-    return {"platform": options.platform, "debug": options.debug, "strace": options.strace}
+    return {
+        "platform": options.platform,
+        "debug": options.debug,
+        "strace": options.strace,
+        "overlay": options.overlay,
+        "log": str(options.log) if options.log else None,
+    }
+
+
+def _as_created(sandbox: dict[str, Any], options: Options) -> Options:
+    """The options for a further container, of which the sandbox was told most when it was created."""
+    log = sandbox.get("log")
+    return options.replaced(
+        debug=bool(sandbox.get("debug")),
+        overlay=str(sandbox.get("overlay", options.overlay)),
+        log=log or None,
+    )
 
 
 class _Launch:
-    """One launch; `resources` closes, at the end or on failure, what only the launch needs."""
+    """The making of one container; `resources` closes, at the end or on failure, what only that needs."""
 
     def __init__(
         self, sandbox: Sandbox, container: ContainerRecord, spec: Spec, options: Options, stdio: Stdio,
@@ -76,20 +115,28 @@ class _Launch:
         self.options = options
         self.stdio = stdio
         self.resources = resources
-        self.log_fd = self._own(_open_log(sandbox.directory, options))
+        self.namespaces: dict[str, str] = {}
+        self.when_it_died = "the sandbox died while it made the container"
+        self.log_fd = self._own(_open_log(sandbox.home, options))
 
     def run(self) -> None:
         self._make_cgroup()
         self._save()
-        sentry = self._start_sentry()  # first, for it takes longer
+        self._start_sandbox()  # first, for it takes longer
         mount_list, connections, gofer = self._start_gofer()
         self.container.gofer = gofer.wait_ready()
-        self.sandbox.record.sentry = sentry.wait_ready()
+        self._finish_sandbox()
         self._save()
         self._run_create_hooks()
         self._create_container(mount_list, connections)
         self.container.created_ns = time.time_ns()
         self._save()
+
+    def _start_sandbox(self) -> None:
+        """Begin to make what the container is to be in."""
+
+    def _finish_sandbox(self) -> None:
+        """Wait for that."""
 
     def _own(self, fd: int) -> int:
         self.resources.callback(os.close, fd)
@@ -125,11 +172,12 @@ class _Launch:
         connections: list[int] = []
         with ExitStack() as given:  # if we kept the gofer's ends, the Sentry would not notice that it has died
             for mount in all_mounts(self.spec):
-                gofer = len(served) if mount.is_bind else None
-                mount_list.append(Mount(mount.destination, mount.type or "bind", mount.source, mount.options, gofer))
+                entry = Mount(mount.destination, mount.type or "bind", mount.source, mount.options)
+                mount_list.append(entry)
                 if mount.is_bind:
                     tree = self._open_tree(mount)
                     given.callback(os.close, tree)
+                    entry.gofer, entry.device = len(served), os.fstat(tree).st_dev
                     ours, theirs = socket.socketpair()
                     connections.append(self._own(ours.detach()))
                     given.enter_context(theirs)
@@ -148,8 +196,56 @@ class _Launch:
             return open_overlay(mount.source, memory_size(self.spec.resources))
         return mounts.open_root(mount.source, mount.is_recursive, mount.is_readonly)
 
-    def _start_sentry(self) -> spawn.Starting:
+    def _abort(self, starting: spawn.Starting) -> None:
+        """End a process that is not in the record yet; those that are, destroy_locked ends."""
+        recorded = (self.container.gofer, self.sandbox.record.sentry)
+        if starting.process is None or starting.process not in recorded:
+            starting.abort()
+
+    def _run_create_hooks(self) -> None:
+        if not any(self.spec.hooks.values()):
+            return
+        # From here on poststop is due, whatever happens: the record says so.
+        later = ("startContainer", "poststart", "poststop")
+        first = ("prestart", "createRuntime", "createContainer")
+        self.container.hooks = {point: self.spec.hooks[point] for point in later if self.spec.hooks[point]}
+        self._save()
+        for point in first:
+            if self.spec.hooks[point]:
+                from sandbox.hooks import run_hooks
+
+                run_hooks(point, self.spec.hooks[point], self.sandbox.oci_state("creating"))
+
+    def _create_container(self, mount_list: list[Mount], connections: Sequence[int]) -> None:
+        roles, fds = self.stdio.donated()
+        roles += [gofer_role(i) for i in range(len(connections))]
+        fds += connections
+        if self.container.cgroup:
+            procs = [self._own(fd) for fd in self.container.cgroup.open_procs()]
+            roles += [control.CGROUP] * len(procs)
+            fds += procs
+        if len(fds) > MAX_DONATED:
+            raise InvalidSpec(f"too many bind mounts: {len(connections)}")
+        request = CreateContainer(self.container.id, self.spec.raw, mount_list, self.spec.terminal, roles)
+        request.namespaces = self.namespaces
+        request.ncpus, request.total_ram = cpu_count(self.spec.resources), memory_size(self.spec.resources)
+        try:
+            self.sandbox.call("CreateContainer", request, control.Empty, START_TIMEOUT, fds)
+        except SandboxError:
+            if self.sandbox.has_died(0.0):
+                raise SandboxError(self.when_it_died) from None
+            raise
+
+
+class _SandboxLaunch(_Launch):
+    """The root container, and the Sentry for it."""
+
+    _sentry: spawn.Starting
+
+    def _start_sandbox(self) -> None:
         spec, options = self.spec, self.options
+        pod.check_root_namespaces(spec)
+        seen = Resources() if pod.is_root(spec.annotations) else spec.resources  # a pod's containers have limits each
         network = "" if options.network == "none" else spec.namespaces.get("network")
         stage = spawn.StageConfig(
             id=self.sandbox.id,
@@ -180,21 +276,17 @@ class _Launch:
             platform=options.platform,
             exit_with_init=options.exit_with_init,
             hostname=spec.hostname or os.uname().nodename,  # a new UTS namespace starts with the old one's name
-            ncpus=cpu_count(spec.resources),
-            total_ram=memory_size(spec.resources),
+            ncpus=cpu_count(seen),
+            total_ram=memory_size(seen),
         )
         try:
-            starting = spawn.start_sentry(stage, boot, options.nursery)
+            self._sentry = spawn.start_sentry(stage, boot, options.nursery)
         finally:
             os.close(boot.control_fd)  # nor could we tell that the Sentry has died if we listened, too
-        self.resources.callback(self._abort, starting)
-        return starting
+        self.resources.callback(self._abort, self._sentry)
 
-    def _abort(self, starting: spawn.Starting) -> None:
-        """End a process that is not in the record yet; those that are, destroy_locked ends."""
-        recorded = (self.container.gofer, self.sandbox.record.sentry)
-        if starting.process is None or starting.process not in recorded:
-            starting.abort()
+    def _finish_sandbox(self) -> None:
+        self.sandbox.record.sentry = self._sentry.wait_ready()
 
     def _make_lifeline(self) -> int | None:
         if not self.options.lifeline:
@@ -202,37 +294,30 @@ class _Launch:
         read_end, self.sandbox.lifeline = os.pipe()
         return self._own(read_end)
 
-    def _run_create_hooks(self) -> None:
-        if not any(self.spec.hooks.values()):
-            return
-        # From here on poststop is due, whatever happens: the record says so.
-        later = ("startContainer", "poststart", "poststop")
-        first = ("prestart", "createRuntime", "createContainer")
-        self.container.hooks = {point: self.spec.hooks[point] for point in later if self.spec.hooks[point]}
-        self._save()
-        for point in first:
-            if self.spec.hooks[point]:
-                from sandbox.hooks import run_hooks
 
-                run_hooks(point, self.spec.hooks[point], self.sandbox.oci_state(status="creating"))
+class _Joining(_Launch):
+    """A further container for a Sentry that is there."""
+
+    def __init__(self, pod_sandbox: Sandbox, sandbox: Sandbox, *args: Any) -> None:
+        super().__init__(sandbox, *args)
+        self.namespaces = pod.shared_namespaces(pod_sandbox, self.spec)
+        self.when_it_died = f"the pod's sandbox {pod_sandbox.id} has ended"
 
     def _create_container(self, mount_list: list[Mount], connections: Sequence[int]) -> None:
-        roles, fds = self.stdio.donated()
-        roles += [gofer_role(i) for i in range(len(connections))]
-        fds += connections
-        if self.container.cgroup:
-            procs = [self._own(fd) for fd in self.container.cgroup.open_procs()]
-            roles += [control.CGROUP] * len(procs)
-            fds += procs
-        if len(fds) > MAX_DONATED:
-            raise InvalidSpec(f"too many bind mounts: {len(connections)}")
-        request = CreateContainer(self.container.id, self.spec.raw, mount_list, self.spec.terminal, roles)
-        try:
-            self.sandbox.call("CreateContainer", request, control.Empty, START_TIMEOUT, fds)
-        except SandboxError:
-            if self.sandbox.has_died(0.0):
-                raise SandboxError("the sandbox died while it made the container") from None
-            raise
+        super()._create_container(mount_list, connections)
+        self._set_oom_score()
+
+    def _set_oom_score(self) -> None:
+        """Of the stubs, which have that of their Sentry, and may have stubs of their own already."""
+        if self.container.cgroup is None:
+            return
+        wanted = self.spec.oom_score_adj
+        score = rlimits.own_oom_score_adj() if wanted is None else wanted
+        done: set[int] = set()
+        while new := self.container.cgroup.pids() - done:
+            for pid in new:
+                rlimits.set_oom_score_adj(score, pid)
+            done |= new
 
 
 def _open_log(directory: str, options: Options) -> int:

@@ -25,10 +25,18 @@ def _set(limit: int, values: tuple[int, int]) -> None:
         pass
 
 
-def set_oom_score_adj(value: int) -> None:
-    """Inherited by the stubs, which hold the container's memory."""
+def set_oom_score_adj(value: int, pid: int | None = None) -> None:
+    """Of this process or another one.  Inherited by the stubs, which hold the container's memory."""
     try:
-        with open("/proc/self/oom_score_adj", "w") as f:
+        with open(f"/proc/{pid or 'self'}/oom_score_adj", "w") as f:
             f.write(str(value))
     except OSError:
         pass
+
+
+def own_oom_score_adj() -> int:
+    try:
+        with open("/proc/self/oom_score_adj") as f:
+            return int(f.read())
+    except (OSError, ValueError):
+        return 0

@@ -1,8 +1,10 @@
 """A sandbox from the outside: make it, find it again, drive its Sentry, take it away.
 
 Everything blocks.  Any process that may read the state folder can drive a sandbox; the one that made it has no
-special part (but for the lifeline, if it asked for one).  The root container has the sandbox's own id; methods act on
-it unless told another `container`.
+special part (but for the lifeline, if it asked for one).
+
+A `Sandbox` is a sandbox as one of its containers has it, found by that container's id.  The root container has the
+sandbox's own id, makes and ends it; a further container of a pod joins it and leaves it.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 
     from sandbox.cgroup_stats import Stats
     from sandbox.cgroups import Cgroup
+    from sandbox.process import ProcessId
     from sandbox.spawn import Nursery
     from sandbox.spec import Resources
 
@@ -41,6 +44,8 @@ START_TIMEOUT = 60.0
 """For calls that read the container's files before they answer."""
 EXIT_TIMEOUT = 10.0
 STATS_TIMEOUT = 1.0
+LEAVE_TIMEOUT = 2.0
+"""For a container's removal, when it is not the last word: containerd gives its `delete` 5 s in all."""
 CREATING = "creating"
 
 
@@ -92,7 +97,7 @@ class Stdio(_Record):
 
 
 class Sandbox:
-    """One sandbox; the object only holds its record."""
+    """One container's sandbox; the object only holds its record."""
 
     def __init__(self, directory: str, record: Record, lifeline: int | None = None) -> None:
         self.directory = directory
@@ -104,10 +109,15 @@ class Sandbox:
     def create(
         cls, root: StrPath, id: str, bundle: StrPath, spec: Spec, options: Options, stdio: Stdio
     ) -> Sandbox:  # fmt: skip
-        """A gofer, a Sentry and the root container, ready to start.  On failure all is undone."""
-        from sandbox.launch import launch  # needs what other commands need not load
+        """A gofer, a Sentry and the root container, ready to start; a gofer only, if it is a container for a pod's
+        sandbox, as its annotations say.  On failure all is undone.
+        """
+        from sandbox import launch, pod  # need what other commands need not load
 
-        return launch(root, id, bundle, spec, options, stdio)
+        sandbox_id = pod.sandbox_of(spec.annotations)
+        if sandbox_id:
+            return launch.join(root, sandbox_id, id, bundle, spec, options, stdio)
+        return launch.launch(root, id, bundle, spec, options, stdio)
 
     @classmethod
     def load(cls, root: StrPath, id: str) -> Sandbox:
@@ -117,28 +127,47 @@ class Sandbox:
 
     @property
     def id(self) -> str:
+        """The container's."""
         return self.record.id
 
     @property
-    def root_container(self) -> ContainerRecord:
-        try:
-            return self.record.containers[self.id]
-        except KeyError:
-            raise FailedPrecondition(f"container {self.id} is not complete") from None
+    def is_root(self) -> bool:
+        """Whether the sandbox lives and dies with this container."""
+        return self.record.id == self.record.sandbox
+
+    @property
+    def home(self) -> str:
+        """The sandbox's folder."""
+        return f"{os.path.dirname(self.directory)}/{self.record.sandbox}"
+
+    @property
+    def container(self) -> ContainerRecord:
+        if self.record.container is None:
+            raise FailedPrecondition(f"container {self.id} is not complete")
+        return self.record.container
 
     @property
     def bundle(self) -> str:
-        return self.root_container.bundle
+        return self.container.bundle
 
     @property
     def pid(self) -> int:
-        """Host pid of the Sentry; 0 while there is none yet."""
-        return self.record.sentry.pid if self.record.sentry else 0
+        """The host pid that stands for the container; 0 while there is none yet.
+
+        The Sentry's for the root.  For another container the gofer's: it is there from the container's creation to its
+        end on any platform, and the container does not outlive it.
+        """
+        process = self.record.sentry if self.is_root else self._gofer
+        return process.pid if process else 0
+
+    @property
+    def _gofer(self) -> ProcessId | None:
+        return self.record.container.gofer if self.record.container else None
 
     @property
     def control_path(self) -> str:
         """The Sentry's socket.  May be longer than a socket address holds: use `connect`."""
-        return f"{self.directory}/control.sock"
+        return f"{self.home}/control.sock"
 
     def connect(self) -> socket:
         """A new connection to the Sentry's control service, for who has an event loop.  Raises OSError."""
@@ -147,7 +176,7 @@ class Sandbox:
         return socket(fileno=self._connect().detach())
 
     def _connect(self) -> _socket.socket:
-        directory = os.open(self.directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        directory = os.open(self.home, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         s = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
         try:
             s.settimeout(CALL_TIMEOUT)
@@ -174,7 +203,7 @@ class Sandbox:
     def last_words(self) -> str:
         """The last line of the sandbox's own log, for an error message; empty if it logs elsewhere."""
         try:
-            with open(f"{self.directory}/sandbox.log", "rb") as f:
+            with open(f"{self.home}/sandbox.log", "rb") as f:
                 f.seek(max(0, os.fstat(f.fileno()).st_size - 4096))
                 lines = f.read().decode("utf-8", "replace").split("\n")
         except OSError:
@@ -206,24 +235,24 @@ class Sandbox:
             return SandboxError(f"the sandbox answered {method} wrongly: {error}")
         return error
 
-    def query(self, container: str = "") -> StateResponse:
-        """The Sentry's view of a container.  Raises NotFound once the Sentry has exited."""
-        return self.call("State", control.State(container or self.id), StateResponse, CALL_TIMEOUT)
+    def query(self) -> StateResponse:
+        """The Sentry's view of the container.  Raises NotFound once the Sentry has exited."""
+        return self.call("State", control.State(self.id), StateResponse, CALL_TIMEOUT)
 
-    def status(self, container: str = "") -> str:
+    def status(self) -> str:
         """"creating", "created", "running" or "stopped"."""
-        known = self.record.containers.get(container or self.id)
+        known = self.record.container
         if known is None or not known.created_ns:
             return CREATING if self.is_alive() else control.STOPPED
         try:
-            return self.query(container).status
+            return self.query().status
         except NotFound:
             return control.STOPPED
 
-    def oci_state(self, container: str = "", status: str | None = None) -> dict[str, Any]:
+    def oci_state(self, status: str | None = None) -> dict[str, Any]:
         """The state object of the OCI runtime specification."""
-        status = status or self.status(container)
-        known = self.record.containers.get(container or self.id) or ContainerRecord(self.id, "", "1.0.2")
+        status = status or self.status()
+        known = self.record.container or ContainerRecord(self.id, "", "1.0.2")
         return {
             "ociVersion": known.version,
             "id": known.id,
@@ -233,97 +262,94 @@ class Sandbox:
             "annotations": known.annotations,
         }
 
-    def start(self, container: str = "") -> None:
+    def start(self) -> None:
         """Let the first process run.  poststart hooks that fail are only warned of, as the specification has it."""
-        container = container or self.id
         with state.locked(self.directory):
-            status = self.status(container)
+            status = self.status()
             if status != control.CREATED:
-                raise FailedPrecondition(f"cannot start container {container}: it is {status}")
-            self._run_hooks("startContainer", container, status)
-            self.call("StartContainer", control.StartContainer(container), control.Empty, START_TIMEOUT)
+                raise FailedPrecondition(f"cannot start container {self.id}: it is {status}")
+            self._run_hooks("startContainer", status)
+            self.call("StartContainer", control.StartContainer(self.id), control.Empty, START_TIMEOUT)
         try:
-            self._run_hooks("poststart", container, control.RUNNING)
+            self._run_hooks("poststart", control.RUNNING)
         except SandboxError:
             pass
 
-    def _run_hooks(self, point: str, container: str, status: str) -> None:
-        hooks = self.record.containers[container].hooks.get(point, [])
+    def _run_hooks(self, point: str, status: str) -> None:
+        hooks = self.record.container.hooks.get(point, []) if self.record.container else []
         if hooks:
             from sandbox.hooks import run_hooks
 
-            run_hooks(point, hooks, self.oci_state(container, status))
+            run_hooks(point, hooks, self.oci_state(status))
 
-    def wait(self, exec_id: str = "", container: str = "") -> ExitStatus:
+    def wait(self, exec_id: str = "") -> ExitStatus:
         """Wait for a process's end.  Raises SandboxError if the sandbox dies without saying."""
-        with self.waiting(exec_id, container) as waiting:
+        with self.waiting(exec_id) as waiting:
             return waiting.result()
 
-    def waiting(self, exec_id: str = "", container: str = "") -> Waiting:
+    def waiting(self, exec_id: str = "") -> Waiting:
         """Begin to wait for a process's end.  Raises SandboxError."""
-        return Waiting(self, exec_id, container)
+        return Waiting(self, exec_id)
 
-    def ends_within(self, seconds: float, container: str = "") -> bool:
+    def ends_within(self, seconds: float) -> bool:
         """Whether a container's first process has ended, or does so within a time."""
         try:
-            self.call("Wait", control.Wait(container or self.id), ExitStatus, seconds)
+            self.call("Wait", control.Wait(self.id), ExitStatus, seconds)
         except NotFound:
             return True
         except SandboxError:
             return not self.is_alive()
         return True
 
-    def signal(self, signo: int, exec_id: str = "", all: bool = False, container: str = "") -> None:
+    def signal(self, signo: int, exec_id: str = "", all: bool = False) -> None:
         """Raises NotFound if the process has already finished."""
-        request = control.Signal(container or self.id, signo, exec_id, all)
+        request = control.Signal(self.id, signo, exec_id, all)
         self.call("Signal", request, control.Empty, CALL_TIMEOUT)
 
-    def exec(
-        self, exec_id: str, process: dict[str, Any], terminal: bool, stdio: Stdio, container: str = ""
-    ) -> int:  # fmt: skip
+    def exec(self, exec_id: str, process: dict[str, Any], terminal: bool, stdio: Stdio) -> int:
         """Start another process; returns its pid inside the container."""
         check_process(Reader(process, "process"))
         if not exec_id:
             raise InvalidSpec("the exec id must not be empty")
         roles, fds = stdio.donated()
-        request = control.Exec(container or self.id, exec_id, process, terminal, roles)
+        request = control.Exec(self.id, exec_id, process, terminal, roles)
         return self.call("Exec", request, control.ExecResponse, START_TIMEOUT, fds).pid
 
-    def cgroup(self, container: str = "") -> Cgroup | None:
+    def cgroup(self) -> Cgroup | None:
         """A container's cgroup, if it has one."""
-        known = self.record.containers.get(container or self.id)
+        known = self.record.container
         return known.cgroup if known else None
 
-    def update(self, resources: Resources, container: str = "") -> None:
+    def update(self, resources: Resources) -> None:
         """New limits; see `sandbox.update`, which this needs not load before."""
         from sandbox.update import update
 
-        update(self, resources, container)
+        update(self, resources)
 
-    def pause(self, container: str = "") -> None:
+    def pause(self) -> None:
         """Freeze every process of a running container."""
-        self.call("Pause", control.Pause(container or self.id), control.Empty, CALL_TIMEOUT)
+        self.call("Pause", control.Pause(self.id), control.Empty, CALL_TIMEOUT)
 
-    def resume(self, container: str = "") -> None:
+    def resume(self) -> None:
         """Let the processes of a paused container run on."""
-        self.call("Resume", control.Resume(container or self.id), control.Empty, CALL_TIMEOUT)
+        self.call("Resume", control.Resume(self.id), control.Empty, CALL_TIMEOUT)
 
-    def resize(self, rows: int, cols: int, exec_id: str = "", container: str = "") -> None:
+    def resize(self, rows: int, cols: int, exec_id: str = "") -> None:
         """Set the size of a process's terminal."""
-        self.call("Resize", control.Resize(container or self.id, rows, cols, exec_id), control.Empty, CALL_TIMEOUT)
+        self.call("Resize", control.Resize(self.id, rows, cols, exec_id), control.Empty, CALL_TIMEOUT)
 
-    def processes(self, container: str = "") -> list[Process]:
-        request = control.Processes(container or self.id)
+    def processes(self) -> list[Process]:
+        request = control.Processes(self.id)
         return self.call("Processes", request, control.ProcessesResponse, CALL_TIMEOUT).processes
 
-    def stats(self, container: str = "") -> Stats:
+    def stats(self) -> Stats:
         """What a container uses; without a cgroup, version 0, only what the Sentry knows."""
-        known = self.record.containers.get(container or self.id)
         from sandbox.cgroup_stats import Stats, read_stats
 
+        known = self.record.container
         stats = read_stats(known.cgroup) if known and known.cgroup else Stats(0)
         try:
-            usage = self.call("Usage", control.Usage(container or self.id), control.UsageResponse, STATS_TIMEOUT)
+            usage = self.call("Usage", control.Usage(self.id), control.UsageResponse, STATS_TIMEOUT)
         except NotFound:
             stats.pids_current = 0
         except SandboxError:
@@ -340,14 +366,18 @@ class Sandbox:
             self.lifeline = None
 
     def delete(self, force: bool = False) -> None:
-        """Remove a stopped, or a merely created, sandbox; with `force` a running one too."""
+        """Remove a stopped, or a merely created, container; with `force` a running one too."""
         status = self.status()
         if status in (control.RUNNING, control.PAUSED, CREATING) and not force:
             raise FailedPrecondition(f"cannot delete container {self.id}: it is {status}")
         self.destroy()
 
     def destroy(self) -> None:
-        """End it and leave nothing behind; idempotent.  Raises the first error, having tried everything."""
+        """End the container, the root's sandbox with it, and leave nothing behind; idempotent.
+
+        Raises the first error, having tried everything.  Other containers of a sandbox that ends with its root stop;
+        each is removed on its own.
+        """
         try:
             with state.locked(self.directory):
                 # Another process may have written more of it meanwhile.
@@ -358,39 +388,52 @@ class Sandbox:
 
     def destroy_locked(self) -> None:
         """`destroy` for who holds the lock."""
-        containers = list(self.record.containers.values())
-        steps: list[Callable[[], None]] = [self.release, self._end_processes]
-        steps += [container.cgroup.remove for container in containers if container.cgroup]
-        steps += [lambda name=c.id: self._run_hooks("poststop", name, control.STOPPED) for c in containers]  # type: ignore[misc]
+        container = self.record.container
+        steps: list[Callable[[], None]] = [self.release, self._end_sandbox if self.is_root else self._leave_sandbox]
+        if container and container.cgroup:
+            steps.append(container.cgroup.remove)
+        steps.append(lambda: self._run_hooks("poststop", control.STOPPED))
         errors: list[Exception] = []
         for step in steps:
             try:
                 step()
             except (OSError, SandboxError) as e:
                 errors.append(e)
-        if self.is_alive():
+        if self.is_root and self.is_alive():
             raise SandboxError(f"cannot end sandbox {self.id}: {errors[0]}")
         state.remove_directory(self.directory)
         if errors:
             raise errors[0] if isinstance(errors[0], SandboxError) else SandboxError(str(errors[0]))
 
-    def _end_processes(self) -> None:
-        """The stubs die with the Sentry, process 1 of their namespace; the gofers by themselves, but why wait."""
-        known = [container.gofer for container in self.record.containers.values()]
-        processes = [process for process in (self.record.sentry, *known) if process is not None]
+    def _end_sandbox(self) -> None:
+        """The stubs die with the Sentry, process 1 of their namespace; gofers by themselves, but why wait for ours."""
+        self._end_processes(self.record.sentry, self._gofer)
+
+    def _leave_sandbox(self) -> None:
+        """A Sentry that does not answer is no reason to stay: without its gofer the container ends, too, and whoever
+        is left in its cgroup is killed.
+        """
+        try:
+            self.call("DestroyContainer", control.DestroyContainer(self.id), control.Empty, LEAVE_TIMEOUT)
+        except SandboxError:
+            pass
+        self._end_processes(self._gofer)
+
+    def _end_processes(self, *known: ProcessId | None) -> None:
+        processes = [process for process in known if process is not None]
         for process in processes:
             kill(process)
         for process in processes:
             if not wait_gone(process, EXIT_TIMEOUT):
-                raise SandboxError(f"process {process.pid} of sandbox {self.id} does not die")
+                raise SandboxError(f"process {process.pid} of container {self.id} does not die")
 
 
 class Waiting:
     """A call of `wait` that is under way: for who has other things to wait for, and polls them with this."""
 
-    def __init__(self, sandbox: Sandbox, exec_id: str, container: str) -> None:
+    def __init__(self, sandbox: Sandbox, exec_id: str) -> None:
         self._sandbox = sandbox
-        request = control.Wait(container or sandbox.id, exec_id)
+        request = control.Wait(sandbox.id, exec_id)
         try:
             self._client = Client(sandbox._connect())
             self._stream = self._client.request(control.SERVICE, "Wait", request.to_json())

@@ -78,12 +78,14 @@ def enter(kinds: Collection[str]) -> Born:
         os.write(write_end, b"%d" % pid)
         os._exit(0)
     os.close(write_end)
-    own = int(os.read(read_end, 32))
+    own = os.read(read_end, 32)
     os.close(read_end)
+    if not own:
+        raise RuntimeError("it was killed while it entered its namespaces")
     os.setsid()
     os.umask(0)
     rlimits.raise_limits()
-    return Born(own, namespaces.own_pid)
+    return Born(int(own), namespaces.own_pid)
 
 
 def run(role: str, config: Config, born: Born) -> NoReturn:
@@ -184,13 +186,9 @@ def prepare_gofer(config: Config, own_pid: bool) -> Callable[[], int]:
     mounts = [(socket.socket(fileno=fd), root_fd, readonly) for fd, root_fd, readonly in config["mounts"]]
     proc_fd = confine_as("gofer", config, own_pid)
 
-    def serve() -> int:
-        server.serve(mounts, proc_fd)
-        return 0
-
     os.write(config["report_fd"], b"ok\n")
     os.close(config["report_fd"])
-    return serve
+    return lambda: server.serve(mounts, proc_fd)
 
 
 ROLES: Final[dict[str, Callable[[Config, bool], Callable[[], int]]]] = {

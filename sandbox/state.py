@@ -1,12 +1,18 @@
-"""What is remembered of a sandbox on disk: `<root>/<id>/`, one folder each.
+"""What is remembered of containers on disk: `<root>/<id>/`, one folder each.
 
     state.json     this record, replaced whole
-    lock           held while the sandbox is being created, started or removed
+    lock           held while the container is being created, started or removed
     control.sock   the Sentry's control socket
     sandbox.log    what Sentry and gofers log, unless told otherwise
 
+The last two are a root container's, whose folder is the sandbox's.
+
 The record is written as soon as there is something to clean up, so that a `delete --force` finds it even when the
 creator was killed half-way.
+
+A further container of a pod has a folder of its own, whose record names the sandbox that it is in.  Nothing on the
+sandbox's side names the container: so no two records ever have to change together, containers are made and removed
+without waiting for each other, and what is left of one can be taken away when the sandbox is long gone.
 """
 
 from __future__ import annotations
@@ -40,7 +46,7 @@ _LOCK_PAUSE_S = 0.01
 
 
 class ContainerRecord(_Record):
-    """One container of the sandbox."""
+    """A container: what is to be known of it, and taken away with it."""
 
     id: str
     bundle: str
@@ -85,32 +91,37 @@ class ContainerRecord(_Record):
 
 
 class Record(_Record):
-    """A sandbox and its containers; the root container has the sandbox's id and comes first."""
+    """A container and the sandbox that it is in."""
 
     id: str
+    """The container's."""
+    sandbox: str
+    """The sandbox's, which is that of its root container."""
     sentry: ProcessId | None = None
     exit_with_init: bool = False
     options: dict[str, Any] = field(default_factory=dict)
-    """What it was created with, for whoever looks at the file."""
-    containers: dict[str, ContainerRecord] = field(default_factory=dict)
+    """What the sandbox was created with."""
+    container: ContainerRecord | None = None
 
     def to_json(self) -> dict[str, Any]:
         return {
             "id": self.id,
+            "sandbox": self.sandbox,
             "sentry": self.sentry and self.sentry.to_json(),
             "exit_with_init": self.exit_with_init,
             "options": self.options,
-            "containers": {name: container.to_json() for name, container in self.containers.items()},
+            "container": self.container and self.container.to_json(),
         }
 
     @classmethod
     def from_json(cls, obj: dict[str, Any]) -> Record:
         return cls(
             id=obj["id"],
+            sandbox=obj["sandbox"],
             sentry=ProcessId.from_json(obj["sentry"]) if obj["sentry"] else None,
             exit_with_init=obj["exit_with_init"],
             options=obj["options"],
-            containers={name: ContainerRecord.from_json(item) for name, item in obj["containers"].items()},
+            container=ContainerRecord.from_json(obj["container"]) if obj["container"] else None,
         )
 
 
@@ -124,18 +135,18 @@ def _is_id(text: str) -> bool:
     return 0 < len(text) <= _MAX_ID and _ID_CHARACTERS.issuperset(text)
 
 
-def make_directory(root: StrPath, sandbox_id: str) -> str:
-    """The sandbox's folder, which must not exist yet."""
-    check_id(sandbox_id)
+def make_directory(root: StrPath, container_id: str) -> str:
+    """The container's folder, which must not exist yet."""
+    check_id(container_id)
     os.makedirs(root, _DIRECTORY_MODE, exist_ok=True)
     st = os.stat(root)
     if st.st_uid != os.geteuid() or st.st_mode & stat.S_IWOTH:
         raise SandboxError(f"{root} is somebody else's, or everybody's: not safe to keep state in")
-    directory = os.path.join(root, sandbox_id)
+    directory = os.path.join(root, container_id)
     try:
         os.mkdir(directory, _DIRECTORY_MODE)
     except FileExistsError:
-        raise AlreadyExists(f"container {sandbox_id} already exists") from None
+        raise AlreadyExists(f"container {container_id} already exists") from None
     try:
         os.close(os.open(f"{directory}/lock", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
     except OSError:
@@ -172,23 +183,23 @@ def save(directory: str, record: Record) -> None:
     os.replace(temporary, f"{directory}/state.json")
 
 
-def load(root: StrPath, sandbox_id: str) -> tuple[str, Record]:
+def load(root: StrPath, container_id: str) -> tuple[str, Record]:
     """Raises NotFound."""
-    check_id(sandbox_id)
-    directory = os.path.join(root, sandbox_id)
+    check_id(container_id)
+    directory = os.path.join(root, container_id)
     try:
         with open(f"{directory}/state.json", "rb") as f:
             return directory, Record.from_json(loads(f.read()))
     except FileNotFoundError:
         if os.path.isdir(directory):  # its creator died before it had anything to write down, or is about to
-            return directory, Record(sandbox_id)
-        raise NotFound(f"container {sandbox_id} does not exist") from None
+            return directory, Record(container_id, container_id)
+        raise NotFound(f"container {container_id} does not exist") from None
     except (OSError, ValueError, LookupError, TypeError) as e:
-        raise SandboxError(f"cannot read the state of {sandbox_id}: {e}") from None
+        raise SandboxError(f"cannot read the state of {container_id}: {e}") from None
 
 
 def list_ids(root: StrPath) -> list[str]:
-    """The ids of all sandboxes, sorted."""
+    """The ids of all containers, sorted."""
     try:
         return sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and _is_id(entry.name))
     except FileNotFoundError:
@@ -196,7 +207,7 @@ def list_ids(root: StrPath) -> list[str]:
 
 
 class locked:
-    """Hold the sandbox's lock.  Raises NotFound if the folder is gone, also if it went while we waited."""
+    """Hold the container's lock.  Raises NotFound if the folder is gone, also if it went while we waited."""
 
     def __init__(self, directory: str) -> None:
         self._directory = directory

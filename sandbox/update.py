@@ -12,16 +12,16 @@ from sandbox.sandbox import CALL_TIMEOUT, CREATING, Sandbox
 from sandbox.spec import Resources
 
 
-def update(sandbox: Sandbox, change: Resources, container: str = "") -> None:
+def update(sandbox: Sandbox, change: Resources) -> None:
     """Give a created, running or paused container new limits; on failure it has those that it had.
 
     Raises InvalidSpec, FailedPrecondition, NotFound or another SandboxError.
     """
     with state.locked(sandbox.directory):
         sandbox.record = state.load(os.path.dirname(sandbox.directory), sandbox.id)[1]
-        name = container or sandbox.id
-        status = sandbox.status(name)
-        known = sandbox.record.containers.get(name)
+        name = sandbox.id
+        status = sandbox.status()
+        known = sandbox.record.container
         if known is None:
             raise NotFound(f"container {name} does not exist")
         if status in (control.STOPPED, CREATING):
@@ -32,7 +32,7 @@ def update(sandbox: Sandbox, change: Resources, container: str = "") -> None:
             _apply(known.cgroup, known.resources, resources)
         elif change != Resources():
             raise FailedPrecondition(f"cannot update container {name}: it has no cgroup")
-        sandbox.call("Update", _for_sentry(sandbox, name, change), control.Empty, CALL_TIMEOUT)
+        sandbox.call("Update", _for_sentry(sandbox, change), control.Empty, CALL_TIMEOUT)
         known.resources = resources
         state.save(sandbox.directory, sandbox.record)
 
@@ -62,13 +62,13 @@ def _explained(e: OSError) -> SandboxError:
     return SandboxError(f"cannot update {name}: {e.strerror}")
 
 
-def _for_sentry(sandbox: Sandbox, container: str, change: Resources) -> control.Update:
+def _for_sentry(sandbox: Sandbox, change: Resources) -> control.Update:
     """What the Sentry keeps to, or shows.  The memory that it shows is the whole sandbox's: its root container's."""
-    request = control.Update(container, change.pids_limit or None)
+    request = control.Update(sandbox.id, change.pids_limit or None)
     if change.memory_limit:
         from sandbox.launch import memory_size
 
         request.memory = memory_size(change)
-        if container == sandbox.id:
+        if sandbox.record.sandbox == sandbox.id:
             request.total_ram = request.memory
     return request

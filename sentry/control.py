@@ -25,14 +25,16 @@ from sentry.fs.devpts import DevPts
 from sentry.fs.goferclient import GoferClient
 from sentry.fs.goferfs import GoferFs
 from sentry.fs.hostfd import HostFile, HostFs
-from sentry.fs.memdata import MEMORY
+from sentry.fs.memdata import MEMORY, Pool
 from sentry.fs.proc_view import TaskView
 from sentry.fs.tty import Tty
+from sentry.fs.volumes import Volume, Volumes
 from sentry.kernel.container import Container, Process, ProcessSpec, StartError
 from sentry.kernel.kernel import Kernel
 from sentry.kernel.signals import SigInfo
 from sentry.kernel.task import Task
 from sentry.kernel.threadgroup import ThreadGroup
+from sentry.kernel.utsname import UtsNamespace
 from sentry.mounts import MountBuilder
 from sentry.oci import max_tasks, process_spec
 from sentry.platform import PAGE_SIZE
@@ -201,6 +203,11 @@ class ControlServer:
         self.stopping = False
         self._listener = listener
         self._exit_with_init = bool(config.get("exit_with_init"))
+        self._root = ""  # the id of the first container
+        self._creating: set[str] = set()
+        self._without_gofer: set[str] = set()
+        self._doomed: set[str] = set()  # those that were to be killed while they were being started
+        self._volumes = Volumes()
         self._hostname = config.get("hostname") or ""
         self._pending: dict[str, tuple[ProcessSpec, _Streams]] = {}  # created and not yet started
         self._host_fs = HostFs()
@@ -293,66 +300,163 @@ class ControlServer:
 
     async def create_container(self, m: c.CreateContainer, raw_fds: list[int]) -> c.Message:
         fds = _Fds(m.fds, raw_fds)
+        try:
+            if m.id in self.kernel.containers or m.id in self._creating:
+                raise StartError(c.Code.ALREADY_EXISTS, f"container {m.id!r} exists already")
+            self._check_root()
+            self._creating.add(m.id)
+            try:
+                await self._create(m, fds)
+            except StartError:
+                if m.id in self._without_gofer:
+                    raise StartError(c.Code.INTERNAL, f"the gofer of container {m.id!r} is gone") from None
+                raise
+            finally:
+                self._creating.discard(m.id)
+                if m.id not in self.kernel.containers:
+                    self._without_gofer.discard(m.id)
+        finally:
+            fds.close()
+        return c.Empty()
+
+    async def _create(self, m: c.CreateContainer, fds: _Fds) -> None:
         container: Container | None = None
         clients: list[GoferClient] = []
         try:
-            if m.id in self.kernel.containers:
-                raise StartError(c.Code.ALREADY_EXISTS, f"container {m.id!r} exists already")
-            cgroup_fds = fds.take_all("cgroup")
-            try:
-                template = self.kernel.platform.new_template(tuple(cgroup_fds))
-            finally:
-                for fd in cgroup_fds:
-                    os.close(fd)
-            hostname = m.spec.get("hostname") or self._hostname
-            container = Container(self.kernel, m.id, template, hostname, m.spec.get("domainname") or "")
-            container.max_tasks = max_tasks(m.spec)
+            container = self._new_container(m, fds.take_all("cgroup"))
 
             def goferfs(mount: c.Mount) -> GoferFs:
                 fd = fds.take(c.gofer_role(mount.gofer or 0))
                 if fd is None:
                     raise StartError(c.Code.INVALID_ARGUMENT, f"mount {mount.destination}: no gofer connection")
-                client = GoferClient(self.kernel.loop, socket.socket(fileno=fd), self._gofer_lost)
+                client = GoferClient(self.kernel.loop, socket.socket(fileno=fd), lambda: self._gofer_lost(m.id))
                 clients.append(client)
-                return GoferFs(client, shared=mount.destination != "/")
+                if mount.destination == "/":
+                    return GoferFs(client)
+                volume = Volume(self._volumes, mount.device) if mount.device is not None else None
+                return GoferFs(client, shared=True, volume=volume)
 
             await MountBuilder(container, goferfs, m.terminal).build(m.mounts, m.spec)
             spec = process_spec(m.spec.get("process") or {})
             await container.find_executable(spec)
             streams = await self._streams(container, fds, m.terminal)
+            try:
+                self._check_root()
+                if m.id in self._without_gofer:
+                    raise StartError(c.Code.INTERNAL, f"the gofer of container {m.id!r} is gone")
+            except StartError:
+                streams.abandon()
+                raise
         except BaseException:
             if container is not None:
                 container.template.close()
             for client in clients:
                 client.close()
             raise
-        finally:
-            fds.close()
-        container.processes[""] = Process("", Event(self.kernel.loop))
+        init = container.processes[""] = Process("", Event(self.kernel.loop))
         self.kernel.containers[m.id] = container
         self._pending[m.id] = (spec, streams)
-        return c.Empty()
+        if not self._root:
+            self._root = m.id
+            self.kernel.loop.spawn(self._end_pod_with(init), "end of the root container")
+        elif self._exit_with_init:
+            self.kernel.loop.spawn(self._end_gofer_with(init, clients[0]), "exit with init")
 
-    def _gofer_lost(self) -> None:
-        """Without its files a container can't go on: the sandbox ends, and whoever waits hears of it."""
-        if not self.stopping:
-            log.error("the gofer is gone: shutting down")
+    def _new_container(self, m: c.CreateContainer, cgroup_fds: list[int]) -> Container:
+        """Its template is in the cgroup already.  StartError: it can't share what it is to share."""
+        try:
+            shared = {kind: self._container(other) for kind, other in m.namespaces.items()}
+            template = self.kernel.platform.new_template(tuple(cgroup_fds))
+        finally:
+            for fd in cgroup_fds:
+                os.close(fd)
+        if "uts" in shared:
+            uts = shared["uts"].uts
+        else:
+            uts = UtsNamespace(m.spec.get("hostname") or self._hostname, m.spec.get("domainname") or "")
+        container = Container(
+            self.kernel,
+            m.id,
+            template,
+            uts,
+            pidns=shared["pid"].pidns if "pid" in shared else None,
+            ipc=shared["ipc"].ipc if "ipc" in shared else None,
+        )
+        container.max_tasks = max_tasks(m.spec)
+        container.facts = self.kernel.facts.seen_with(m.ncpus, m.total_ram)
+        container.memory = Pool(container.facts.total_ram // PAGE_SIZE, MEMORY)
+        return container
+
+    # -- the pod --
+
+    def _root_has_ended(self) -> bool:
+        root = self.kernel.containers.get(self._root)
+        return bool(self._root) and (root is None or root.status == "stopped")
+
+    def _check_root(self) -> None:
+        """StartError: the root container has ended, and with it the pod."""
+        if self._root_has_ended():
+            raise StartError(c.Code.FAILED_PRECONDITION, f"sandbox {self._root!r} has ended")
+
+    async def _end_pod_with(self, init: Process) -> None:
+        await init.ended.wait()
+        for container in list(self.kernel.containers.values()):
+            if container.id != self._root:
+                self._kill(container)
+
+    async def _end_gofer_with(self, init: Process, gofer: GoferClient) -> None:
+        """It stands for the container on the host, as this process does for the root."""
+        await init.ended.wait()
+        gofer.end_server(init.status)
+
+    def _kill(self, container: Container) -> None:
+        """End a container from outside, whatever its state."""
+        process = container.processes[""]
+        if process.tg is not None:
+            container.kill()
+        elif container.id in self._pending:
+            self._abandon_pending(container.id)
+            container.end(process, 137)
+        elif not process.ended.is_set:
+            self._doomed.add(container.id)  # it is being started
+
+    def _gofer_lost(self, container_id: str) -> None:
+        """Without its files a container can't go on; if it is the root the sandbox ends, and whoever waits hears of it.
+
+        One that is being created fails by itself.
+        """
+        if self.stopping or container_id in self._without_gofer:
+            return
+        self._without_gofer.add(container_id)
+        log.error("the gofer of container %s is gone", container_id)
+        if self._root in ("", container_id):
             self.exit_status = 137
             self.kernel.loop.stop()
+        elif container_id in self.kernel.containers:
+            self._kill(self.kernel.containers[container_id])
+
+    # -- methods again --
 
     async def start_container(self, m: c.StartContainer, fds: list[int]) -> c.Message:
         container = self._container(m.id)
+        self._check_root()
         pending = self._pending.pop(m.id, None)
         if pending is None:
-            raise StartError(c.Code.FAILED_PRECONDITION, f"container {m.id!r} was started already")
+            what = "has ended" if container.status == "stopped" else "was started already"
+            raise StartError(c.Code.FAILED_PRECONDITION, f"container {m.id!r} {what}")
         process = container.processes[""]
         try:
             await self._start(container, process, *pending)
         except StartError:
             container.end(process, 128)
             raise
-        if self._exit_with_init and len(self.kernel.containers) == 1:
+        finally:
+            doomed = m.id in self._doomed
+            self._doomed.discard(m.id)
+        if self._exit_with_init and m.id == self._root:
             self.kernel.loop.spawn(self._end_with(process), "exit with init")
+        if doomed:
+            container.kill()
         return c.Empty()
 
     async def _start(self, container: Container, process: Process, spec: ProcessSpec, streams: _Streams) -> Task:
@@ -425,7 +529,7 @@ class ControlServer:
             return
         self._abandon_pending(container.id)
         container.end(process, 128 + signo)
-        if self._exit_with_init:
+        if self._exit_with_init and container.id == self._root:
             self.kernel.loop.spawn(self._end_with(process), "exit with init")
 
     def _abandon_pending(self, container_id: str) -> None:
@@ -444,11 +548,11 @@ class ControlServer:
 
     async def processes(self, m: c.Processes, fds: list[int]) -> c.Message:
         container = self._container(m.id)
-        return c.ProcessesResponse(
-            [self._describe(tg) for tg in container.pidns.thread_groups() if not tg.zombie_reaped]
-        )
+        first = container.processes[""].tg
+        groups = [tg for tg in container.thread_groups() if not tg.zombie_reaped]
+        return c.ProcessesResponse([self._describe(tg, tg is first) for tg in groups])
 
-    def _describe(self, tg: ThreadGroup) -> c.Process:
+    def _describe(self, tg: ThreadGroup, is_first: bool) -> c.Process:
         ns = tg.pidns
         t = tg.leader
         age_ns = self.kernel.loop.now_ns() - tg.start_ns
@@ -467,6 +571,7 @@ class ControlServer:
             cpu_ns=sum(tg.cpu_ns()),
             command=t.task_name,
             args=args,
+            is_first=is_first,
         )
 
     async def state(self, m: c.State, fds: list[int]) -> c.Message:
@@ -516,9 +621,10 @@ class ControlServer:
     async def destroy_container(self, m: c.DestroyContainer, fds: list[int]) -> c.Message:
         container = self._container(m.id)
         self._abandon_pending(m.id)
-        if (init := container.processes[""]).tg is None:
-            init.ended.set()
+        if (init := container.processes[""]).tg is None and not init.ended.is_set:
+            container.end(init, 137)
         await container.destroy()
+        self._without_gofer.discard(m.id)
         return c.Empty()
 
     async def profile(self, m: c.Profile, fds: list[int]) -> c.Message:

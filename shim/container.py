@@ -108,10 +108,8 @@ class Container:
         init: Process,
         owner: Owner,
         publish: Callable[[Message], None],
-        hostname: str,
     ) -> None:
         self.id = owner.container_id
-        self.hostname = hostname
         self.sandbox = sandbox
         self.init = init
         self.execs: dict[str, Process] = {}

@@ -1,7 +1,7 @@
 """The Task service: one method for each call of containerd, in the order of task.proto's requests.
 
-Every container has a sandbox of its own; the containers of a pod share this process.  A method decodes, finds the
-container, acts and encodes; what an action means is in `container`.
+The containers of a pod share this process and one sandbox; each has its own connection to it, so that no call waits for
+another container's.  A method decodes, finds the container, acts and encodes; what an action means is in `container`.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ from sandbox.errors import SandboxError
 from sandbox.limits import parse_resources
 from sandbox.sandbox import Sandbox, Stdio
 from sandbox.spawn import Nursery
-from sandbox.spec import Resources, Spec, load_spec
+from sandbox.spec import Resources, load_spec
 from shim import rootfs, stats
 from shim.container import CREATED, Container, Process, not_found
 from shim.control import ControlClient
@@ -53,9 +53,6 @@ log = logging.getLogger(__name__)
 OWN_ANNOTATIONS = "dev.pysc."
 
 RESOURCES_TYPE = "types.containerd.io/opencontainers/runtime-spec/1/LinuxResources"
-
-POD_ANNOTATIONS = ("io.kubernetes.cri.sandbox-id", "io.kubernetes.cri-o.SandboxID")
-"""Whose UTS namespace the containers of a pod join."""
 
 NAMES = ("containerd.task.v2.Task", "containerd.task.v3.Task")
 
@@ -197,7 +194,8 @@ class TaskService:
         """Make one thing after the other, each with its undoing."""
         bundle = Path(request.bundle)
         spec = load_spec(bundle)
-        spec.hostname = spec.hostname or self._hostname(spec)
+        if "uts" not in spec.namespaces:
+            spec.hostname = spec.hostname or os.uname().nodename
         options = sandbox_options(request.options, spec, request.id, self._with.debug)
         options.nursery = self._with.nursery
         mounts = [rootfs.Mount(m.type, m.source, m.options, m.target) for m in request.rootfs]
@@ -228,14 +226,7 @@ class TaskService:
         control = ControlClient(await asyncio.to_thread(sandbox.connect), request.id)
         init.streams = streams
         init.pid = sandbox.pid
-        return Container(sandbox, control, init, owner, self._with.publisher.publish, spec.hostname)
-
-    def _hostname(self, spec: Spec) -> str:
-        """The name of a container that is given none, because it has no UTS namespace of its own."""
-        if "uts" not in spec.namespaces:
-            return os.uname().nodename
-        pod = next((spec.annotations[name] for name in POD_ANNOTATIONS if name in spec.annotations), "")
-        return self._containers[pod].hostname if pod in self._containers else ""
+        return Container(sandbox, control, init, owner, self._with.publisher.publish)
 
     async def start(self, request: task_pb2.StartRequest) -> Message:
         """Let a process run; returns when it does."""
@@ -283,7 +274,7 @@ class TaskService:
         answer.processes.add(pid=container.init.pid)
         exec_ids = {process.pid: process.exec_id for process in container.execs.values() if process.pid}
         for row in await container.processes():
-            if row.pid == 1:
+            if row.is_first:
                 continue
             info = answer.processes.add(pid=row.pid)
             if row.pid in exec_ids:
@@ -384,7 +375,7 @@ class TaskService:
         """Destroy the containers that are left; for a shutdown that was told not to mind them."""
         if self._creating:
             await asyncio.wait([making.task for making in self._creating.values()])
-        for container_id, container in list(self._containers.items()):
+        for container_id, container in reversed(list(self._containers.items())):  # a pod's root was its first
             try:
                 if container.init.exit is None and container.init.status != CREATED:
                     await container.kill("", 9, True)

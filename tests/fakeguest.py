@@ -24,6 +24,7 @@ from sentry.kernel.rlimits import Rlimits
 from sentry.kernel.signals import SignalHandlers
 from sentry.kernel.task import Task
 from sentry.kernel.threadgroup import ThreadGroup
+from sentry.kernel.utsname import UtsNamespace
 from sentry.mm.mm import Mm
 from sentry.platform import Mapping
 from sentry.vfs.dentry import Dentry, Path
@@ -138,7 +139,7 @@ class Guest:
     def __init__(self) -> None:
         self.kernel = Kernel(IdlePlatform(), {}, HostFacts(), -1)
         self.loop = self.kernel.loop
-        self.container = Container(self.kernel, "test", None, "guest")  # type: ignore[arg-type]
+        self.container = Container(self.kernel, "test", None, UtsNamespace("guest"))  # type: ignore[arg-type]
         fs = TmpFs()
         root = Dentry("", None, fs._root)
         mount = self.container.mounts.new_mount(fs, root)

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 from gofer.server import serve
 from sentry.fs.goferclient import GoferClient
 from sentry.fs.goferfs import GoferFs
+from sentry.fs.volumes import Volume, Volumes
 from sentry.kernel.creds import ALL_CAPS
 from sentry.vfs.caller import Caller
 from sentry.vfs.dentry import Dentry, MountNamespace, Path
@@ -34,7 +35,13 @@ class GoferTree:
     """`lost` becomes true when the connection ended without close()."""
 
     def __init__(
-        self, folder: HostPath, *, shared: bool = False, readonly: bool = False, loop: Loop | None = None
+        self,
+        folder: HostPath,
+        *,
+        shared: bool = False,
+        readonly: bool = False,
+        loop: Loop | None = None,
+        volumes: Volumes | None = None,
     ) -> None:
         self.folder = folder
         self.loop = loop or Loop(IdlePlatform())
@@ -43,7 +50,8 @@ class GoferTree:
         self.gofer = fork_gofer(folder, theirs, ours, readonly)
         theirs.close()
         self.client = GoferClient(self.loop, ours, self._on_lost)
-        self.fs = GoferFs(self.client, shared=shared)
+        volume = Volume(volumes, folder.stat().st_dev) if volumes is not None else None
+        self.fs = GoferFs(self.client, shared=shared, volume=volume)
         self.mounts = MountNamespace()
         try:
             top = self.mounts.new_mount(self.fs, Dentry("", None, self.run(self.fs.root())))

@@ -23,6 +23,7 @@ from sentry.abi.errno import LinuxError
 from sentry.fs.goferclient import GoferClient
 from sentry.fs.goferdir import GoferDir, SharedDir
 from sentry.fs.goferinode import KEPT, NOT_KEPT, GoferInode
+from sentry.fs.volumes import Volume
 from sentry.vfs.inode import FileSystem, Inode, StatFs
 from sentry.wait import Mutex
 
@@ -35,6 +36,7 @@ class GoferFs(FileSystem):
     """One served tree, over one connection, which it owns.
 
     shared   others change the tree too: nothing is cached
+    volume   what other containers may share of it; None: nothing
     inodes   those alive, by number
     written  those with data that sync(2) still has to see to
     watchers sets to which each inode that changes is added
@@ -43,10 +45,13 @@ class GoferFs(FileSystem):
     NAME: ClassVar[str] = "9p"
     MAGIC: ClassVar[int] = 0x01021997
 
-    def __init__(self, client: GoferClient, *, shared: bool = False) -> None:
+    def __init__(self, client: GoferClient, *, shared: bool = False, volume: Volume | None = None) -> None:
         super().__init__()
         self.client = client
         self.shared = shared
+        self.volume = volume
+        if volume is not None:
+            self.dev = volume.all.shown_device(self, volume.device)
         self.inodes: weakref.WeakValueDictionary[int, GoferInode] = weakref.WeakValueDictionary()
         self.written: weakref.WeakSet[GoferInode] = weakref.WeakSet()
         self._rename_lock = Mutex(client.loop)

@@ -10,7 +10,7 @@ gofer.  Directories are goferdir.py.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING, ClassVar, Final, cast
 
 from proto.ninep.dialect import (
@@ -54,6 +54,7 @@ from sentry.vfs.iov import Sink, Source
 if TYPE_CHECKING:
     from sentry.fs.goferdir import GoferDir
     from sentry.fs.goferfs import GoferFs
+    from sentry.vfs.locks import FileLocks
 
 RO: Final = 0
 RW: Final = 1
@@ -127,6 +128,33 @@ class GoferInode(Inode):
     def __del__(self) -> None:
         if self.fid != NOFID:
             self.fs.client.clunk(self.fid)
+
+    # -- what it shares with the same file's inodes in other containers --
+
+    def identity(self) -> Hashable:
+        volume = self.fs.volume
+        return volume.file(self.ino) if volume is not None else self
+
+    @property
+    def fifo(self) -> object | None:
+        volume = self.fs.volume
+        return volume.all.fifos.get(volume.file(self.ino)) if volume is not None else self._fifo
+
+    @fifo.setter
+    def fifo(self, pipe: object | None) -> None:
+        volume = self.fs.volume
+        if volume is None:
+            self._fifo = pipe
+        elif pipe is not None:
+            volume.all.fifos[volume.file(self.ino)] = pipe
+        else:
+            volume.all.fifos.pop(volume.file(self.ino), None)
+
+    def locks(self) -> FileLocks:
+        volume = self.fs.volume
+        if self._locks is None and volume is not None:
+            self._locks = volume.all.locks(volume.file(self.ino))
+        return super().locks()
 
     # -- attributes --
 

@@ -54,7 +54,7 @@ class Pool:
 
 
 # All memory files of the sandbox.  The pages are the Sentry's, so no cgroup of a container limits them: boot sets the
-# limit to the memory that the sandbox may use.
+# limit to the memory that the sandbox may use.  A container may use less: it has a pool of its own (Container.memory).
 MEMORY: Final = Pool(0)
 
 

@@ -17,6 +17,7 @@ from sentry.abi.fcntl import (
 )
 from sentry.abi.stat import S_IFREG
 from sentry.fs.anon import anon_path
+from sentry.fs.memdata import Pool
 from sentry.fs.tmpfs import TmpFile, TmpFs, TmpRegular
 from sentry.vfs.caller import Caller
 from sentry.vfs.file import File
@@ -48,9 +49,9 @@ class MemFile(TmpFile):
         return f"/memfd:{self.name} (deleted)"
 
 
-def new_memfd(caller: Caller, name: str, sealable: bool, executable: bool) -> MemFile:
+def new_memfd(caller: Caller, name: str, sealable: bool, executable: bool, memory: Pool | None = None) -> MemFile:
     """An empty one.  Not executable also means sealed so (MFD_NOEXEC_SEAL)."""
-    inode = TmpRegular(FILESYSTEM, S_IFREG | (0o777 if executable else 0o666), caller.fsuid, caller.fsgid)
+    inode = TmpRegular(FILESYSTEM, S_IFREG | (0o777 if executable else 0o666), caller.fsuid, caller.fsgid, memory)
     inode.nlink = 0
     inode.seals = 0 if sealable else F_SEAL_SEAL
     if not executable:

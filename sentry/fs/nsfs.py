@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import weakref
+from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from sentry.abi.stat import S_IFREG
@@ -22,15 +23,21 @@ if TYPE_CHECKING:
 
 # Those that the containers of a sandbox share, under the numbers of Linux's first ones (enum proc_ns_ino).
 _SHARED: Final = {"net": 4026531840, "time": 4026531834, "user": 4026531837}
-_PER_CONTAINER: Final = ("cgroup", "ipc", "mnt", "uts")
+# Of the others but pid, what stands for the namespace that a container is in.
+_OF_CONTAINER: Final[dict[str, Callable[[Container], object]]] = {
+    "cgroup": lambda container: container,
+    "ipc": lambda container: container.ipc,
+    "mnt": lambda container: container.mounts,
+    "uts": lambda container: container.uts,
+}
 # Name of a link -> kind of namespace.
 LINKS: Final = {
-    **{kind: kind for kind in sorted([*_SHARED, *_PER_CONTAINER, "pid"])},
+    **{kind: kind for kind in sorted([*_SHARED, *_OF_CONTAINER, "pid"])},
     "pid_for_children": "pid",
     "time_for_children": "time",
 }
 _numbers: Final = itertools.count(4026532200)
-_of_container: Final[weakref.WeakKeyDictionary[Container, dict[str, int]]] = weakref.WeakKeyDictionary()
+_given: Final[weakref.WeakKeyDictionary[object, dict[str, int]]] = weakref.WeakKeyDictionary()
 
 
 def number_of(t: Task, kind: str) -> int:
@@ -39,10 +46,10 @@ def number_of(t: Task, kind: str) -> int:
         return _SHARED[kind]
     if kind == "pid":
         return t.pidns.id
-    numbers = _of_container.get(t.container)
-    if numbers is None:
-        numbers = _of_container[t.container] = {name: next(_numbers) for name in _PER_CONTAINER}
-    return numbers[kind]
+    given = _given.setdefault(_OF_CONTAINER[kind](t.container), {})
+    if kind not in given:
+        given[kind] = next(_numbers)
+    return given[kind]
 
 
 class NsFs(FileSystem):

@@ -149,7 +149,7 @@ class PipeFile(File):
         pipe = self.pipe
         pipe.closed(self.access)
         if not pipe.readers and not pipe.writers:
-            self.inode._fifo = None
+            self.inode.fifo = None
 
     def read(self, dst: Sink) -> int:
         pipe = self.pipe
@@ -211,7 +211,7 @@ class PipeFile(File):
 def new_pair(caller: Caller, flags: int) -> tuple[PipeFile, PipeFile]:
     """pipe2(2): the read end and the write end.  flags: O_NONBLOCK or 0."""
     inode = PipeInode(FILESYSTEM, S_IFIFO | 0o600, caller.fsuid, caller.fsgid)
-    inode._fifo = pipe = Pipe()
+    inode.fifo = pipe = Pipe()
     reader = PipeFile(inode, None, O_RDONLY | flags, pipe)
     writer = PipeFile(inode, None, O_WRONLY | flags, pipe)
     pipe.readers = pipe.writers = pipe.reads_opened = pipe.writes_opened = 1
@@ -220,9 +220,9 @@ def new_pair(caller: Caller, flags: int) -> tuple[PipeFile, PipeFile]:
 
 def _join(inode: Inode, path: Path | None, flags: int) -> PipeFile:
     """A file on the pipe of inode; the pipe is made by the first."""
-    pipe = inode._fifo
+    pipe = inode.fifo
     if pipe is None:
-        inode._fifo = pipe = Pipe()
+        inode.fifo = pipe = Pipe()
     assert isinstance(pipe, Pipe)
     pipe.opened(flags)
     return PipeFile(inode, path, flags, pipe)
@@ -236,7 +236,7 @@ async def open_fifo(inode: Inode, path: Path, flags: int) -> PipeFile:
     access = flags & O_ACCMODE
     if access not in (O_RDONLY, O_WRONLY, O_RDWR):
         raise EINVAL
-    pipe = inode._fifo
+    pipe = inode.fifo
     if access == O_WRONLY and flags & O_NONBLOCK and not (isinstance(pipe, Pipe) and pipe.readers):
         raise ENXIO
     file = _join(inode, path, flags)

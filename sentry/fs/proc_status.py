@@ -300,10 +300,10 @@ def _capability_lines(t: Task) -> list[str]:
 
 
 def _cpu_lines(t: Task) -> list[str]:
-    cpus = (1 << t.kernel.facts.ncpus) - 1
+    cpus = (1 << t.container.facts.ncpus) - 1
     mask = (t.affinity or cpus) & cpus
     return [
-        f"Cpus_allowed:\t{cpu_mask(mask, t.kernel.facts.ncpus)}",
+        f"Cpus_allowed:\t{cpu_mask(mask, t.container.facts.ncpus)}",
         f"Cpus_allowed_list:\t{cpu_list(mask)}",
         "Mems_allowed:\t1",
         "Mems_allowed_list:\t0",
@@ -358,7 +358,7 @@ def children(view: TaskView) -> str:
 
 def oom_score(view: TaskView) -> str:
     """fs/proc/base.c:proc_oom_score: memory in thousandths of the machine's, moved by oom_score_adj."""
-    total = view.kernel.facts.total_ram // PAGE_SIZE
+    total = view.t.container.facts.total_ram // PAGE_SIZE
     points = pages(view)[1] * 1000 // max(total, 1)
     return f"{max((1000 + points + view.tg.oom_score_adj) * 2 // 3, 0)}\n"
 

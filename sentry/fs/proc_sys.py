@@ -56,7 +56,7 @@ def _uuid(data: bytes) -> str:
 
 
 def _threads_max(fs: ProcFs) -> str:
-    return f"{max(fs.kernel.facts.total_ram // BYTES_PER_THREAD, 20)}\n"
+    return f"{max(fs.container.facts.total_ram // BYTES_PER_THREAD, 20)}\n"
 
 
 def _ptys(fs: ProcFs) -> str:

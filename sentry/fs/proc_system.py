@@ -16,6 +16,7 @@ from sentry.platform import PAGE_SIZE, SpaceGone
 
 if TYPE_CHECKING:
     from sentry.fs.procfs import ProcFs
+    from sentry.kernel.container import Container
     from sentry.kernel.kernel import Kernel
     from sentry.kernel.threadgroup import ThreadGroup
 
@@ -56,21 +57,23 @@ def processes(kernel: Kernel) -> list[ThreadGroup]:
     return [tg for tg in kernel.root_pidns.thread_groups() if not tg.dead]
 
 
-def anonymous_bytes(kernel: Kernel) -> int:
-    """Memory that processes have for themselves, as far as the host tells."""
+def anonymous_bytes(container: Container) -> int:
+    """Memory that a container's processes have for themselves, as far as the host tells."""
     pages = 0
-    for tg in processes(kernel):
+    for tg in container.thread_groups():
+        if tg.dead:
+            continue
         try:
             _, resident, shared = tg.leader.mem.resident_pages()
         except SpaceGone:
             continue
         pages += max(resident - shared, 0)
-    return min(pages * PAGE_SIZE, kernel.facts.total_ram)
+    return min(pages * PAGE_SIZE, container.facts.total_ram)
 
 
 def meminfo(fs: ProcFs) -> str:
-    total = fs.kernel.facts.total_ram
-    used = anonymous_bytes(fs.kernel)
+    total = fs.container.facts.total_ram
+    used = anonymous_bytes(fs.container)
     known = {
         "MemTotal": total,
         "MemFree": total - used,
@@ -114,7 +117,7 @@ _cpu: Final = _CpuCounter()
 
 def stat(fs: ProcFs) -> str:
     kernel = fs.kernel
-    ncpus = kernel.facts.ncpus
+    ncpus = fs.container.facts.ncpus
     uptime = uptime_ns(kernel)
     busy = min(_cpu.busy_ns(kernel), uptime * ncpus)
     running = sum(
@@ -142,7 +145,7 @@ def _cpu_line(name: str, busy_ns: int, idle_ns: int) -> str:
 
 def uptime(fs: ProcFs) -> str:
     up = uptime_ns(fs.kernel)
-    idle = max(up * fs.kernel.facts.ncpus - _cpu.busy_ns(fs.kernel), 0)
+    idle = max(up * fs.container.facts.ncpus - _cpu.busy_ns(fs.kernel), 0)
     return f"{up // 10**9}.{up // 10**7 % 100:02d} {idle // 10**9}.{idle // 10**7 % 100:02d}\n"
 
 
@@ -160,19 +163,19 @@ def filesystems(fs: ProcFs) -> str:
 
 
 def interrupts(fs: ProcFs) -> str:
-    return "     " + "".join(f"{f'CPU{n}':>11}" for n in range(fs.kernel.facts.ncpus)) + "\n"
+    return "     " + "".join(f"{f'CPU{n}':>11}" for n in range(fs.container.facts.ncpus)) + "\n"
 
 
 def vmstat(fs: ProcFs) -> str:
-    used = anonymous_bytes(fs.kernel) // PAGE_SIZE
-    known = {"nr_free_pages": fs.kernel.facts.total_ram // PAGE_SIZE - used, "nr_anon_pages": used}
+    used = anonymous_bytes(fs.container) // PAGE_SIZE
+    known = {"nr_free_pages": fs.container.facts.total_ram // PAGE_SIZE - used, "nr_anon_pages": used}
     return "".join(f"{name} {known.get(name, 0)}\n" for name in _VMSTAT)
 
 
 FILES: Final[dict[str, Callable[[ProcFs], str]]] = {
     "cgroups": lambda fs: "#subsys_name\thierarchy\tnum_cgroups\tenabled\n",
     "cmdline": lambda fs: f"BOOT_IMAGE=/boot/vmlinuz-{RELEASE}\n",
-    "cpuinfo": lambda fs: fs.kernel.facts.cpuinfo,
+    "cpuinfo": lambda fs: fs.container.facts.cpuinfo,
     "devices": lambda fs: _DEVICES,
     "diskstats": lambda fs: "",
     "filesystems": filesystems,

@@ -16,7 +16,6 @@ from sentry.vfs.inode import FileSystem, Inode
 
 if TYPE_CHECKING:
     from sentry.kernel.container import Container
-    from sentry.kernel.kernel import Kernel
 
 Maker = Callable[[], str]
 
@@ -38,9 +37,8 @@ class SysFs(FileSystem):
         super().__init__()
         if options:
             raise EINVAL("sysfs: unknown option")
-        kernel = container.kernel
-        tree = _cpus(kernel.facts.ncpus, kernel.facts.cpuinfo)
-        tree |= _node(kernel)
+        tree = _cpus(container.facts.ncpus, container.facts.cpuinfo)
+        tree |= _node(container)
         self._root = _directory(self, tree, EMPTY)
 
     async def root(self) -> Inode:
@@ -97,20 +95,20 @@ def _topology(ncpus: int, cpuinfo: str) -> tuple[list[int], list[int]]:
     return [0] * ncpus, list(range(ncpus))
 
 
-def _node(kernel: Kernel) -> dict[str, Maker]:
+def _node(container: Container) -> dict[str, Maker]:
     """devices/system/node: all memory is near all processors."""
-    ncpus = kernel.facts.ncpus
+    ncpus = container.facts.ncpus
     every = (1 << ncpus) - 1
     base = "devices/system/node/"
     tree = {base + name: fixed("0\n") for name in ("has_cpu", "has_memory", "has_normal_memory", "online", "possible")}
     tree[base + "node0/cpulist"] = fixed(cpu_list(every) + "\n")
     tree[base + "node0/cpumap"] = fixed(cpu_mask(every, ncpus) + "\n")
     tree[base + "node0/distance"] = fixed("10\n")
-    tree[base + "node0/meminfo"] = lambda: _node_meminfo(kernel)
+    tree[base + "node0/meminfo"] = lambda: _node_meminfo(container)
     return tree
 
 
-def _node_meminfo(kernel: Kernel) -> str:
-    total, used = kernel.facts.total_ram, anonymous_bytes(kernel)
+def _node_meminfo(container: Container) -> str:
+    total, used = container.facts.total_ram, anonymous_bytes(container)
     values = {"MemTotal": total, "MemFree": total - used, "MemUsed": used}
     return "".join(f"Node 0 {name + ':':<15}{value // 1024:8d} kB\n" for name, value in values.items())

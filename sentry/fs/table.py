@@ -20,5 +20,5 @@ FILESYSTEMS: Final[dict[str, Maker]] = {
     "devpts": lambda container, options: DevPts(options),
     "proc": ProcFs,
     "sysfs": SysFs,
-    "tmpfs": lambda container, options: TmpFs(options),
+    "tmpfs": lambda container, options: TmpFs(options, container.memory),
 }

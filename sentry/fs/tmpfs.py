@@ -110,15 +110,15 @@ def _number(text: str) -> int:
 
 
 class TmpFs(FileSystem):
-    """One tmpfs instance.  Limits of 0 mean none."""
+    """One tmpfs instance.  Limits of 0 mean none.  memory: what its pages are counted in, too."""
 
     NAME: ClassVar[str] = "tmpfs"
     MAGIC: ClassVar[int] = 0x01021994
 
-    def __init__(self, options: Mapping[str, str] | None = None) -> None:
+    def __init__(self, options: Mapping[str, str] | None = None, memory: Pool | None = None) -> None:
         super().__init__()
         self.options = Options.parse(options or {})
-        self.pool = Pool(self.options.pages, MEMORY)
+        self.pool = Pool(self.options.pages, memory or MEMORY)
         self.inodes_used = 0
         self._root = TmpDir(self, st.S_IFDIR | self.options.mode, self.options.uid, self.options.gid)
 
@@ -247,8 +247,8 @@ class TmpRegular(TmpInode):
 
     __slots__ = ("data", "linkable", "seals")
 
-    def __init__(self, fs: TmpFs, mode: int, uid: int, gid: int) -> None:
-        self.data = MemData(fs.pool)
+    def __init__(self, fs: TmpFs, mode: int, uid: int, gid: int, pool: Pool | None = None) -> None:
+        self.data = MemData(pool or fs.pool)
         super().__init__(fs, mode, uid, gid)
         self.linkable = False
         self.seals = F_SEAL_SEAL

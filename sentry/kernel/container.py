@@ -1,4 +1,8 @@
-"""A container inside the kernel: its namespaces, its files, its first process, and those exec'ed into it."""
+"""A container inside the kernel: its namespaces, its files, its first process, and those exec'ed into it.
+
+Containers of a pod may share namespaces.  What belongs to a container goes by `members` therefore, never by its PID
+namespace: as with runc, where the cgroup tells.
+"""
 
 from __future__ import annotations
 
@@ -26,13 +30,15 @@ from sentry.kernel.timers import watch_inherited_limit
 from sentry.kernel.utsname import UtsNamespace
 from sentry.mm.mm import Mm
 from sentry.platform import Context, SpaceGone, Template
-from sentry.vfs.dentry import MountNamespace, Path
+from sentry.vfs.dentry import Dentry, MountNamespace, Path
 from sentry.vfs.fdtable import FdTable
 from sentry.vfs.file import File
+from sentry.vfs.inode import FileSystem
 from sentry.vfs.walk import Where, walk
 from sentry.wait import Event, Waiter, park
 
 if TYPE_CHECKING:
+    from sentry.fs.memdata import Pool
     from sentry.fs.tty import Tty
     from sentry.kernel.kernel import Kernel
 
@@ -88,16 +94,42 @@ class ProcessSpec:
     oom_score_adj: int = 0
 
 
-class Container:
-    """One container.  `template` makes its address spaces, so that they are in its cgroup."""
+class IpcNamespace:
+    """ipc_namespaces(7).  There is no System V IPC and no message queue to keep in it: only who shares it shows."""
 
-    def __init__(self, kernel: Kernel, container_id: str, template: Template, hostname: str, domain: str = "") -> None:
+    __slots__ = ("__weakref__",)
+
+
+class Container:
+    """One container.
+
+    template  makes its address spaces, so that they are in its cgroup
+    pidns, uts, ipc  perhaps shared with other containers
+    members  its tasks, numbered as they are: zombies included
+    facts  the host as it is to look from inside
+    memory  what its memory files are counted in; None: in nothing but the sandbox's
+    """
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        container_id: str,
+        template: Template,
+        uts: UtsNamespace,
+        pidns: PidNamespace | None = None,
+        ipc: IpcNamespace | None = None,
+    ) -> None:
         self.kernel = kernel
         self.id = container_id
         self.template = template
-        self.pidns = PidNamespace(kernel.root_pidns)
+        self.owns_pidns = pidns is None
+        self.pidns = pidns or PidNamespace(kernel.root_pidns)
         self.mounts = MountNamespace()
-        self.uts = UtsNamespace(hostname, domain)
+        self.uts = uts
+        self.ipc = ipc or IpcNamespace()
+        self.members: set[Task] = set()
+        self.facts = kernel.facts
+        self.memory: Pool | None = None
         self.processes: dict[str, Process] = {}
         self.status = "created"
         self.ended_cpu_ns = 0  # of processes that are gone
@@ -148,11 +180,16 @@ class Container:
                 self.end(process, 128 + killed_by if killed_by else tg.exit_code >> 8)
 
     def end(self, process: Process, status: int) -> None:
-        """Record a process's end, once, also of one that never ran.  The container stops with its first process."""
+        """Record a process's end, once, also of one that never ran.
+
+        The container stops with its first process.  In a PID namespace of its own that was the others' init, too; in a
+        shared one runc kills what is left in the cgroup.
+        """
         process.status = status
         process.exited_at_ns = time.time_ns()
         if not process.name:
             self.status = "stopped"
+            self.kill()
         process.ended.set()
         log.info("container %s: process %r ended with status %d", self.id, process.name, status)
         ended = [name for name, each in self.processes.items() if name and each.ended.is_set]
@@ -225,9 +262,12 @@ class Container:
     async def start_process(
         self, process: Process, spec: ProcessSpec, stdio: list[File | None], tty: Tty | None
     ) -> Task:
-        """Make the process: pid 1 of the container if it is its first one.  StartError."""
+        """Make the process.  The first one of a PID namespace is its pid 1.  StartError."""
         path = await self.find_executable(spec)
-        is_init = process.name == ""
+        is_first = process.name == ""
+        begins_namespace = is_first and self.owns_pidns
+        if not begins_namespace:
+            self._check_has_init()
         cwd = await self._cwd(spec)
         context = self.new_space()
         tg = ThreadGroup(self.kernel, self, self.pidns, None, SignalHandlers(), spec.rlimits.copy())
@@ -255,12 +295,19 @@ class Container:
         except SpaceGone:
             self._undo_start(t)
             raise StartError(10, f'exec: "{spec.args[0]}": killed while it was started') from None
-        if not is_init and self.pidns.init is None:
+        if not begins_namespace:
+            try:
+                self._check_has_init()
+            except StartError:
+                self._undo_start(t)
+                raise
+        if not is_first and self.status != "running":
             self._undo_start(t)
             raise StartError(9, f"container {self.id!r} is not running")
-        if is_init:
+        if begins_namespace:
             self.pidns.init = tg
             tg.unkillable = True
+        if is_first:
             self.status = "running"
         # An exec'ed process has no parent in here, as one that runc starts: nobody waits for it, it leaves no zombie.
         if tty is not None:
@@ -271,6 +318,12 @@ class Container:
         t.attention = True
         t.start(run.run(t), f"{self.id}/{process.name or 'init'}")
         return t
+
+    def _check_has_init(self) -> None:
+        """Without its init nothing can be started in a PID namespace: pid_namespaces(7).  StartError."""
+        if self.pidns.init is None:
+            what = "is not running" if self.owns_pidns else "shares a pid namespace that has no init"
+            raise StartError(9, f"container {self.id!r} {what}")
 
     async def _first_exec(self, t: Task, path: str, spec: ProcessSpec) -> None:
         argv = [os.fsencode(a) for a in spec.args]
@@ -297,9 +350,13 @@ class Container:
 
     # -- signals and the end --
 
+    def thread_groups(self) -> list[ThreadGroup]:
+        """Every process, zombies included, by pid."""
+        return sorted((t.tg for t in self.members if t.tg.leader is t), key=lambda tg: tg.pid)
+
     def signal_all(self, signo: int) -> None:
         """Every process, from outside."""
-        for tg in self.pidns.thread_groups():
+        for tg in self.thread_groups():
             if not tg.dead:
                 tg.send_signal(SigInfo(signo), forced=True)
 
@@ -312,12 +369,21 @@ class Container:
         for process in list(self.processes.values()):
             if process.tg is not None:
                 await process.ended.wait()
-        for tg in self.pidns.thread_groups():
+        for tg in self.thread_groups():
             await self._wait_for_end(tg)
         for mount in list(self.mounts.mounts):
             mount.fs.release()
+        self._forget_files()
         self.template.close()
         self.kernel.containers.pop(self.id, None)
+
+    def _forget_files(self) -> None:
+        """Zombies keep the container, for as long as the init of a shared PID namespace likes; but not its trees."""
+        self.mounts.forget()
+        nowhere = MountNamespace().new_mount(FileSystem(), Dentry("", None, None))
+        path = Path(nowhere, nowhere.root)
+        for t in self.members:
+            t.fs = FsContext(path, path)
 
     async def _wait_for_end(self, tg: ThreadGroup) -> None:
         loop = self.kernel.loop

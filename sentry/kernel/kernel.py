@@ -39,6 +39,12 @@ class HostFacts:
         self.total_ram = total_ram
         self.auxv = auxv or {}
 
+    def seen_with(self, ncpus: int, total_ram: int) -> HostFacts:
+        """The same host with fewer CPUs and less memory, as a container sees it; 0: no fewer."""
+        cpus = min(ncpus or self.ncpus, self.ncpus)
+        cpuinfo = self.cpuinfo if cpus == self.ncpus else "\n\n".join([*self.cpuinfo.split("\n\n")[:cpus], ""])
+        return HostFacts(cpuinfo, cpus, min(total_ram or self.total_ram, self.total_ram), self.auxv)
+
 
 class Kernel:
     """Fields: loop, platform, table (system calls), futexes, log (dmesg), containers by id, root_pidns.
@@ -79,14 +85,16 @@ class Kernel:
     # -- numbers --
 
     def number_task(self, t: Task) -> None:
-        """Give t a number in its PID namespace and every ancestor.  EAGAIN."""
+        """Give t a number in its PID namespace and every ancestor, and a place in its container.  EAGAIN."""
         for ns in t.pidns.chain():
             number = ns.allocate()
             t.numbers[ns] = number
             ns.tasks[number] = t
+        t.container.members.add(t)
         self.forks += 1
 
     def unnumber_task(self, t: Task) -> None:
+        t.container.members.discard(t)
         for ns, number in t.numbers.items():
             if ns.tasks.get(number) is t:
                 del ns.tasks[number]

@@ -18,7 +18,7 @@ BANNER: Final = f"Linux version {RELEASE} (pysc@sandbox) (Python) {VERSION}"
 class UtsNamespace:
     """The node and domain name (struct uts_namespace)."""
 
-    __slots__ = ("domainname", "nodename")
+    __slots__ = ("__weakref__", "domainname", "nodename")
 
     def __init__(self, nodename: str = "localhost", domainname: str = "(none)") -> None:
         self.nodename = nodename.encode("utf-8", "surrogateescape")[:NAME_SIZE]

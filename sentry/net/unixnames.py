@@ -3,7 +3,7 @@
 An address is kept as the bytes of its struct sockaddr_un, family included; a path's has its
 NUL, an abstract name's has none.  b"" stands for no name.
 
-Who is bound to a path is found through the file's inode, whatever its name is by now.
+Who is bound to a path is found through the file's identity, whatever its name is by now.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from sentry.kernel.kernel import Kernel
     from sentry.kernel.task import Task
     from sentry.net.unix import UnixSocket
-    from sentry.vfs.inode import Inode
 
 AUTOBIND_NAMES: Final = 1 << 20  # five hexadecimal digits
 
@@ -45,15 +44,6 @@ def is_abstract(address: bytes) -> bool:
 def path_of(address: bytes) -> bytes:
     """sun_path, which needs no NUL if it is that long."""
     return address[SUN_PATH:].split(b"\0", 1)[0]
-
-
-def identify(inode: Inode) -> Hashable:
-    """What inodes of one file have in common.
-
-    A volume that containers of a pod share is served to each by a gofer of its own, so that one file has several
-    inodes; its number and the time of its making tell it.
-    """
-    return (inode.ino, inode.mtime_ns) if getattr(inode.fs, "shared", False) else inode
 
 
 class UnixNames:
@@ -108,7 +98,7 @@ class UnixNames:
         if socket.address:
             await unlink(where, name)
             raise EINVAL("bound already")
-        key = identify(path.inode)
+        key = path.inode.identity()
         socket.bound_to = (key, path)
         socket.address = UNIX_FAMILY + path_of(address) + b"\0"
         self._files[key] = socket
@@ -139,7 +129,7 @@ class UnixNames:
         if not inode.fresh():
             await inode.refresh()
         where.caller.check(inode, MAY_WRITE)
-        socket = self._files.get(identify(inode))
+        socket = self._files.get(inode.identity())
         if inode.mode & st.S_IFMT != st.S_IFSOCK or socket is None:
             raise ECONNREFUSED
         if socket.type != kind:

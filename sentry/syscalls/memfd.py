@@ -46,5 +46,6 @@ def memfd_create(t: Task, name_addr: PathAddr, flags: MemfdFlags) -> int:
         raise EINVAL("name too long") from None
     if flags & MFD_HUGETLB:
         raise ENOSYS("no huge pages")
-    file = new_memfd(t.caller, name, bool(flags & MFD_ALLOW_SEALING), not flags & MFD_NOEXEC_SEAL)
+    sealable, executable = bool(flags & MFD_ALLOW_SEALING), not flags & MFD_NOEXEC_SEAL
+    file = new_memfd(t.caller, name, sealable, executable, t.container.memory)
     return t.files.install(file, bool(flags & MFD_CLOEXEC))

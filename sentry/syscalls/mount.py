@@ -150,7 +150,7 @@ async def umount2(t: Task, target: PathAddr, flags: Flags) -> int:
 
 def mounts_in_use(t: Task) -> Iterator[Mount]:
     """Those that a root, a working directory or an open file of a process of the container is on."""
-    for task in list(t.container.pidns.tasks.values()):
+    for task in list(t.container.members):
         if task.exiting:
             continue
         yield task.fs.root.mount
@@ -172,7 +172,7 @@ async def pivot_root(t: Task, new_root: PathAddr, put_old: PathAddr) -> int:
     old = await walk_at(t, AT_FDCWD, read_name(t, put_old), 0, True)
     root = t.fs.root
     mounting.pivot(root, new, old)
-    for task in list(t.container.pidns.tasks.values()):
+    for task in list(t.container.members):
         if task.fs.root == root:
             task.fs.root = new
         if task.fs.cwd == root:

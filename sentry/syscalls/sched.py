@@ -63,16 +63,16 @@ def sched_setaffinity(t: Task, pid: Pid, size: Size, mask_addr: Addr) -> int:
 
 
 def _all_cpus(t: Task) -> int:
-    return (1 << t.kernel.facts.ncpus) - 1
+    return (1 << t.container.facts.ncpus) - 1
 
 
 @syscall
 def sched_getaffinity(t: Task, pid: Pid, size: Size, mask_addr: Addr) -> int:
     """sched_getaffinity(2): returns how many bytes were stored.  ESRCH, EFAULT; EINVAL: size."""
-    if size * 8 < t.kernel.facts.ncpus or size % 8:
+    if size * 8 < t.container.facts.ncpus or size % 8:
         raise EINVAL
     target = _find(t, pid)
-    length = min(size, 8 * ((t.kernel.facts.ncpus + 63) // 64))
+    length = min(size, 8 * ((t.container.facts.ncpus + 63) // 64))
     mask = (target.affinity or _all_cpus(t)) & _all_cpus(t)
     t.mem.write(mask_addr, mask.to_bytes(length, "little"))
     return length

@@ -100,8 +100,8 @@ def sysinfo(t: Task, addr: Addr) -> int:
     kernel = t.kernel
     # "uptime" of the sandbox, rounded up as Linux does.
     uptime_s = -((kernel.boot_ns - kernel.loop.now_ns()) // 1_000_000_000)
-    ram = kernel.facts.total_ram
-    free = ram - anonymous_bytes(kernel)
+    ram = t.container.facts.total_ram
+    free = ram - anonymous_bytes(t.container)
     t.mem.write(addr, SYSINFO.pack(uptime_s, 0, 0, 0, ram, free, 0, 0, 0, 0, len(t.pidns.tasks) & 0xFFFF, 0, 0, 1))
     return 0
 

@@ -164,7 +164,7 @@ class Path(NamedTuple):
 class MountNamespace:
     """One container's view of its mounts."""
 
-    __slots__ = ("_covered", "mounts", "root")
+    __slots__ = ("__weakref__", "_covered", "mounts", "root")
 
     def __init__(self) -> None:
         self.root: Mount | None = None
@@ -224,6 +224,15 @@ class MountNamespace:
         for child in list(mount.children):
             self.detach_tree(child)
         self.detach(mount)
+
+    def forget(self) -> None:
+        """The namespace has ended, and its file systems were released: keep nothing of them."""
+        for mount in self.mounts:
+            mount.parent = mount.mountpoint = None
+            mount.children.clear()
+        self.root = None
+        self.mounts.clear()
+        self._covered.clear()
 
     def enter(self, path: Path) -> Path:
         """The top of whatever is mounted at path."""

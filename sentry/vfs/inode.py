@@ -15,6 +15,8 @@ from sentry.abi import stat as st
 from sentry.abi.errno import EACCES, EINVAL, ENOTDIR, EOPNOTSUPP, EPERM
 
 if TYPE_CHECKING:
+    from collections.abc import Hashable
+
     from sentry.vfs.caller import Caller
     from sentry.vfs.dentry import Path
     from sentry.vfs.file import File
@@ -209,6 +211,19 @@ class Inode:
             self.atime_ns = now
         if mtime:
             self.mtime_ns = self.ctime_ns = now
+
+    def identity(self) -> Hashable:
+        """What inodes of one file have in common, where a file has several: goferinode.py."""
+        return self
+
+    @property
+    def fifo(self) -> object | None:
+        """The pipe behind it, while it is a FIFO and open: pipefs.py."""
+        return self._fifo
+
+    @fifo.setter
+    def fifo(self, pipe: object | None) -> None:
+        self._fifo = pipe
 
     def locks(self) -> FileLocks:
         if self._locks is None:

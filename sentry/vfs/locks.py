@@ -75,7 +75,7 @@ def resolve_range(base: int, start: int, length: int) -> tuple[int, int]:
 class FileLocks:
     """All locks of one inode, and who waits for them."""
 
-    __slots__ = ("_flocks", "_records", "queue")
+    __slots__ = ("__weakref__", "_flocks", "_records", "queue")
 
     def __init__(self) -> None:
         self.queue = WaitQueue()

@@ -8,20 +8,23 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 import grpc  # type: ignore[import-untyped]
 
 from proto.ttrpc.protobuf import as_bytes, as_int, as_text, bytes_field, fields, int_field, text_field
-from tests.integration.bundle import IMAGE_MAKER, busybox_rootfs
+from tests.integration.bundle import IMAGE_MAKER, PYSC, busybox_rootfs
 from tests.integration.daemon import CONFIG, Daemon, until
 
 NAMESPACE = "k8s.io"
 PAUSE = "docker.io/test/pause:latest"
 BUSYBOX = "docker.io/test/busybox:latest"
 HOST_NETWORK = 2  # NamespaceMode NODE: no network plugin is needed
-CONTAINER_PID = 1  # NamespaceMode CONTAINER, the kubelet's default for pids
+# NamespaceMode of pids: the pod's (shareProcessNamespace), one's own (the kubelet's default), the node's (hostPID),
+# that of another container (ephemeral containers).
+POD_PID, CONTAINER_PID, NODE_PID, TARGET_PID = 0, 1, 2, 3
 
 CRI_CONFIG = (
     CONFIG.replace('  "io.containerd.grpc.v1.cri",\n', "")
@@ -37,6 +40,10 @@ CRI_CONFIG = (
     [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.pysc]
       runtime_type = "io.containerd.pysc.v1"
       pod_annotations = ["dev.pysc.*"]
+    [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.pysc-by-runc]
+      runtime_type = "io.containerd.runc.v2"
+      [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.pysc-by-runc.options]
+        BinaryName = "{PYSC}"
 """
 )
 
@@ -45,6 +52,36 @@ class ExecResult(NamedTuple):
     stdout: bytes
     stderr: bytes
     exit_code: int
+
+
+@dataclass(slots=True)
+class Asked:
+    """What a container is to have beyond a program."""
+
+    volumes: list[tuple[str, str, bool]] = field(default_factory=list)
+    """Path on the host, path inside, read-only."""
+    pid_mode: int = CONTAINER_PID
+    target: str = ""
+    """Whose PID namespace it is to share, with mode TARGET_PID."""
+    memory: int = 0
+    cpu_quota: int = 0
+    """Of 100,000."""
+    oom_score_adj: int = 0
+
+    def fields(self) -> bytes:
+        """Of ContainerConfig: mounts 7, linux 15 { resources 1, security_context 2 { namespace_options 3 } }"""
+        mounts = b"".join(
+            bytes_field(7, text_field(1, inside) + text_field(2, outside) + int_field(3, int(readonly)))
+            for outside, inside, readonly in self.volumes
+        )
+        namespaces = int_field(1, HOST_NETWORK) + int_field(2, self.pid_mode) + text_field(4, self.target)
+        resources = int_field(1, 100_000) + int_field(2, self.cpu_quota) + int_field(4, self.memory)
+        resources += int_field(5, self.oom_score_adj)
+        security = bytes_field(3, namespaces)
+        return mounts + bytes_field(15, bytes_field(1, resources) + bytes_field(2, security))
+
+
+DEFAULTS = Asked()
 
 
 class CriDaemon(Daemon):
@@ -92,14 +129,17 @@ class CriDaemon(Daemon):
         request = bytes_field(1, self._pod_config(name)) + text_field(2, handler)
         return as_text(dict(self._call("RunPodSandbox", request))[1])
 
-    def run_container(self, pod: str, pod_name: str, name: str, *command: str) -> str:
+    def run_container(self, pod: str, pod_name: str, name: str, *command: str, asked: Asked = DEFAULTS) -> str:
         """CreateContainer and StartContainer; the container's id."""
-        config = bytes_field(1, text_field(1, name)) + bytes_field(2, text_field(1, BUSYBOX))
-        config += b"".join(text_field(3, word) for word in command) + text_field(11, f"{name}.log")
-        request = text_field(1, pod) + bytes_field(2, config) + bytes_field(3, self._pod_config(pod_name))
-        container = as_text(dict(self._call("CreateContainer", request))[1])
+        container = self.create_container(pod, pod_name, name, *command, asked=asked)
         self._call("StartContainer", text_field(1, container))
         return container
+
+    def create_container(self, pod: str, pod_name: str, name: str, *command: str, asked: Asked = DEFAULTS) -> str:
+        config = bytes_field(1, text_field(1, name)) + bytes_field(2, text_field(1, BUSYBOX))
+        config += b"".join(text_field(3, word) for word in command) + text_field(11, f"{name}.log") + asked.fields()
+        request = text_field(1, pod) + bytes_field(2, config) + bytes_field(3, self._pod_config(pod_name))
+        return as_text(dict(self._call("CreateContainer", request))[1])
 
     def exec_sync(self, container: str, *command: str) -> ExecResult:
         request = text_field(1, container) + b"".join(text_field(2, word) for word in command) + int_field(3, 20)
@@ -126,8 +166,12 @@ class CriDaemon(Daemon):
         status = dict(fields(as_bytes(dict(self._call("ContainerStatus", text_field(1, container)))[1])))
         return as_int(status.get(3, 0)) == 1
 
+    def stop_container(self, container: str, seconds: int = 0) -> None:
+        self._call("StopContainer", text_field(1, container) + int_field(2, seconds))
+
     def remove_container(self, container: str) -> None:
         self._call("StopContainer", text_field(1, container))
+        until(lambda: not self.is_running(container))  # of one that ends at that moment containerd notes it a bit later
         self._call("RemoveContainer", text_field(1, container))
 
     def remove_pod(self, pod: str) -> None:

@@ -143,9 +143,9 @@ class Daemon:
         command = self.run_command(*args, options=options, name=name)
         return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout)
 
-    def start_detached(self, *args: str, options: tuple[str, ...] = ()) -> str:
+    def start_detached(self, *args: str, options: tuple[str, ...] = (), name: str = "") -> str:
         """A container that runs on; its name."""
-        name = f"d{uuid.uuid4().hex[:10]}"
+        name = name or f"d{uuid.uuid4().hex[:10]}"
         self.names.add(name)
         self.ctr("run", "-d", "--runtime", RUNTIME, *options, IMAGE, name, *args)
         return name

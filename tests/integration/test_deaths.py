@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import time
+import uuid
 from pathlib import Path
 
 import pytest
@@ -97,3 +98,39 @@ def test_kill_of_ctr_leaves_the_container_alone(daemon: Daemon) -> None:
         run.kill()
         run.wait()
     assert daemon.status("ctr-killed") == "RUNNING"
+
+
+def pod_of(daemon: Daemon, events: Events) -> list[str]:
+    """The root and two others, all running."""
+    kind, sandbox = "io.kubernetes.cri.container-type", "io.kubernetes.cri.sandbox-id"
+    root = f"d{uuid.uuid4().hex[:10]}"
+    names: list[str] = []
+    for role in ("sandbox", "container", "container"):
+        options = ("--annotation", f"{kind}={role}", "--annotation", f"{sandbox}={root}")
+        names.append(daemon.start_detached("sleep", "1000", options=options, name="" if names else root))
+    assert until(lambda: all(events.about("/tasks/start", name) for name in names))
+    assert len([pid for pid in daemon.processes() if "stage sentry" in command_line(pid)]) == 1
+    return names
+
+
+@pytest.mark.parametrize("victim", [r"sandbox.stage sentry ", r"shim.* -id "])
+def test_what_ends_all_containers_of_a_pod(daemon: Daemon, events: Events, victim: str) -> None:
+    names = pod_of(daemon, events)
+    os.kill(process_with(daemon, victim), signal.SIGKILL)
+    for name in reversed(names):
+        assert_reported_dead_once(daemon, events, name)
+
+
+def test_the_end_of_a_pods_root(daemon: Daemon, events: Events) -> None:
+    names = pod_of(daemon, events)
+    daemon.ctr("task", "kill", "-s", "KILL", names[0])
+    for name in names:
+        assert_reported_dead_once(daemon, events, name)
+
+
+def test_removal_of_a_pods_root_before_the_others(daemon: Daemon, events: Events) -> None:
+    root, *others = pod_of(daemon, events)
+    daemon.ctr("task", "rm", "-f", root, check=False)
+    daemon.ctr("containers", "rm", root)
+    for name in others:
+        assert_reported_dead_once(daemon, events, name)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from gofer.server import KILLED
 from proto.ninep.messages import VERSION_L
 from tests.unit.gofer.goferclient import Client, Gofer
 
@@ -56,7 +57,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
     logs = "".join(gofer.log() for gofer in gofers)
     for gofer in gofers:
         gofer.close()
-    assert statuses == [0] * len(statuses), logs
+    assert statuses == [KILLED] * len(statuses), logs
     assert "Traceback" not in logs, logs
 
 

@@ -180,8 +180,8 @@ class Gofer:
             roots = [os.open(path, os.O_PATH | os.O_NOFOLLOW) for path, _ in mounts]
             proc_fd = os.open("/proc", os.O_PATH)
             self._confine()
-            serve([(sock, root, ro) for sock, root, (_, ro) in zip(socks, roots, mounts, strict=True)], proc_fd)
-            status = 0
+            served = [(sock, root, ro) for sock, root, (_, ro) in zip(socks, roots, mounts, strict=True)]
+            status = serve(served, proc_fd)
         except BaseException:
             os.write(2, traceback.format_exc().encode())
         finally:

@@ -27,7 +27,7 @@ def results(world: World, t: Task, *calls: SyscallTrap) -> list[int]:
 
 @pytest.fixture
 def t(world: World) -> Task:
-    world.kernel.facts = HostFacts(ncpus=4)
+    world.container.facts = HostFacts(ncpus=4)
     return world.process()
 
 

@@ -26,6 +26,7 @@ from sentry.kernel.rlimits import Rlimits
 from sentry.kernel.signals import SignalHandlers
 from sentry.kernel.task import Task
 from sentry.kernel.threadgroup import ThreadGroup
+from sentry.kernel.utsname import UtsNamespace
 from sentry.mm.mm import MAP_ANONYMOUS, MAP_FIXED, MAP_PRIVATE, MAP_SHARED, PROT_READ, PROT_WRITE, Mm
 from sentry.platform import SyscallTrap
 from sentry.syscalls.registry import build_table
@@ -72,7 +73,7 @@ class World:
         self.loop = self.kernel.loop
         self.loop.now_ns = self.platform.now_ns
         self.platform.on_idle = self.loop.stop
-        self.container = Container(self.kernel, "test", ScriptedTemplate(self.platform), "guest")
+        self.container = Container(self.kernel, "test", ScriptedTemplate(self.platform), UtsNamespace("guest"))
         self.kernel.containers["test"] = self.container
         fs = TmpFs()
         mount = self.container.mounts.new_mount(fs, Dentry("", None, fs._root))

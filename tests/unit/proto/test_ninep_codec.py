@@ -71,6 +71,7 @@ GOLDEN: list[tuple[int, Message, str]] = [
     (15, d.Tclunkmany([1, 0x10]), "11000000 d8 0f00 0200 01000000 10000000"),
     (16, d.Tsetxattr(1, 2, b"user.a", b"v"), "1c000000 dc 1000 01000000 02000000 0600 757365722e61 01000000 76"),
     (17, d.Tplace(3), "0b000000 e2 1100 03000000"),
+    (18, d.Tend(3), "0b000000 e4 1200 03000000"),
 ]  # fmt: skip
 
 
@@ -192,7 +193,7 @@ def test_the_dialects_docstring_lists_exactly_its_messages() -> None:
 
 def test_every_request_is_even_and_its_reply_follows() -> None:
     requests = [cls for cls in MESSAGES.values() if cls.__name__.startswith("T")]
-    assert len(requests) == 28 + 14
+    assert len(requests) == 28 + 15
     for cls in requests:
         assert cls.TYPE % 2 == 0
         assert MESSAGES[cls.TYPE + 1].__name__ == "R" + cls.__name__[1:]

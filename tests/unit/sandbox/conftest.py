@@ -47,14 +47,14 @@ def create(monkeypatch, tmp_path, root, new_id):
     if os.geteuid() != 0:
         pytest.skip("needs root")
     monkeypatch.setattr(spawn, "_BOOTSTRAP", standin.BOOTSTRAP)
-    made = []
+    made: list[Sandbox] = []
 
     def make(*args, stdio=None, sandbox_id=new_id, lifeline=False, exit_with_init=False, **changes):
-        bundle = write_bundle(tmp_path / "bundle", *args, **changes)
+        bundle = write_bundle(tmp_path / (f"bundle-{len(made)}" if made else "bundle"), *args, **changes)
         options = Options(lifeline=lifeline, exit_with_init=exit_with_init, log=tmp_path / "log")
         made.append(Sandbox.create(root, sandbox_id, bundle, load_spec(bundle), options, stdio or Stdio()))
         return made[-1]
 
     yield make
-    for sandbox in made:
+    for sandbox in reversed(made):
         sandbox.destroy()

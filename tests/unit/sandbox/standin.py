@@ -37,6 +37,7 @@ class Program:
         self.running = False
         self.ended = None
         self.waiters = []
+        self.namespaces = {}
         if args[0] == "missing":
             raise RpcError(Code.NOT_FOUND, 'exec: "missing": executable file not found in $PATH')
         if args[0] == "noexec":
@@ -53,6 +54,9 @@ class Program:
             self.end(int(rest[0]))
         elif name == "echo":
             self.write(" ".join(rest) + "\n")
+            self.end(0)
+        elif name == "shares":
+            self.write(" ".join(f"{kind}:{owner}" for kind, owner in sorted(self.namespaces.items())) + "\n")
             self.end(0)
         elif name == "fds":
             self.write(" ".join(sorted(self.roles)) + "\n")
@@ -138,8 +142,12 @@ class Sentry:
         os.close(self.config["ready_fd"])
         while not self.over:
             self.turn()
-        init = self.programs.get(("", ""))
+        init = self.root_init
         return init.ended.exit_status if init and init.ended else 0
+
+    @property
+    def root_init(self):
+        return self.programs.get((self.config["id"], ""))
 
     def turn(self):
         poller = select.poll()
@@ -157,13 +165,13 @@ class Sentry:
                 self.peers[fd].readable()
             elif fd in readers:
                 readers[fd].readable()
-        init = self.programs.get(("", ""))
+        init = self.root_init
         if self.config["exit_with_init"] and init and init.ended:
             self.over = True
 
-    def program(self, exec_id):
+    def program(self, m, exec_id=""):
         try:
-            return self.programs["", exec_id]
+            return self.programs[m.id, exec_id]
         except KeyError:
             raise RpcError(Code.NOT_FOUND, "no such process") from None
 
@@ -174,35 +182,43 @@ class Sentry:
                 for fd in fds[len(fds) - cgroups :]:
                     os.close(fd)
                 given = len(fds) - cgroups
-                self.programs["", ""] = Program(m.spec["process"]["args"], m.fds[:given], fds[:given])
+                self.programs[m.id, ""] = Program(m.spec["process"]["args"], m.fds[:given], fds[:given])
+                self.program(m).namespaces = m.namespaces
             case control.StartContainer():
-                self.program("").start()
+                self.program(m).start()
             case control.Exec():
-                program = self.programs["", m.exec_id] = Program(m.process["args"], m.fds, fds)
+                program = self.programs[m.id, m.exec_id] = Program(m.process["args"], m.fds, fds)
                 program.start()
                 return ExecResponse(len(self.programs))
             case control.Wait():
-                program = self.program(m.exec_id)
+                program = self.program(m, m.exec_id)
                 if program.ended:
                     return program.ended
                 program.waiters.append(answer)
                 return None
             case control.Signal():
-                if self.program(m.exec_id).ended:
+                if self.program(m, m.exec_id).ended:
                     raise RpcError(Code.NOT_FOUND, "process already finished")
-                self.program(m.exec_id).signal(m.signal)
+                self.program(m, m.exec_id).signal(m.signal)
             case control.Resize():
-                self.program(m.exec_id).print_size()
+                self.program(m, m.exec_id).print_size()
             case control.Processes():
                 return control.ProcessesResponse([control.Process(1, 0, 1, 0, "S", "?", 10**18, 0, "sleep", ["sleep"])])
             case control.State():
-                return self.state()
+                return self.state(m)
+            case control.DestroyContainer():
+                if self.program(m).args[0] == "stuck":
+                    return None  # no answer
+                for key in [key for key in self.programs if key[0] == m.id]:
+                    program = self.programs.pop(key)
+                    if not program.ended:
+                        program.end(137)
             case control.Shutdown():
                 self.over = True
         return Empty()
 
-    def state(self):
-        init = self.program("")
+    def state(self, m):
+        init = self.program(m)
         if init.ended:
             return StateResponse("stopped", init.ended.exit_status, init.ended.exited_at_ns, 1)
         return StateResponse("running" if init.running else "created", pid=1)

@@ -63,14 +63,14 @@ def children():
 
 def processes_of(sandbox):
     record = sandbox.record
-    return [record.sentry, *(container.gofer for container in record.containers.values())]
+    return [record.sentry, record.container and record.container.gofer]
 
 
 def test_a_container_runs_from_create_to_delete(create, root, pipe):
     sandbox = create("echo", "hello", stdio=Stdio(stdout=pipe[1]))
     os.close(pipe[1])
     assert sandbox.status() == "created"
-    assert is_alive(sandbox.record.sentry) and is_alive(sandbox.root_container.gofer)
+    assert is_alive(sandbox.record.sentry) and is_alive(sandbox.container.gofer)
 
     sandbox.start()
 
@@ -225,7 +225,7 @@ def test_the_sandbox_ends_when_its_lifeline_is_let_go(create):
     sandbox.release()
 
     assert wait_gone(sandbox.record.sentry, 10)
-    assert wait_gone(sandbox.root_container.gofer, 10), "the gofer ends with its connections"
+    assert wait_gone(sandbox.container.gofer, 10), "the gofer ends with its connections"
     assert sandbox.status() == "stopped"
 
 

@@ -405,20 +405,9 @@ async def test_containers_of_a_pod_share_a_shim(shims: Shims) -> None:
     assert (await pod.state()).status == task_pb2.RUNNING
 
 
-async def test_hostname_of_a_pod_is_that_of_its_containers(shims: Shims) -> None:
-    annotations = {"io.kubernetes.cri.sandbox-id": "pod1"}
-    uts = {"namespaces": [{"type": "uts"}]}
-    joined = {"namespaces": [{"type": "uts", "path": "/proc/1/ns/uts"}]}
-    bundles = [
-        shims.bundle("pod1", SLEEP, annotations, hostname="pod-name", linux=uts),
-        shims.bundle("c1", SLEEP, annotations, linux=joined),
-        shims.bundle("c2", SLEEP, annotations),  # the host's
-    ]
-    for bundle in bundles:
-        await (await shims.start(bundle)).create()
-    state = Path("/run/pysc-shim", shims.namespace)
-    names = [(state / bundle.id / "hostname").read_text() for bundle in bundles]
-    assert names == ["pod-name", "pod-name", os.uname().nodename]
+async def test_hostname_without_a_uts_namespace_is_the_hosts(shims: Shims) -> None:
+    await (await shims.start(bundle := shims.bundle("c1", SLEEP))).create()
+    assert (Path("/run/pysc-shim", shims.namespace) / bundle.id / "hostname").read_text() == os.uname().nodename
 
 
 # Figures.

@@ -43,6 +43,7 @@ from sentry.abi.socket import (
     UNIX_FAMILY,
 )
 from sentry.abi.stat import S_IFSOCK
+from sentry.fs.volumes import Volumes
 from sentry.kernel.fscontext import FsContext
 from sentry.kernel.restart import Interrupted
 from sentry.kernel.signals import SigInfo
@@ -244,7 +245,11 @@ class TestVolumes:
         """Each has a gofer of its own, so one file has two inodes."""
         tmp_path.chmod(0o777)
         loop = guest.loop
-        with GoferTree(tmp_path, shared=True, loop=loop) as one, GoferTree(tmp_path, shared=True, loop=loop) as two:
+        volumes = Volumes()
+        with (
+            GoferTree(tmp_path, shared=True, loop=loop, volumes=volumes) as one,
+            GoferTree(tmp_path, shared=True, loop=loop, volumes=volumes) as two,
+        ):
             ends = []
             for tree in (one, two):
                 task = guest.process()
