@@ -283,9 +283,7 @@ class Update(Message):
     max_tasks: int | None = None
     """Processes and threads; negative: no limit; None: as before."""
     memory: int | None = None
-    """Bytes that it may have, where that is not its cgroup's business; None: as before."""
-    total_ram: int | None = None
-    """Bytes of memory that the whole sandbox is to see; None: as before."""
+    """Bytes that it is to see, and may have where that is not its cgroup's business; None: as before."""
 
 
 class Usage(Message):

@@ -63,12 +63,10 @@ def _explained(e: OSError) -> SandboxError:
 
 
 def _for_sentry(sandbox: Sandbox, change: Resources) -> control.Update:
-    """What the Sentry keeps to, or shows.  The memory that it shows is the whole sandbox's: its root container's."""
+    """What the Sentry keeps to, or shows."""
     request = control.Update(sandbox.id, change.pids_limit or None)
     if change.memory_limit:
         from sandbox.launch import memory_size
 
         request.memory = memory_size(change)
-        if sandbox.record.sandbox == sandbox.id:
-            request.total_ram = request.memory
     return request

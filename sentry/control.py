@@ -604,10 +604,12 @@ class ControlServer:
             raise StartError(c.Code.FAILED_PRECONDITION, f"cannot update container {m.id!r}: it is stopped")
         if m.max_tasks is not None:
             container.max_tasks = m.max_tasks if m.max_tasks >= 0 else None
-        if m.total_ram is not None:
-            self.kernel.facts.total_ram = m.total_ram
-            MEMORY.limit = m.total_ram // PAGE_SIZE
         if m.memory is not None:
+            pages = m.memory // PAGE_SIZE
+            container.facts.total_ram = m.memory
+            MEMORY.limit = max(MEMORY.limit, pages)
+            if container.memory is not None:
+                container.memory.limit = pages
             container.template.limit_memory(m.memory)
         return c.Empty()
 
