@@ -35,6 +35,8 @@ SYS_MREMAP: Final = 25
 SYS_MSYNC: Final = 26
 SYS_MADVISE: Final = 28
 MREMAP_FIXED: Final = 2
+MAP_FIXED: Final = 0x10
+MAP_FIXED_NOREPLACE: Final = 0x100000
 
 CLONE_VM: Final = 0x100
 CLONE_FS: Final = 0x200
@@ -278,7 +280,7 @@ class PtraceSpace:
         self.vdso = template.vdso
 
     def copied(self) -> PtraceSpace:
-        return PtraceSpace(self.platform, self.template)
+        return type(self)(self.platform, self.template)
 
     def _stopped(self) -> Any:
         """A context that can be made to run an injected call."""
@@ -289,7 +291,8 @@ class PtraceSpace:
             raise SpaceGone("address space")
         raise PlatformError("no stopped context in this address space")
 
-    def _check_range(self, addr: int, length: int) -> None:
+    def _check_range(self, addr: int, length: int, *, touched: bool = True) -> None:
+        """touched: what lies there changes; else the host looks for room, with addr as a hint at most."""
         if not (0 <= length <= self.end and 0 <= addr <= self.end - length):
             raise ENOMEM("past the end")
 
@@ -303,7 +306,7 @@ class PtraceSpace:
         return result
 
     def map(self, addr: int, length: int, prot: int, flags: int, fd: int, offset: int) -> int:
-        self._check_range(addr, length)
+        self._check_range(addr, length, touched=bool(flags & (MAP_FIXED | MAP_FIXED_NOREPLACE)))
         if fd < 0:
             return self._inject(SYS_MMAP, addr, length, prot, flags, 0xFFFFFFFFFFFFFFFF, offset)
         result = int(lib.pt_map_fd(self._stopped(), self.template.listener, fd, addr, length, prot, flags, offset))
@@ -323,7 +326,8 @@ class PtraceSpace:
 
     def remap(self, addr: int, old_length: int, new_length: int, flags: int, new_addr: int) -> int:
         self._check_range(addr, old_length)
-        self._check_range(new_addr if flags & MREMAP_FIXED else 0, new_length)
+        fixed = bool(flags & MREMAP_FIXED)
+        self._check_range(new_addr if fixed else 0, new_length, touched=fixed)
         return self._inject(SYS_MREMAP, addr, old_length, new_length, flags, new_addr)
 
     def advise(self, addr: int, length: int, advice: int) -> None:
@@ -492,6 +496,7 @@ class PtraceTemplate:
 
     context_type: type[PtraceContext] = PtraceContext
     oom_kills = 0
+    space_type: type[PtraceSpace] = PtraceSpace
 
     def __init__(self, platform: PtracePlatform, cgroup_fds: tuple[int, ...]) -> None:
         self.platform = platform
@@ -503,7 +508,7 @@ class PtraceTemplate:
             if result == -errno.ESRCH:
                 result = lib.pt_template(platform.systrap, list(cgroup_fds), len(cgroup_fds), c)
         check(result, "starting a stub")
-        self._space = PtraceSpace(platform, self)
+        self._space = self.space_type(platform, self)
         self._context = self.context_type(self._space, c)
         self._empty()
         self.listener = check(lib.pt_confine(c, platform.systrap), "confining a stub")

@@ -9,6 +9,8 @@ from typing import Any, Final
 
 from platform_ptrace.core._core import ffi, lib
 from platform_ptrace.platform import (
+    MAP_FIXED,
+    MAP_FIXED_NOREPLACE,
     MAX_EVENTS,
     PtraceContext,
     PtracePlatform,
@@ -16,8 +18,10 @@ from platform_ptrace.platform import (
     PtraceTemplate,
     check,
 )
+from platform_systrap.patch import Ring, patch
+from sentry.abi.errno import ENOMEM
 from sentry.abi.nr_x86_64 import NAMES
-from sentry.platform import SyscallTrap, Trap
+from sentry.platform import Mapping, SyscallTrap, Trap
 
 # The calls that need the thread's registers, or that the Sentry carries out changed.  A signal is mostly sent by a
 # thread to itself, and its frame needs them: to take the thread out of a notification would cost another stop.
@@ -35,11 +39,24 @@ unpack_event: Final = EVENT.unpack_from
 turn: Final = lib.turn
 EVENT_SIZE: Final[int] = ffi.sizeof("struct pt_event")
 EV_SYSCALL: Final[int] = lib.PT_EV_SYSCALL
+EV_SITE: Final[int] = lib.PT_EV_SITE
 NONE: Final[int] = lib.PT_ANSWER_NONE
 RESULT: Final[int] = lib.PT_ANSWER_RESULT
 CONTINUE: Final[int] = lib.PT_ANSWER_CONTINUE
 NOTIFIED: Final[int] = lib.PT_NOTIFIED
 SYS_EXIT: Final = 60
+MAX_PROCESSORS: Final = 1 << 20
+
+# These never go through the ring: the thread must be where the host's kernel can stop it or do the call, or ends.
+NOT_POSTED: Final = (*TRACED, *HARMLESS, "exit", "exit_group")
+# Calls that change nothing but the memory that they fill: these may find out late that they cannot.
+STAGED: Final = (
+    *("stat", "lstat", "fstat", "newfstatat", "statx", "statfs", "fstatfs", "pread64", "readlink", "readlinkat"),
+    *("getcwd", "uname", "sysinfo", "getrusage", "times", "clock_gettime", "gettimeofday", "getrlimit"),
+)
+# After how many calls from one site it is patched, 0: none is; after how many calls of a thread in a row it is hot.  A
+# patch costs what it saves in some 50 calls.  "eager" takes every chance, for tests.
+RING: Final = {"": (256, 16), "eager": (1, 1), "plain": (0, 0)}
 
 
 class SystrapContext(PtraceContext):
@@ -51,8 +68,12 @@ class SystrapContext(PtraceContext):
 
     __slots__ = ("answer", "result", "trap")
 
-    def __init__(self, space: PtraceSpace, c: Any) -> None:
+    space: SystrapSpace
+
+    def __init__(self, space: SystrapSpace, c: Any) -> None:
         super().__init__(space, c)
+        if space.ring is not None:
+            self.use(space.ring)
         self.answer = NONE
         self.result = 0
         self.trap = SyscallTrap(-1, (0, 0, 0, 0, 0, 0))
@@ -81,7 +102,7 @@ class SystrapContext(PtraceContext):
         trap, c = self.trap, self.c
         if LET_THROUGH.get(trap.number) != name or trap.args[: len(args)] != args or not trap.native:
             return False
-        if c.state != NOTIFIED:
+        if c.state != NOTIFIED or self.space.hides(name, args):
             return False
         self.answer = CONTINUE
         return True
@@ -96,10 +117,68 @@ class SystrapContext(PtraceContext):
             super().end_thread()
 
 
+    def use(self, ring: Ring) -> None:
+        """This thread's space has a ring."""
+        self.c.ring = ring.c
+        ring.c.n_users += 1
+
+    def release(self) -> None:
+        if self.space.ring is not None:
+            self.space.ring.c.n_users -= 1
+        super().release()
+
+    def poke(self, addr: int, data: bytes) -> None:
+        """Write whole words where the application cannot."""
+        self._take_registers()
+        check(lib.ring_poke(self.c, addr, data, len(data)), "writing code")
+
+
+class SystrapSpace(PtraceSpace):
+    """One stub process's memory, in which the ring hides some of its own."""
+
+    __slots__ = ("ring",)
+
+    def __init__(self, platform: PtracePlatform, template: PtraceTemplate) -> None:
+        super().__init__(platform, template)
+        self.ring: Ring | None = None
+
+    def copied(self) -> SystrapSpace:
+        copy = SystrapSpace(self.platform, self.template)
+        if self.ring is not None:
+            copy.ring = self.ring.copied()
+        return copy
+
+    def inject(self, number: int, *args: int) -> int:
+        """A host call of the platform's own."""
+        return self._inject(number, *args)
+
+    def hides(self, name: str, args: tuple[int, ...]) -> bool:
+        """Would this memory call touch what is the ring's?"""
+        if self.ring is None or name == "arch_prctl":
+            return False
+        addr, length = args[0], args[1]
+        if name == "mremap":
+            return self.ring.hides(addr, addr + max(args[1], args[2])) or (
+                len(args) > 4 and self.ring.hides(args[4], args[4] + args[2])
+            )
+        touched = name != "mmap" or args[3] & (MAP_FIXED | MAP_FIXED_NOREPLACE)
+        return bool(touched) and self.ring.hides(addr, addr + length)
+
+    def _check_range(self, addr: int, length: int, *, touched: bool = True) -> None:
+        super()._check_range(addr, length)
+        if touched and self.ring is not None and self.ring.hides(addr, addr + length):
+            raise ENOMEM("the platform's own")
+
+    def mappings(self) -> list[Mapping]:
+        mappings = super().mappings()
+        return mappings if self.ring is None else self.ring.visible(mappings)
+
+
 class SystrapTemplate(PtraceTemplate):
     """A template whose filter asks the Sentry about every call."""
 
     context_type = SystrapContext
+    space_type = SystrapSpace
 
     def _watch(self) -> None:
         check(lib.turn_listen(self.listener), "watching a listener")
@@ -116,13 +195,18 @@ class SystrapPlatform(PtracePlatform):
     template_type = SystrapTemplate
     systrap = True
 
-    def __init__(self, proc_fd: int) -> None:
+    def __init__(self, proc_fd: int, n_processors: int = MAX_PROCESSORS, variant: str = "") -> None:
+        """n_processors: what the containers may use; with one, the ring is off.  variant: a key of RING."""
         super().__init__(proc_fd)
         numbers = {name: number for number, name in NAMES.items()}
         self._traced = [numbers[name] for name in TRACED]
         self._buffer = bytearray(EVENT_SIZE * MAX_EVENTS)
         self._events = ffi.from_buffer("struct pt_event[]", self._buffer)
         self.watch(-1)
+        refused, staged = ([numbers[name] for name in names] for names in (NOT_POSTED, STAGED))
+        self.ring = bool(
+            lib.ring_init(*RING[variant], n_processors, refused, len(refused), staged, len(staged))
+        )
 
     def watch(self, epoll_fd: int) -> None:
         traced = self._traced
@@ -169,18 +253,23 @@ class SystrapPlatform(PtracePlatform):
         if n < 0:
             check(n, "waiting for stubs")
         traps: list[tuple[Any, Trap]] = []
+        sites = []
         for index in range(n):
             event = EVENT.unpack_from(self._buffer, index * EVENT_SIZE)
             context = self.contexts.get(event[1])
             if context is None:
                 self._bury(self._events[index])
-            elif event[0] == EV_SYSCALL:
+            elif event[0] in (EV_SYSCALL, EV_SITE):
                 traps.append((context, SyscallTrap(event[2], event[4:], event[3])))
                 context.trap = traps[-1][1]
                 context.running = False
+                if event[0] == EV_SITE:
+                    sites.append(context)
             else:
                 traps.append((context, self._trap(context, self._events[index])))
                 context.running = False
+        for context in sites:
+            patch(context, context.c.call_end, context.trap.number)
         return traps
 
 

@@ -170,8 +170,9 @@ _LATER: Final = "does not exist yet: programs in a sandbox have unix-domain sock
 
 SETTINGS: Final = (
     Setting(
-        "platform", Choice("auto", "systrap", "ptrace", "kvm"), "auto",
-        "What runs programs: auto (what suits the host), systrap, ptrace or kvm; see platforms.md.",
+        "platform", Choice("auto", "systrap", "ptrace", "kvm", "systrap:plain", "systrap:eager"), "auto",
+        "What runs programs: auto (what suits the host), systrap, ptrace or kvm; see platforms.md. The variants of\n"
+        "systrap are for measurements and tests: plain without its ring, eager with the ring used at every chance.",
         "platform NAME",
     ),
     Setting(

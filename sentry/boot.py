@@ -35,9 +35,13 @@ _table: dict[int, Syscall] = {}
 
 @dataclass(slots=True)
 class Host:
-    """What a platform is made from.  kvm_fd: /dev/kvm, or -1 where it was not asked for or is not to be had."""
+    """What a platform is made from.  kvm_fd: /dev/kvm, or -1 where it was not asked for or is not to be had.
+
+    variant: what follows a colon in the platform's name, for tests and measurements.
+    """
 
     proc_fd: int = -1
+    variant: str = ""
     kvm_fd: int = -1
     kvm_missing: str = "it is chosen by itself only where the processor has virtualisation and is not virtual"
     memory_limit: int = 1 << 40
@@ -60,7 +64,7 @@ def _probe_ptrace(host: Host) -> str:
 def _systrap(host: Host) -> Platform:
     from platform_systrap.platform import SystrapPlatform
 
-    return SystrapPlatform(host.proc_fd)
+    return SystrapPlatform(host.proc_fd, host.ncpus, host.variant)
 
 
 def _probe_systrap(host: Host) -> str:
@@ -89,6 +93,7 @@ PLATFORMS: dict[str, tuple[Callable[[Host], Platform], Callable[[Host], str]]] =
     "systrap": (_systrap, _probe_systrap),
     "ptrace": (_ptrace, _probe_ptrace),
 }
+VARIANTS: Final = {"systrap": ("eager", "plain")}
 KVM_DEVICE: Final = "/dev/kvm"
 CLOCKSOURCE: Final = "/sys/devices/system/clocksource/clocksource0/current_clocksource"
 _host = Host()
@@ -162,6 +167,9 @@ def _read_auxv() -> dict[int, int]:
 
 def choose_platform(name: str, host: Host) -> Platform:
     """BootError names what was tried and why it does not work."""
+    name, _, host.variant = name.partition(":")
+    if host.variant and host.variant not in VARIANTS.get(name, ()):
+        raise BootError(f"platform {name!r} has no variant {host.variant!r}")
     if name != "auto" and name not in PLATFORMS:
         raise BootError(f"platform {name!r} is unknown; there are: auto, {', '.join(PLATFORMS)}")
     reasons = []

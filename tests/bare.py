@@ -6,6 +6,7 @@ pieces below; it lies at CODE, with a page of data at DATA and a stack below STA
 
 from __future__ import annotations
 
+import os
 import struct
 import time
 from collections.abc import Coroutine
@@ -55,9 +56,10 @@ def mov(register: str, value: int) -> bytes:
 
 
 def call(number: int, *args: int, instruction: bytes = SYSCALL) -> bytes:
-    """A system call with constant arguments."""
+    """A system call with constant arguments, as a compiler would write it: a platform may know the form."""
     moves = (mov(register, value) for register, value in zip(ARGUMENTS, args))
-    return b"".join(moves) + mov("rax", number) + instruction
+    load = b"\xb8" + struct.pack("<I", number) if 0 <= number < 1 << 31 else mov("rax", number)
+    return b"".join(moves) + load + instruction
 
 
 # -- the driver --
@@ -82,7 +84,10 @@ class Bare:
         """A context in a new space that is about to run code."""
         context = self.empty()
         space = context.space
-        space.map(CODE, PAGE_SIZE, READ_WRITE, FIXED, -1, 0)
+        file = os.memfd_create("code", os.MFD_CLOEXEC)  # as programs' code is a file's
+        os.truncate(file, PAGE_SIZE)
+        space.map(CODE, PAGE_SIZE, READ_WRITE, MAP_PRIVATE | MAP_FIXED, file, 0)
+        os.close(file)
         space.write(CODE, code)
         space.protect(CODE, PAGE_SIZE, PROT_READ | PROT_EXEC)
         space.map(DATA, PAGE_SIZE, READ_WRITE, FIXED, -1, 0)

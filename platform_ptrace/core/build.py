@@ -18,7 +18,7 @@ ffibuilder.set_source(
     '#include "constants.h"\n#include "cdef.h"',
     sources=[str(source.relative_to(ROOT)) for source in SOURCES],
     include_dirs=[str(HERE)],
-    depends=[str(HERE / header) for header in HEADERS],
+    depends=[*(str(HERE / header) for header in HEADERS), str(ROOT / "platform_systrap/core/ring.h")],
     extra_compile_args=["-O2", "-Wall", "-Wextra", "-Wno-unused-parameter", "-Wno-sign-compare"],
 )
 

@@ -19,17 +19,46 @@ struct pt_ctx {
 	                   * PT_ENTRY: stopped before a call that the host must not carry out;
 	                   * PT_CALLED: stopped behind a call that the Sentry has taken; PT_DYING: is to exit;
 	                   * PT_INTERRUPTED: sent an interrupt, and no stop of it collected since */
-	int state;        /* systrap: PT_STOPPED, PT_RUNNING, PT_NOTIFIED, PT_LATE */
+	int state;        /* systrap: PT_STOPPED, PT_RUNNING, PT_NOTIFIED, PT_LATE, PT_RING */
 	int listener;     /* systrap: where its notifications arrive; 0 on ptrace */
 	int cpu;          /* systrap: where it is bound to run, plus 1; 0: anywhere */
 	unsigned int since; /* systrap: the look around before which it was resumed */
 	unsigned long id; /* systrap: of the notification to be answered */
 	unsigned long call_end; /* systrap: the address behind the instruction that made the call */
 	long result;      /* for PT_REGS_RAX */
+	struct ring *ring; /* systrap: its address space's, or NULL */
+	unsigned long fs_base; /* systrap: as the registers had it last */
+	int fs_known;     /* systrap: fs_base may be relied on to be tried */
+	long ring_result; /* systrap: of its last call that was answered through the ring */
 	struct pt_regs_x86 regs;
 };
 
-/* The first five fields are read as one record by the Python side: keep them as they are. */
+/* A site of the application's that was patched, and the block of code that it jumps to: see ring.c. */
+struct ring_block {
+	unsigned long start;
+	unsigned long end;  /* the address behind the site's syscall instruction */
+	long number;        /* of the call, if the site loads it; else -1 */
+	int kind;           /* RING_*: what its block copies for the Sentry */
+};
+
+/* What an address space needs for calls through shared memory.  Owned by the Python side. */
+struct ring {
+	struct ring_page *page; /* NULL: none is mapped there (any more), for fork does not copy it */
+	unsigned long private_at, shared_at;
+	unsigned long key;      /* what the page at private_at holds: the complement of a thread's fs base */
+	unsigned long low, high; /* all blocks lie between */
+	int n_blocks;
+	int n_taken;            /* threads whose posted call is the Sentry's to answer: PT_RING */
+	int n_users;            /* contexts of the space */
+	int streak, heat_after, hits;
+	unsigned long put_at;   /* what is to be put into memory with the answer: page->data, to there */
+	unsigned int put_length;
+	int put_failed;
+	struct ring_block blocks[RING_BLOCKS];
+};
+
+/* PT_EV_SITE is a PT_EV_SYSCALL whose site has called so often that it should be patched.
+ * The first five fields are read as one record by the Python side: keep them as they are. */
 struct pt_event {
 	int kind;         /* PT_EV_* */
 	int tid;
@@ -76,3 +105,12 @@ int turn_listen(int listener);
 void turn_unlisten(int listener);
 int turn_resume(struct pt_ctx *ctx, long result, int answer);
 int turn(struct pt_ctx *ctx, long result, int answer, long timeout_ns);
+
+int ring_init(int patch_after, int heat_after, int n_processors, const int *refused, int n_refused,
+	      const int *staged, int n_staged);
+int ring_open(struct ring *ring);
+void ring_close(struct ring *ring);
+int ring_build(const struct ring *ring, int index, const char *displaced, char *out);
+int ring_poke(struct pt_ctx *ctx, unsigned long addr, const char *data, int length);
+int ring_is_hot(struct pt_ctx *ctx);
+long ring_n_calls(void);

@@ -15,14 +15,29 @@
 #define PT_RUNNING 1
 #define PT_NOTIFIED 2
 #define PT_LATE 3
+#define PT_RING 4
 
 /* struct pt_event, kind */
 #define PT_EV_SYSCALL 1
 #define PT_EV_FAULT 2
 #define PT_EV_INTERRUPT 3
 #define PT_EV_EXIT 4
+#define PT_EV_SITE 5
 
 /* what a trapped call is answered with */
 #define PT_ANSWER_NONE 0
 #define PT_ANSWER_RESULT 1
 #define PT_ANSWER_CONTINUE 2
+
+/* struct ring */
+#define RING_BLOCKS 240
+#define RING_BLOCK_SIZE 512
+#define RING_DATA 4096
+#define RING_PAGE_SIZE 8192
+
+/* what goes with a call: nothing, the string that its first or second argument points to, or as many bytes as the third
+ * says where the second points to */
+#define RING_NOTHING 0
+#define RING_STRING_1 1
+#define RING_STRING_2 2
+#define RING_BUFFER 3

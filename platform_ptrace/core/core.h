@@ -62,6 +62,24 @@ int place_apart(void);
 void place_init(void);
 #define PLACE_LOOK_NS 500000 /* longer than most times between two traps, shorter than the scheduler's slices */
 
+int place_away(struct pt_ctx *ctx);
+int place_n_processors(void);
+
+/* ring.c */
+int ring_counts(const struct pt_ctx *ctx, unsigned long end, long number);
+void ring_consider(struct pt_ctx *ctx, unsigned long cycles);
+int ring_take(struct pt_event *ev);
+int ring_answer(struct pt_ctx *ctx);
+struct pt_ctx *ring_hot(void);
+void ring_cool(void);
+unsigned long ring_patience(void);
+void ring_leave(struct pt_ctx *ctx, int called);
+void ring_settle(struct pt_ctx *ctx);
+long ring_get(struct pt_ctx *ctx, unsigned long addr, char *buffer, unsigned long length, int is_string);
+int ring_put(struct pt_ctx *ctx, unsigned long addr, const char *buffer, unsigned long length);
+long memory_write(struct pt_ctx *ctx, unsigned long addr, const char *buffer, unsigned long length);
+void ring_forget(const struct pt_ctx *ctx);
+
 /* notify.c */
 int notify_receive(int listener, struct seccomp_notif *notif);
 int notify_is_valid(int listener, uint64_t id);
@@ -80,6 +98,7 @@ int pt_wait_int3(struct pt_ctx *ctx);
 
 /* stops.c */
 int stops_is_fault(int tid, int status);
+int stops_at_entry(int status);
 int stops_describe(int tid, int status, long go_on, struct pt_event *ev);
 
 static inline long pt(long request, int tid, unsigned long addr, unsigned long data)
@@ -108,6 +127,7 @@ static inline void mark_gone(struct pt_ctx *ctx)
 {
 	ctx->flags = PT_GONE;
 	if (ctx->listener) {
+		ring_forget(ctx);
 		turn_set_state(ctx, PT_STOPPED);
 		registry_remove(ctx);
 	}

@@ -46,13 +46,13 @@ static void load_arguments(struct pt_regs_x86 *regs, const unsigned long *args)
 	regs->eflags &= ~0x100ul;
 }
 
-/* Take a thread that sleeps in a notification out of it: its call stays the Sentry's to answer,
- * now through its registers. */
+/* Take a thread that sleeps in a notification, or looks for an answer in the ring, out of it: its call stays the
+ * Sentry's to answer, now through its registers. */
 int pt_stop(struct pt_ctx *ctx)
 {
 	int status, err;
 
-	if (ctx->state != PT_NOTIFIED)
+	if (ctx->state != PT_NOTIFIED && ctx->state != PT_RING)
 		return 0;
 	if (pt(PTRACE_INTERRUPT, ctx->tid, 0, 0))
 		return -errno;
@@ -60,8 +60,10 @@ int pt_stop(struct pt_ctx *ctx)
 	if (err)
 		return err;
 	take_sigchld();
+	if (ctx->state == PT_RING)
+		ring_settle(ctx);
 	turn_set_state(ctx, PT_STOPPED);
-	ctx->flags |= PT_CALLED;
+	ctx->flags |= PT_CALLED | stops_at_entry(status);
 	return 0;
 }
 
@@ -97,10 +99,14 @@ int pt_fetch_regs(struct pt_ctx *ctx)
 	if (pt(PTRACE_GETREGS, ctx->tid, 0, (unsigned long)&ctx->regs))
 		return -errno;
 	ctx->flags |= PT_REGS_VALID;
+	ctx->fs_base = ctx->regs.fs_base;
+	ctx->fs_known = 1;
 	if (ctx->listener && !(ctx->flags & (PT_CALLED | PT_ENTRY)))
 		leave_call(&ctx->regs);
 	else if (ctx->flags & PT_CALLED)
 		pass_call(ctx);
+	if (ctx->ring)
+		ring_leave(ctx, ctx->flags & PT_CALLED);
 	if (ctx->flags & PT_REGS_RAX) {
 		/* A result that was set and not yet written. */
 		ctx->regs.rax = ctx->result;
@@ -115,6 +121,8 @@ int pt_store_regs(struct pt_ctx *ctx)
 	ctx->regs.orig_rax = -1;
 	if (pt(PTRACE_SETREGS, ctx->tid, 0, (unsigned long)&ctx->regs))
 		return -errno;
+	ctx->fs_base = ctx->regs.fs_base;
+	ctx->fs_known = 1;
 	ctx->flags &= ~PT_REGS_DIRTY;
 	return 0;
 }

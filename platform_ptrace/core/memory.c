@@ -55,11 +55,19 @@ long pt_read(struct pt_ctx *ctx, unsigned long addr, char *buffer, unsigned long
 		return -ECHILD;
 	if (!local.iov_len)
 		return -EFAULT;
+	if (ring_get(ctx, addr, buffer, length, 0) > 0)
+		return length;
 	n = syscall(SYS_process_vm_readv, (long)ctx->tid, &local, 1ul, &remote, 1ul, 0ul);
 	return n < 0 ? -errno : n;
 }
 
 long pt_write(struct pt_ctx *ctx, unsigned long addr, const char *buffer, unsigned long length)
+{
+	return ring_put(ctx, addr, buffer, length) ? (long)length : memory_write(ctx, addr, buffer, length);
+}
+
+/* The same, not left to the ring. */
+long memory_write(struct pt_ctx *ctx, unsigned long addr, const char *buffer, unsigned long length)
 {
 	struct iovec local = { (char *)buffer, within(addr, length) }, remote = { (void *)addr, local.iov_len };
 	long n;
@@ -78,7 +86,10 @@ static unsigned long least(unsigned long a, unsigned long b) { return a < b ? a 
 long pt_read_cstr(struct pt_ctx *ctx, unsigned long addr, char *buffer, unsigned long limit)
 {
 	unsigned long done = 0;
+	long there = ring_get(ctx, addr, buffer, limit, 1);
 
+	if (there >= 0)
+		return there;
 	while (done < limit) {
 		/* Not past the end of a page: the string may end before an unmapped one. */
 		unsigned long step = least(4096 - (addr + done) % 4096, done ? 4096 : 256);

@@ -10,6 +10,9 @@ int stops_is_fault(int tid, int status)
 	return status >> 16 == 0 && !pt(PTRACE_GETSIGINFO, tid, 0, (unsigned long)&info) && info.si_code > 0;
 }
 
+/* PT_ENTRY if it stopped in front of a call that its filter says to trace. */
+int stops_at_entry(int status) { return status >> 16 == PTRACE_EVENT_SECCOMP ? PT_ENTRY : 0; }
+
 static int describe_end(int status, struct pt_event *ev)
 {
 	ev->kind = PT_EV_EXIT;

@@ -83,6 +83,18 @@ void place_beside(struct pt_ctx *ctx)
 	ctx->cpu = here;
 }
 
+int place_n_processors(void) { return n_processors; }
+
+/* Send ctx, which is about to run, to any other processor than the one that we are on.  Not 0: it has no other. */
+int place_away(struct pt_ctx *ctx)
+{
+	cpu_set_t set = everywhere;
+
+	CPU_CLR(sched_getcpu(), &set);
+	ctx->cpu = 0;
+	return sched_setaffinity(ctx->tid, sizeof(set), &set);
+}
+
 static void set_free(struct pt_ctx *ctx)
 {
 	if (ctx->state != PT_RUNNING || !ctx->cpu)

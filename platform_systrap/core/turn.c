@@ -4,6 +4,7 @@
  *   STOPPED   under ptrace, its registers are ours;
  *   RUNNING   application code, or on its way into a notification or a stop;
  *   NOTIFIED  it sleeps in a notification that we hold: answered by id, without its registers;
+ *   RING      it has posted a call that we took (ring.c): answered through the ring, or else once it asks again;
  *   LATE      as RUNNING: its notification was answered when it had just been interrupted out of it, so the
  *             answer is put into its registers once its stop is collected, or given when it asks again.
  *
@@ -14,6 +15,7 @@
 #include <stdlib.h>
 #include <sys/signalfd.h>
 #include <time.h>
+#include <x86intrin.h>
 
 #define MAX_LISTENERS 256
 #define MAX_TRACED 32
@@ -87,7 +89,11 @@ void turn_unlisten(int listener)
 
 void turn_set_state(struct pt_ctx *ctx, int state)
 {
+	if (state == PT_STOPPED && ring_is_hot(ctx))
+		ring_cool(); /* it runs on beside us: place.c */
 	n_running += (state == PT_RUNNING || state == PT_LATE) - (ctx->state == PT_RUNNING || ctx->state == PT_LATE);
+	if (ctx->ring)
+		ctx->ring->n_taken += (state == PT_RING) - (ctx->state == PT_RING);
 	ctx->state = state;
 }
 
@@ -143,7 +149,8 @@ static int answer_notification(struct pt_ctx *ctx, long result, int answer)
 {
 	int err;
 
-	place_beside(ctx);
+	if (!ring_is_hot(ctx))
+		place_beside(ctx);
 	err = answer == PT_ANSWER_CONTINUE ? notify_continue(ctx->listener, ctx->id)
 					   : notify_answer(ctx->listener, ctx->id, result);
 
@@ -155,6 +162,14 @@ static int answer_notification(struct pt_ctx *ctx, long result, int answer)
 		turn_set_state(ctx, PT_LATE);
 		ctx->result = result;
 	}
+	return 0;
+}
+
+/* A call that was posted.  If its thread is already on its way to ask in a notification, it is answered there. */
+static int answer_posted(struct pt_ctx *ctx, long result)
+{
+	ctx->result = result;
+	turn_set_state(ctx, ring_answer(ctx) ? PT_LATE : PT_RUNNING);
 	return 0;
 }
 
@@ -188,8 +203,12 @@ static int run_on(struct pt_ctx *ctx)
 /* Let the application run on, its call answered. */
 int turn_resume(struct pt_ctx *ctx, long result, int answer)
 {
+	if (ring_hot() && !ring_is_hot(ctx))
+		ring_cool();
 	if (ctx->state == PT_NOTIFIED)
 		return answer_notification(ctx, result, answer);
+	if (ctx->state == PT_RING)
+		return answer_posted(ctx, result);
 	if (answer == PT_ANSWER_RESULT && ctx->flags & PT_REGS_VALID) {
 		ctx->regs.rax = result;
 		ctx->flags |= PT_REGS_DIRTY;
@@ -234,7 +253,7 @@ static int take_notification(const struct seccomp_notif *notif, struct pt_event 
 			notify_continue(ctx->listener, notif->id);
 		return 0;
 	}
-	if (ctx->state == PT_NOTIFIED || ctx->state == PT_LATE) {
+	if (ctx->state == PT_NOTIFIED || ctx->state == PT_LATE || ctx->state == PT_RING) {
 		take_again(ctx, notif->id);
 		return 0;
 	}
@@ -242,10 +261,10 @@ static int take_notification(const struct seccomp_notif *notif, struct pt_event 
 	ctx->flags = 0;
 	ctx->id = notif->id;
 	ctx->call_end = notif->data.instruction_pointer;
-	ev->kind = PT_EV_SYSCALL;
 	ev->tid = notif->pid;
 	ev->number = notif->data.nr;
 	ev->native = notif->data.arch == AUDIT_ARCH_X86_64;
+	ev->kind = ev->native && ring_counts(ctx, ctx->call_end, ev->number) ? PT_EV_SITE : PT_EV_SYSCALL;
 	memcpy(ev->args, notif->data.args, sizeof(ev->args));
 	return 1;
 }
@@ -276,7 +295,7 @@ static int take_held_stop(struct pt_ctx *ctx, int status, struct pt_event *ev)
 	int late = ctx->state == PT_LATE;
 
 	turn_set_state(ctx, PT_STOPPED);
-	ctx->flags = PT_CALLED | (late ? PT_REGS_RAX : 0);
+	ctx->flags = PT_CALLED | (late ? PT_REGS_RAX : 0) | stops_at_entry(status);
 	pt_fetch_regs(ctx); /* it may have stopped before the call; if it was killed, nothing matters any more */
 	if (!late)
 		return 0;
@@ -305,6 +324,16 @@ static int take_entry(struct pt_ctx *ctx, struct pt_event *ev)
 	return 1;
 }
 
+/* A thread whose space has a ring has stopped, and leaves that, which may be another thread's before it runs on.
+ * 1: it had stopped by a fault of its block's, which means nothing to anybody. */
+static int leave_ring(struct pt_ctx *ctx, const struct pt_event *ev)
+{
+	if (pt_fetch_regs(ctx) || ev->kind != PT_EV_FAULT || ctx->flags & PT_DYING || !(ctx->flags & PT_REGS_DIRTY))
+		return 0;
+	run_on(ctx);
+	return 1;
+}
+
 static int take_stop(int tid, int status, struct pt_event *ev)
 {
 	struct pt_ctx *ctx = registry_find(tid);
@@ -312,14 +341,21 @@ static int take_stop(int tid, int status, struct pt_event *ev)
 
 	if (ctx && !WIFSTOPPED(status))
 		mark_gone(ctx);
-	else if (ctx && !(ctx->flags & PT_DYING) && (ctx->state == PT_NOTIFIED || ctx->state == PT_LATE))
+	else if (ctx && !(ctx->flags & PT_DYING) && ctx->state != PT_STOPPED && ctx->state != PT_RUNNING)
 		return take_held_stop(ctx, status, ev);
 	if (ctx && WIFSTOPPED(status) && status >> 16 == PTRACE_EVENT_SECCOMP && take_entry(ctx, ev))
 		return 1;
 	reported = stops_describe(tid, status, PTRACE_CONT, ev) > 0;
 	if (reported && ctx && WIFSTOPPED(status)) {
+		int interrupted = ctx->flags & PT_INTERRUPTED;
+
 		turn_set_state(ctx, PT_STOPPED);
-		ctx->flags = (ctx->flags & PT_DYING) | (status >> 16 == PTRACE_EVENT_SECCOMP ? PT_ENTRY : 0);
+		ctx->flags = (ctx->flags & PT_DYING) | stops_at_entry(status);
+		if (ctx->ring && leave_ring(ctx, ev)) {
+			if (interrupted)
+				pt_interrupt(ctx);
+			return 0;
+		}
 	} else if (ctx && WIFSTOPPED(status) && ctx->flags & PT_INTERRUPTED) {
 		pt_interrupt(ctx); /* this stop, which nobody hears of, may have taken the interrupt's place */
 	}
@@ -395,6 +431,50 @@ static int take_at_once(void)
 	return take_ready(&other);
 }
 
+/* How often the listeners are looked at while the hot thread is waited for, and how often if that calls all the time. */
+#define LOOK_CYCLES 8192
+#define LOOK_CALLS 16
+
+/* Look, without a sleep, at everything but the ring. */
+static int take_all(int *other)
+{
+	const struct timespec now = { 0, 0 };
+	int n = 0, ready = ppoll(polled, n_polled, &now, &pt_wait_mask);
+
+	*other = ready < 0;
+	if (ready > 0)
+		n = take_ready(other);
+	return pt_sigchld && n < max_out ? take_stops(n) : n;
+}
+
+/* Look for the hot thread's next call, which it has often posted by the time that we come here.  The number of events;
+ * 0: Python is wanted; -1: nothing happened, for so long that it should sleep. */
+static int take_posted(long timeout_ns)
+{
+	static unsigned int calls;
+	unsigned long begin = __rdtsc(), next_look = LOOK_CYCLES, passed;
+	int n, other = 0;
+
+	if (++calls % LOOK_CALLS == 0)
+		next_look = 0;
+	for (;;) {
+		passed = __rdtsc() - begin;
+		if (passed >= next_look) {
+			n = take_all(&other);
+			if (ring_hot() && ring_hot()->state != PT_RUNNING)
+				ring_cool();
+			if (n || other)
+				return n;
+			next_look = passed + LOOK_CYCLES;
+		}
+		if (ring_hot() && ring_take(&out[0]))
+			return 1;
+		if (!ring_hot() || timeout_ns == 0 || passed >= ring_patience())
+			return -1;
+		_mm_pause();
+	}
+}
+
 /* Sleep until something happens; 0 only if that concerns Python alone (its descriptors, a signal, the time). */
 static int sleep_and_take(long timeout_ns)
 {
@@ -422,9 +502,20 @@ int turn(struct pt_ctx *ctx, long result, int answer, long timeout_ns)
 {
 	int was_stopped = ctx && ctx->state == PT_STOPPED;
 	int n, err = ctx ? turn_resume(ctx, result, answer) : 0;
+	unsigned long begin;
 
 	if (err)
 		return err;
+	if (ring_hot() && ring_hot()->state != PT_RUNNING)
+		ring_cool(); /* its call is not answered at once, or it did not come through the ring */
+	if (ring_hot() && !n_deferred) {
+		n = take_posted(timeout_ns);
+		if (n >= 0)
+			return n;
+		if (ring_hot() && timeout_ns)
+			ring_cool();
+	}
+	begin = __rdtsc();
 	/* It has often stopped again: a handler was entered that returns, a thread begun that ends. */
 	if (was_stopped)
 		look_at_children();
@@ -433,5 +524,9 @@ int turn(struct pt_ctx *ctx, long result, int answer, long timeout_ns)
 		n = take_stops(n);
 	if (!n)
 		n = take_at_once();
-	return n ? n : sleep_and_take(timeout_ns);
+	if (!n)
+		n = sleep_and_take(timeout_ns);
+	if (n == 1 && ctx && ctx->state == PT_NOTIFIED && ctx->ring && !n_running)
+		ring_consider(ctx, __rdtsc() - begin);
+	return n;
 }

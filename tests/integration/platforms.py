@@ -72,9 +72,14 @@ def make_kvm(proc_fd: int) -> Platform:
         return kvm.KvmPlatform(fd, 1 << 30, os.cpu_count() or 1)
 
 
+def make_eager(proc_fd: int) -> Platform:
+    return systrap.SystrapPlatform(proc_fd, variant="eager")
+
+
 SUBJECTS: Final = (
     Subject("ptrace", ptrace.probe, ptrace.PtracePlatform, lambda context: int(context.c.pid)),
     Subject("systrap", systrap.probe, systrap.SystrapPlatform, lambda context: int(context.c.pid)),
+    Subject("systrap:eager", systrap.probe, make_eager, lambda context: int(context.c.pid)),
     Subject("kvm", probe_kvm, make_kvm, None),
 )
 

@@ -20,7 +20,7 @@ SOAK_SECONDS = 60
 END_SECONDS = 60
 
 
-@pytest.fixture(params=("systrap", "ptrace"))
+@pytest.fixture(params=("systrap", "systrap:eager", "ptrace"))
 def hammer_host(request: pytest.FixtureRequest, host: Host) -> Iterator[Host]:
     shutil.copy2(guest.build("hammer"), host.rootfs / "hammer")
     host.platform = str(request.param)

@@ -38,4 +38,5 @@ def test_an_unknown_platform_is_refused_in_one_line(daemon: Daemon, tmp_path: Pa
     done = daemon.run("true", options=options)
     assert done.returncode != 0
     (line,) = done.stderr.strip().splitlines()
-    assert """one of "auto", "systrap", "ptrace", "kvm" expected, not 'abacus'""" in line
+    assert 'one of "auto", "systrap", "ptrace", "kvm", ' in line
+    assert "expected, not 'abacus'" in line

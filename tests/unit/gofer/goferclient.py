@@ -25,6 +25,7 @@ from proto.ninep.dialect import VERSION_PYSC, Attr, Tlopenfd, Treaddirattr, Twal
 from proto.ninep.message import Message
 from proto.ninep.messages import NOFID, NONUNAME, Rlerror, Tattach
 from sandbox.confine import GOFER_CAPABILITIES, drop_privileges
+from sandbox.filters import compiled
 from sandbox.filters import load as load_filter
 
 CAP_CHOWN, CAP_SYS_CHROOT = 0, 18
@@ -141,6 +142,7 @@ class Client:
 
 def _confine(empty_root: Path, capabilities: Set[int]) -> None:
     """What sandbox/stage.py does to a gofer, as far as it takes no namespaces.  A call outside the filter kills."""
+    compiled("gofer", True)
     drop_privileges({*capabilities, CAP_SYS_CHROOT}, become_nobody=False, dumpable=False)
     if os.geteuid() == 0:
         os.chroot(empty_root)

@@ -7,7 +7,7 @@ from sandbox import config
 from sandbox.config import InvalidConfig, Layer, parse, parse_flag, parse_shim_table, sandbox_fields, settle
 from sandbox.sandbox import Options
 from sandbox.settings import BY_NAME, SETTINGS, Choice, as_toml
-from sentry.boot import PLATFORMS
+from sentry.boot import PLATFORMS, VARIANTS
 
 
 def layer(text, origin="/f.toml"):
@@ -23,7 +23,8 @@ def test_without_any_source_the_defaults_hold():
 def test_the_platforms_are_those_that_the_sentry_has():
     kind = BY_NAME["platform"].kind
     assert isinstance(kind, Choice)
-    assert set(kind.words) == {"auto", *PLATFORMS}
+    variants = {f"{platform}:{variant}" for platform, names in VARIANTS.items() for variant in names}
+    assert set(kind.words) == {"auto", *PLATFORMS, *variants}
 
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.name)
