@@ -53,6 +53,30 @@ def _exec() -> tuple[Command, ...]:
     return commands
 
 
+def _pause() -> tuple[Command, ...]:
+    from cli.pause import COMMANDS as commands
+
+    return commands
+
+
+def _update() -> tuple[Command, ...]:
+    from cli.update import COMMANDS as commands
+
+    return commands
+
+
+def _events() -> tuple[Command, ...]:
+    from cli.events import COMMANDS as commands
+
+    return commands
+
+
+def _checkpoint() -> tuple[Command, ...]:
+    from cli.checkpoint import COMMANDS as commands
+
+    return commands
+
+
 def _query() -> tuple[Command, ...]:
     from cli.query import COMMANDS as commands
 
@@ -118,6 +142,12 @@ COMMANDS: dict[str, Callable[[], tuple[Command, ...]]] = {
     "exec": _exec,
     "list": _query,
     "ps": _query,
+    "pause": _pause,
+    "resume": _pause,
+    "update": _update,
+    "events": _events,
+    "checkpoint": _checkpoint,
+    "restore": _checkpoint,
     "spec": _spec,
     "syscalls": _syscalls,
     "debug": _debug,

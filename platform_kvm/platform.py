@@ -370,6 +370,7 @@ class KvmTemplate:
 
     def __init__(self, platform: KvmPlatform) -> None:
         self.platform = platform
+        self.oom_kills = 0
         self.account = lib.kv_account_new(platform.memory_limit // PAGE_SIZE)
         if not self.account:
             raise PlatformError("no memory for an account")
@@ -390,6 +391,12 @@ class KvmTemplate:
         regs = context.c.regs
         regs.cs, regs.ss, regs.eflags = USER_CS, USER_SS, INITIAL_FLAGS
         return context
+
+    def memory_used(self) -> int | None:
+        return int(lib.kv_account_used(self.account)) * PAGE_SIZE
+
+    def limit_memory(self, limit: int) -> None:
+        lib.kv_account_limit(self.account, limit // PAGE_SIZE)
 
     def close(self) -> None:
         for context in [c for c in self.platform.contexts.values() if c.space.template is self]:
@@ -507,6 +514,7 @@ class KvmPlatform:
             return InterruptTrap()
         if kind == lib.KV_EV_MEMORY:
             log.warning("out of memory: a process is killed")
+            context.space.template.oom_kills += 1
         else:
             log.error("a virtual processor can't go on: KVM exit %d, %#x", event.number, event.addr)
         context.lose()

@@ -495,6 +495,7 @@ class PtraceTemplate:
     """
 
     context_type: type[PtraceContext] = PtraceContext
+    oom_kills = 0
     space_type: type[PtraceSpace] = PtraceSpace
 
     def __init__(self, platform: PtracePlatform, cgroup_fds: tuple[int, ...]) -> None:
@@ -530,6 +531,12 @@ class PtraceTemplate:
     def new_space(self) -> PtraceContext:
         """A fresh, empty address space with one context that has not run."""
         return self._context.clone(share_space=False, same_process=False)
+
+    def memory_used(self) -> int | None:
+        return None
+
+    def limit_memory(self, limit: int) -> None:
+        """The container's cgroup does."""
 
     def close(self) -> None:
         self._context.release()

@@ -26,8 +26,8 @@ SERVICE = "pysc.control.v1.Sentry"
 # Roles in `fds`.  A missing std* is /dev/null inside; with a console there are no std*.
 STDIN, STDOUT, STDERR, CONSOLE, CGROUP = "stdin", "stdout", "stderr", "console", "cgroup"
 
-# Container states, as in the OCI runtime specification.
-CREATED, RUNNING, STOPPED = "created", "running", "stopped"
+# Container states, as in the OCI runtime specification, and runc's "paused".
+CREATED, RUNNING, PAUSED, STOPPED = "created", "running", "paused", "stopped"
 
 
 def gofer_role(index: int) -> str:
@@ -257,11 +257,50 @@ class State(Message):
 
 class StateResponse(Message):
     status: str
-    """CREATED, RUNNING or STOPPED."""
+    """CREATED, RUNNING, PAUSED or STOPPED."""
     exit_status: int = 0
     exited_at_ns: int = 0
     pid: int = 0
     """Of the first process, in the container's own pid namespace."""
+
+
+class Pause(Message):
+    """Freeze every process of a running container; answered when none runs.  Fails with 9 in any other state."""
+
+    id: str
+
+
+class Resume(Message):
+    """Let the processes of a paused container run on.  Fails with 9 if it is not paused."""
+
+    id: str
+
+
+class Update(Message):
+    """New limits, as far as the Sentry keeps or shows them; the host's cgroup has the rest."""
+
+    id: str
+    max_tasks: int | None = None
+    """Processes and threads; negative: no limit; None: as before."""
+    memory: int | None = None
+    """Bytes that it is to see, and may have where that is not its cgroup's business; None: as before."""
+
+
+class Usage(Message):
+    """What a container uses, as far as its cgroup on the host does not know."""
+
+    id: str
+
+
+class UsageResponse(Message):
+    tasks: int
+    """Processes and threads, zombies included."""
+    memory: int | None = None
+    """Bytes; None: its cgroup has them."""
+    cpu_ns: int | None = None
+    """Since it was made; None: its cgroup has it."""
+    oom_kills: int = 0
+    """Processes that the Sentry ended because the container's memory was used up."""
 
 
 class DestroyContainer(Message):
@@ -305,6 +344,10 @@ METHODS: dict[str, tuple[type[Message], type[Message]]] = {
     "Resize": (Resize, Empty),
     "Processes": (Processes, ProcessesResponse),
     "State": (State, StateResponse),
+    "Pause": (Pause, Empty),
+    "Resume": (Resume, Empty),
+    "Update": (Update, Empty),
+    "Usage": (Usage, UsageResponse),
     "DestroyContainer": (DestroyContainer, Empty),
     "Profile": (Profile, ProfileResponse),
     "Shutdown": (Shutdown, Empty),

@@ -16,7 +16,7 @@ import time
 from _signal import SIGKILL  # type: ignore[import-not-found]
 
 from proto.record import Record
-from sandbox.errors import InvalidSpec, SandboxError
+from sandbox.errors import FailedPrecondition, InvalidSpec, SandboxError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
     from sandbox.spec import Resources
 
-CONTROLLERS = ("cpu", "cpuacct", "cpuset", "memory", "pids")
+CONTROLLERS = ("blkio", "cpu", "cpuacct", "cpuset", "io", "memory", "pids")
+"""Of v1 and of v2: blkio and cpuacct are v1's alone, io is v2's."""
 
 OWN_TASKS = 2
 """Added to a pids limit: the container's template stub and one stub that waits for the next execve."""
@@ -259,10 +260,14 @@ class Cgroup:
         if r.cpu_shares:
             self._set("cpu", "cpu.shares", r.cpu_shares)
         self._set_pair("cpu", ("cpu.cfs_period_us", r.cpu_period or None), ("cpu.cfs_quota_us", r.cpu_quota or None))
+        if r.cpu_burst is not None:
+            self._set("cpu", "cpu.cfs_burst_us", r.cpu_burst)
         self._apply_common(r)
 
     def _apply_v2(self, r: Resources) -> None:
         if r.memory_limit is not None:
+            if r.memory_check and 0 <= r.memory_limit < int(_read(f"{self.directory_of('memory')}/memory.current")):
+                raise FailedPrecondition(f"cannot set memory.max to {r.memory_limit}: more is in use")
             self._set("memory", "memory.max", _or_max(r.memory_limit))
         if r.memory_swap:
             swap = -1 if r.memory_swap < 0 else max(0, r.memory_swap - (r.memory_limit or 0))
@@ -274,11 +279,15 @@ class Cgroup:
         if r.cpu_quota or r.cpu_period:
             quota = _or_max(r.cpu_quota or -1)
             self._set("cpu", "cpu.max", f"{quota} {r.cpu_period}" if r.cpu_period else quota)
+        if r.cpu_burst is not None:
+            self._set("cpu", "cpu.max.burst", r.cpu_burst)
         self._apply_common(r)
         for name, value in r.unified.items():
             self._set("memory", name, value)  # v2 has one directory: any controller finds it
 
     def _apply_common(self, r: Resources) -> None:
+        if r.cpu_idle is not None:
+            self._set("cpu", "cpu.idle", r.cpu_idle)
         if r.cpus:
             self._set("cpuset", "cpuset.cpus", r.cpus)
         if r.mems:

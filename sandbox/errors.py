@@ -58,9 +58,14 @@ class FailedPrecondition(SandboxError):
     default_code = status.FAILED_PRECONDITION
 
 
-_BY_CODE: dict[int, type[SandboxError]] = {
-    kind.default_code: kind for kind in (InvalidSpec, NotFound, AlreadyExists, NotExecutable, FailedPrecondition)
-}
+class Unsupported(SandboxError):
+    """It makes sense, but is not to be had: from pysc, or from this host's kernel."""
+
+    default_code = status.UNIMPLEMENTED
+
+
+_KINDS = (InvalidSpec, NotFound, AlreadyExists, NotExecutable, FailedPrecondition, Unsupported)
+_BY_CODE: dict[int, type[SandboxError]] = {kind.default_code: kind for kind in _KINDS}
 
 
 def from_rpc(error: RpcError) -> SandboxError:

@@ -149,6 +149,7 @@ class _Launch:
         if self.options.ignore_cgroups:
             return
         path = relative_path(self.spec.cgroups_path, self.container.id, self.options.systemd_cgroup)
+        self.container.resources = self.spec.resources
         cgroup = None
         try:
             cgroup = Cgroup.create(path, self.spec.resources, self._announce_cgroup)

@@ -32,8 +32,10 @@ if TYPE_CHECKING:
     from _typeshed import StrPath
 
     from sandbox.cgroup_stats import Stats
+    from sandbox.cgroups import Cgroup
     from sandbox.process import ProcessId
     from sandbox.spawn import Nursery
+    from sandbox.spec import Resources
 
     R = TypeVar("R", bound=Message)
 
@@ -41,6 +43,7 @@ CALL_TIMEOUT = 10.0
 START_TIMEOUT = 60.0
 """For calls that read the container's files before they answer."""
 EXIT_TIMEOUT = 10.0
+STATS_TIMEOUT = 1.0
 LEAVE_TIMEOUT = 2.0
 """For a container's removal, when it is not the last word: containerd gives its `delete` 5 s in all."""
 CREATING = "creating"
@@ -288,6 +291,16 @@ class Sandbox:
         """Begin to wait for a process's end.  Raises SandboxError."""
         return Waiting(self, exec_id)
 
+    def ends_within(self, seconds: float) -> bool:
+        """Whether a container's first process has ended, or does so within a time."""
+        try:
+            self.call("Wait", control.Wait(self.id), ExitStatus, seconds)
+        except NotFound:
+            return True
+        except SandboxError:
+            return not self.is_alive()
+        return True
+
     def signal(self, signo: int, exec_id: str = "", all: bool = False) -> None:
         """Raises NotFound if the process has already finished."""
         request = control.Signal(self.id, signo, exec_id, all)
@@ -302,6 +315,25 @@ class Sandbox:
         request = control.Exec(self.id, exec_id, process, terminal, roles)
         return self.call("Exec", request, control.ExecResponse, START_TIMEOUT, fds).pid
 
+    def cgroup(self) -> Cgroup | None:
+        """A container's cgroup, if it has one."""
+        known = self.record.container
+        return known.cgroup if known else None
+
+    def update(self, resources: Resources) -> None:
+        """New limits; see `sandbox.update`, which this needs not load before."""
+        from sandbox.update import update
+
+        update(self, resources)
+
+    def pause(self) -> None:
+        """Freeze every process of a running container."""
+        self.call("Pause", control.Pause(self.id), control.Empty, CALL_TIMEOUT)
+
+    def resume(self) -> None:
+        """Let the processes of a paused container run on."""
+        self.call("Resume", control.Resume(self.id), control.Empty, CALL_TIMEOUT)
+
     def resize(self, rows: int, cols: int, exec_id: str = "") -> None:
         """Set the size of a process's terminal."""
         self.call("Resize", control.Resize(self.id, rows, cols, exec_id), control.Empty, CALL_TIMEOUT)
@@ -311,11 +343,21 @@ class Sandbox:
         return self.call("Processes", request, control.ProcessesResponse, CALL_TIMEOUT).processes
 
     def stats(self) -> Stats:
-        """Figures of the container's cgroup; all zero, version 0, if it has none."""
+        """What a container uses; without a cgroup, version 0, only what the Sentry knows."""
         from sandbox.cgroup_stats import Stats, read_stats
 
         known = self.record.container
-        return read_stats(known.cgroup) if known and known.cgroup else Stats(0)
+        stats = read_stats(known.cgroup) if known and known.cgroup else Stats(0)
+        try:
+            usage = self.call("Usage", control.Usage(self.id), control.UsageResponse, STATS_TIMEOUT)
+        except NotFound:
+            stats.pids_current = 0
+        except SandboxError:
+            pass  # it is busy: what the cgroup says has to do
+        else:
+            stats.pids_current = usage.tasks
+            stats.take_over(usage.memory, usage.cpu_ns, usage.oom_kills)
+        return stats
 
     def release(self) -> None:
         """Let go of the lifeline: the Sentry then ends everything.  Idempotent."""
@@ -326,7 +368,7 @@ class Sandbox:
     def delete(self, force: bool = False) -> None:
         """Remove a stopped, or a merely created, container; with `force` a running one too."""
         status = self.status()
-        if status in (control.RUNNING, CREATING) and not force:
+        if status in (control.RUNNING, control.PAUSED, CREATING) and not force:
             raise FailedPrecondition(f"cannot delete container {self.id}: it is {status}")
         self.destroy()
 

@@ -111,10 +111,15 @@ class Resources(Record):
     memory_swap: int | None = None
     """Memory and swap together, as in cgroup v1."""
     memory_reservation: int | None = None
+    memory_check: bool = False
+    """Refuse a memory limit below what is in use; cgroup v1 always does, v2 kills."""
     oom_kill_disable: bool = False
     cpu_shares: int | None = None
     cpu_quota: int | None = None
     cpu_period: int | None = None
+    cpu_burst: int | None = None
+    cpu_idle: int | None = None
+    """1: runs only when nobody else wants to."""
     cpus: str = ""
     mems: str = ""
     pids_limit: int | None = None
@@ -132,10 +137,13 @@ class Resources(Record):
             memory_limit=memory.optional_int("limit"),
             memory_swap=memory.optional_int("swap"),
             memory_reservation=memory.optional_int("reservation"),
+            memory_check=memory.get("checkBeforeUpdate", bool, False),
             oom_kill_disable=memory.get("disableOOMKiller", bool, False),
             cpu_shares=cpu.optional_int("shares"),
             cpu_quota=cpu.optional_int("quota"),
             cpu_period=cpu.optional_int("period"),
+            cpu_burst=cpu.optional_int("burst"),
+            cpu_idle=cpu.optional_int("idle"),
             cpus=cpu.get("cpus", str, ""),
             mems=cpu.get("mems", str, ""),
             pids_limit=pids.optional_int("limit"),

@@ -29,7 +29,7 @@ from proto.record import field
 from sandbox.cgroups import Cgroup
 from sandbox.errors import AlreadyExists, InvalidSpec, NotFound, SandboxError
 from sandbox.process import ProcessId
-from sandbox.spec import Hook
+from sandbox.spec import Hook, Resources
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -60,6 +60,8 @@ class ContainerRecord(_Record):
     """Unix time; 0 while it is being created."""
     hooks: dict[str, list[Hook]] = field(default_factory=dict)
     """Those that are yet to run, by point."""
+    resources: Resources = field(default_factory=Resources)
+    """Its limits, as they are by now."""
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -72,6 +74,7 @@ class ContainerRecord(_Record):
             "cgroup": self.cgroup and self.cgroup.to_json(),
             "created_ns": self.created_ns,
             "hooks": {point: [vars(hook) for hook in hooks] for point, hooks in self.hooks.items()},
+            "resources": vars(self.resources),
         }
 
     @classmethod
@@ -82,6 +85,7 @@ class ContainerRecord(_Record):
                 "gofer": ProcessId.from_json(obj["gofer"]) if obj["gofer"] else None,
                 "cgroup": Cgroup.from_json(obj["cgroup"]) if obj["cgroup"] else None,
                 "hooks": {point: [Hook(**hook) for hook in hooks] for point, hooks in obj["hooks"].items()},
+                "resources": Resources(**obj.get("resources", {})),
             }
         )
 

@@ -223,6 +223,10 @@ class ControlServer:
             "Resize": self.resize,
             "Processes": self.processes,
             "State": self.state,
+            "Pause": self.pause,
+            "Resume": self.resume,
+            "Update": self.update,
+            "Usage": self.usage,
             "DestroyContainer": self.destroy_container,
             "Profile": self.profile,
             "Shutdown": self.shutdown,
@@ -484,6 +488,8 @@ class ControlServer:
             container = self._container(m.id)
             if container.status != "running":
                 raise StartError(c.Code.FAILED_PRECONDITION, f"container {m.id!r} is not running")
+            if container.frozen:
+                raise StartError(c.Code.FAILED_PRECONDITION, f"cannot exec in container {m.id!r}: it is paused")
             if m.exec_id in container.processes:
                 raise StartError(c.Code.ALREADY_EXISTS, f"process {m.exec_id!r} exists already")
             spec = process_spec(m.process)
@@ -509,9 +515,11 @@ class ControlServer:
             raise StartError(c.Code.NOT_FOUND, "process already finished")
         if process.tg is None:
             self._kill_created(container, process, m.signal)
+        elif not m.signal:
+            pass  # it is there
         elif m.all:
             container.signal_all(m.signal)
-        elif m.signal:
+        else:
             process.tg.send_signal(SigInfo(m.signal), forced=True)
         return c.Empty()
 
@@ -569,7 +577,48 @@ class ControlServer:
     async def state(self, m: c.State, fds: list[int]) -> c.Message:
         container, init = self._process(m.id, "")
         pid = init.tg.pid if init.tg is not None and not init.ended.is_set else 0
-        return c.StateResponse(container.status, init.status, init.exited_at_ns, pid)
+        is_paused = container.status == c.RUNNING and container.frozen
+        status = c.PAUSED if is_paused else container.status
+        return c.StateResponse(status, init.status, init.exited_at_ns, pid)
+
+    async def pause(self, m: c.Pause, fds: list[int]) -> c.Message:
+        container = self._container(m.id)
+        if container.status != c.RUNNING:
+            raise StartError(c.Code.FAILED_PRECONDITION, f"cannot pause container {m.id!r}: it is {container.status}")
+        if container.frozen:
+            raise StartError(c.Code.FAILED_PRECONDITION, f"cannot pause container {m.id!r}: it is paused already")
+        if not await container.freezer.freeze():
+            raise StartError(c.Code.INTERNAL, f"cannot pause container {m.id!r}: a process does not come to rest")
+        return c.Empty()
+
+    async def resume(self, m: c.Resume, fds: list[int]) -> c.Message:
+        container = self._container(m.id)
+        if container.status != c.RUNNING or not container.frozen:
+            raise StartError(c.Code.FAILED_PRECONDITION, f"cannot resume container {m.id!r}: it is not paused")
+        container.freezer.thaw()
+        return c.Empty()
+
+    async def update(self, m: c.Update, fds: list[int]) -> c.Message:
+        container = self._container(m.id)
+        if container.status == c.STOPPED:
+            raise StartError(c.Code.FAILED_PRECONDITION, f"cannot update container {m.id!r}: it is stopped")
+        if m.max_tasks is not None:
+            container.max_tasks = m.max_tasks if m.max_tasks >= 0 else None
+        if m.memory is not None:
+            pages = m.memory // PAGE_SIZE
+            container.facts.total_ram = m.memory
+            MEMORY.limit = max(MEMORY.limit, pages)
+            if container.memory is not None:
+                container.memory.limit = pages
+            container.template.limit_memory(m.memory)
+        return c.Empty()
+
+    async def usage(self, m: c.Usage, fds: list[int]) -> c.Message:
+        container = self._container(m.id)
+        template = container.template
+        memory = template.memory_used()
+        cpu_ns = None if memory is None else container.cpu_ns()
+        return c.UsageResponse(container.task_count(), memory, cpu_ns, template.oom_kills)
 
     async def destroy_container(self, m: c.DestroyContainer, fds: list[int]) -> c.Message:
         container = self._container(m.id)

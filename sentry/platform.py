@@ -256,7 +256,15 @@ class Platform(Protocol):
 class Template(Protocol):
     """The parent of one container's address spaces; carries its cgroup membership."""
 
+    oom_kills: int  # processes that the platform itself ended because the container's memory was used up
+
     def new_space(self) -> Context:
         """A fresh, empty address space with one context that has not run."""
+
+    def memory_used(self) -> int | None:
+        """Bytes that the address spaces have together; None: they are host processes in a cgroup, which knows."""
+
+    def limit_memory(self, limit: int) -> None:
+        """Let the address spaces together have at most this many bytes; what they have already they keep."""
 
     def close(self) -> None: ...

@@ -1,12 +1,13 @@
 """A container and its processes, as containerd knows them.
 
     created --start--> running --exit--> stopped --delete--> gone      (created --kill--> stopped)
+                       running <--pause, resume--> paused --exit--> stopped
 
-Who changes what: start() and delete() hold the process's lock while they do, and _watch(), the task that waits for
-the exit, takes it before it records one; so the start of a process is always published before its exit.  An exit is
-recorded once, by _record(); whatever comes second is ignored.  The container's own exit is recorded after those of all
-its execs.  No lock is held while waiting for input or output, except by the start that opens them, and reading the
-state takes no lock at all.
+Who changes what: start(), pause(), resume() and delete() hold the process's lock while they do, and _watch(), the task
+that waits for the exit, takes it before it records one; so the start of a process is always published before its exit.
+An exit is recorded once, by _record(); whatever comes second is ignored.  The container's own exit is recorded after
+those of all its execs.  No lock is held while waiting for input or output, except by the start that opens them, and
+reading the state takes no lock at all.
 """
 
 import asyncio
@@ -31,14 +32,17 @@ from proto.ttrpc.status import (
 from sandbox.cgroup_stats import Stats
 from sandbox.errors import SandboxError
 from sandbox.sandbox import Sandbox
+from sandbox.spec import Resources
 from shim.control import ControlClient
 from shim.events import timestamp
+from shim.oom import OomWatcher
 from shim.stdio import Owner, StdioNames, Streams, open_streams
 from shim.tasks import Background
 
 log = logging.getLogger(__name__)
 
 CREATED, RUNNING, STOPPED = task_pb2.CREATED, task_pb2.RUNNING, task_pb2.STOPPED
+PAUSING, PAUSED = task_pb2.PAUSING, task_pb2.PAUSED
 
 KILLED = 128 + 9
 START_FAILED = 128
@@ -53,6 +57,14 @@ def not_found(message: str) -> RpcError:
 def wrong_state(message: str) -> RpcError:
     """It exists, but this cannot be done with it now."""
     return RpcError(FAILED_PRECONDITION, f"{message}: failed precondition")
+
+
+def _failed(what: str, e: RpcError | ConnectionLost) -> RpcError:
+    """The Sentry refused, or is gone."""
+    if isinstance(e, ConnectionLost):
+        return not_found(f"{what}: process already finished")
+    code = e.code if e.code in (FAILED_PRECONDITION, NOT_FOUND) else UNKNOWN
+    return RpcError(code, f"{what}: {e.message}")
 
 
 @dataclass(slots=True)
@@ -107,6 +119,11 @@ class Container:
         self._publish = publish
         self._ended = False  # the first process has ended: no exec may start
         self._deleted = False
+        self._frozen: task_pb2.Status | None = None
+        """PAUSING or PAUSED; changed under the first process's lock."""
+        self._last_stats: Stats | None = None
+        """Of a container whose cgroup is gone."""
+        self._oom = OomWatcher(sandbox.cgroup(), self._out_of_memory)
         owner.given_up = lambda: self._ended
         self._background.spawn(self._watch(init))
 
@@ -119,6 +136,12 @@ class Container:
             raise not_found(f"exec {exec_id} in container {self.id}")
         return process
 
+    def status(self, process: Process) -> task_pb2.Status:
+        """As containerd is told it: all processes of a paused container are paused, whatever else they are."""
+        if self._frozen is not None and self.init.status == RUNNING:
+            return self._frozen
+        return process.status
+
     # Starting.
 
     async def start(self, exec_id: str) -> int:
@@ -127,6 +150,8 @@ class Container:
         async with process.lock:
             if process.status != CREATED:
                 raise wrong_state(f"process {exec_id or self.id} has been started before")
+            if self._frozen is not None:
+                raise wrong_state(f"container {self.id} is paused")
             if exec_id:
                 await self._start_exec(process)
             else:
@@ -156,7 +181,8 @@ class Container:
         except (RpcError, ConnectionLost) as e:
             self._close_streams(process)
             self._fail_start(process, START_FAILED)
-            raise RpcError(UNKNOWN, f"failed to exec in container: {e}") from None
+            code = FAILED_PRECONDITION if isinstance(e, RpcError) and e.code == FAILED_PRECONDITION else UNKNOWN
+            raise RpcError(code, f"failed to exec in container: {e}") from None
         streams.donated()
         if process.stdin_closed:  # it may have come while the call was under way
             streams.close_stdin()
@@ -179,8 +205,7 @@ class Container:
         if process is self.init:
             self._ended = True
             await self._end_execs()
-            if ended.status == KILLED:
-                await self._tell_if_out_of_memory()
+            await self._tell_if_out_of_memory(ended)
         if process.streams is not None:
             await process.streams.finish()
         async with process.lock:
@@ -203,17 +228,29 @@ class Container:
             return
         log.warning("container %s: its sandbox has died", self.id)
         try:
+            self._last_stats = await self._read_stats()
+            self._oom.check()
+        except (SandboxError, OSError) as e:
+            log.warning("container %s: its last figures are lost: %s", self.id, e)
+        try:
             await self._destroy()
         except (SandboxError, OSError) as e:
             log.error("container %s: %s", self.id, e)
 
-    async def _tell_if_out_of_memory(self) -> None:
+    async def _tell_if_out_of_memory(self, ended: Exit) -> None:
         """Before the exit: whoever hears of that asks at once for the reason."""
+        self._oom.check()
+        self._oom.close()
+        if ended.status != KILLED or self._oom.told:
+            return
         try:
-            if (await self.statistics()).oom_kills:
-                self._publish(events_pb2.TaskOOM(container_id=self.id))
+            if (await self.statistics()).oom_kills:  # a platform may keep the limit itself
+                self._out_of_memory()
         except RpcError as e:
             log.debug("container %s: %s", self.id, e)
+
+    def _out_of_memory(self) -> None:
+        self._publish(events_pb2.TaskOOM(container_id=self.id))
 
     async def _end_execs(self) -> None:
         """Wait until the exits of all started execs are recorded; they were killed with the first process."""
@@ -235,6 +272,8 @@ class Container:
             return
         process.exit = ended
         process.status = STOPPED
+        if process is self.init:
+            self._frozen = None
         process.exited.set()
         if self._deleted:
             return  # deleted before it was started
@@ -275,6 +314,7 @@ class Container:
             except (SandboxError, OSError) as e:
                 self._deleted = False
                 raise RpcError(UNKNOWN, f"failed to delete container: {e}") from None
+            self._oom.close()
             self._control.close()
             for process in (self.init, *self.execs.values()):
                 self._record(process, Exit(KILLED, time.time_ns()))
@@ -302,6 +342,47 @@ class Container:
             del self.execs[exec_id]
         return process
 
+    # Pausing.
+
+    async def pause(self) -> None:
+        """Freeze all processes; returns when none runs."""
+        async with self.init.lock:
+            if self.init.status != RUNNING:
+                raise wrong_state(f"container {self.id} is not running")
+            if self._frozen is not None:
+                raise wrong_state(f"container {self.id} is paused already")
+            self._frozen = PAUSING
+            try:
+                await self._control.pause()
+            except (RpcError, ConnectionLost) as e:
+                self._frozen = None
+                raise _failed(f"cannot pause container {self.id}", e) from None
+            self._frozen = PAUSED
+            self._publish(events_pb2.TaskPaused(container_id=self.id))
+
+    async def resume(self) -> None:
+        """Let all processes run on."""
+        async with self.init.lock:
+            if self.init.status != RUNNING or self._frozen is None:
+                raise wrong_state(f"container {self.id} is not paused")
+            try:
+                await self._control.resume()
+            except (RpcError, ConnectionLost) as e:
+                raise _failed(f"cannot resume container {self.id}", e) from None
+            self._frozen = None
+            self._publish(events_pb2.TaskResumed(container_id=self.id))
+
+    async def update(self, resources: Resources) -> None:
+        """New limits; what is not named stays as it is."""
+        if self.init.status == STOPPED or self._deleted:
+            raise wrong_state(f"container {self.id} is stopped")
+        try:
+            await asyncio.to_thread(self.sandbox.update, resources)
+        except SandboxError as e:
+            raise RpcError(e.code, f"cannot update container {self.id}: {e}") from None
+        except OSError as e:
+            raise RpcError(UNKNOWN, f"cannot update container {self.id}: {e}") from None
+
     def _close_streams(self, process: Process) -> None:
         if process.streams is not None:
             process.streams.close(self._background)
@@ -313,6 +394,8 @@ class Container:
         """Register an exec; nothing is started."""
         if self.init.status == STOPPED or self._ended:
             raise wrong_state(f"container {self.id} is not running")
+        if self._frozen is not None:
+            raise wrong_state(f"container {self.id} is paused")
         if exec_id in self.execs:
             raise RpcError(ALREADY_EXISTS, f"exec {exec_id}: already exists")
         self.execs[exec_id] = Process(exec_id, names, spec)
@@ -344,9 +427,12 @@ class Container:
     async def statistics(self) -> Stats:
         """What the container's cgroup says; also after its end, until it is deleted."""
         try:
-            return await asyncio.to_thread(self.sandbox.stats)
+            return self._last_stats or await self._read_stats()
         except (SandboxError, OSError) as e:
             raise wrong_state(f"no statistics of container {self.id}: {e}") from None
+
+    async def _read_stats(self) -> Stats:
+        return await asyncio.to_thread(self.sandbox.stats)
 
     async def processes(self) -> list[ProcessRow]:
         """All processes, with pids of the container's own; none if the sandbox does not answer."""

@@ -38,6 +38,14 @@ class ControlClient:
         """Send a signal; RpcError with NOT_FOUND if there is nobody left."""
         await self._call(control.Signal(self._id, signal, exec_id, all), control.Empty)
 
+    async def pause(self) -> None:
+        """Freeze the container's processes."""
+        await self._call(control.Pause(self._id), control.Empty)
+
+    async def resume(self) -> None:
+        """Let them run on."""
+        await self._call(control.Resume(self._id), control.Empty)
+
     async def resize(self, exec_id: str, rows: int, cols: int) -> None:
         """Tell the terminal's new size."""
         await self._call(control.Resize(self._id, rows, cols, exec_id), control.Empty)

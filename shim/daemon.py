@@ -24,6 +24,8 @@ from shim.tasks import Background
 log = logging.getLogger(__name__)
 
 IDLE_LIMIT_S = 60.0
+IDLE_VARIABLE = "PYSC_SHIM_IDLE"
+"""In the environment of containerd: another limit, in seconds."""
 FLUSH_TIMEOUT_S = 5.0
 SETTLE_TIMEOUT_S = 15.0
 DRAIN_TIMEOUT_S = 2.0
@@ -105,13 +107,21 @@ class Daemon:
 
     async def _stop_when_idle(self, service: TaskService) -> None:
         """End a shim that never gets its container, because containerd or its client died in between."""
+        limit_s = _idle_limit_s()
         idle_since = time.monotonic()
-        while time.monotonic() - idle_since < IDLE_LIMIT_S:
-            await asyncio.sleep(IDLE_LIMIT_S / 10)
+        while time.monotonic() - idle_since < limit_s:
+            await asyncio.sleep(limit_s / 10)
             if not service.is_empty:
                 idle_since = time.monotonic()
-        log.warning("no container for %.0f s: ending", IDLE_LIMIT_S)
+        log.warning("no container for %.0f s: ending", limit_s)
         self._stopping.set()
+
+
+def _idle_limit_s() -> float:
+    try:
+        return float(os.environ[IDLE_VARIABLE])
+    except (KeyError, ValueError):
+        return IDLE_LIMIT_S
 
 
 class _Formatter(logging.Formatter):

@@ -33,6 +33,8 @@ TOPICS = {
     "TaskExecAdded": "/tasks/exec-added",
     "TaskExecStarted": "/tasks/exec-started",
     "TaskOOM": "/tasks/oom",
+    "TaskPaused": "/tasks/paused",
+    "TaskResumed": "/tasks/resumed",
 }
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import DecodeError, Message
 
@@ -32,9 +33,10 @@ from proto.ttrpc.status import (
     RpcError,
 )
 from sandbox.errors import SandboxError
+from sandbox.limits import parse_resources
 from sandbox.sandbox import Sandbox, Stdio
 from sandbox.spawn import Nursery
-from sandbox.spec import load_spec
+from sandbox.spec import Resources, load_spec
 from shim import rootfs, stats
 from shim.container import CREATED, Container, Process, not_found
 from shim.control import ControlClient
@@ -47,6 +49,10 @@ from shim.stdio import Owner, StdioNames, open_streams
 from shim.tasks import Background
 
 log = logging.getLogger(__name__)
+
+OWN_ANNOTATIONS = "dev.pysc."
+
+RESOURCES_TYPE = "types.containerd.io/opencontainers/runtime-spec/1/LinuxResources"
 
 NAMES = ("containerd.task.v2.Task", "containerd.task.v3.Task")
 
@@ -111,10 +117,14 @@ class TaskService:
             "Start": _handler(task_pb2.StartRequest, self.start),
             "Delete": _handler(task_pb2.DeleteRequest, self.delete),
             "Pids": _handler(task_pb2.PidsRequest, self.pids),
+            "Pause": _handler(task_pb2.PauseRequest, self.pause),
+            "Resume": _handler(task_pb2.ResumeRequest, self.resume),
+            "Checkpoint": _handler(task_pb2.CheckpointTaskRequest, self.checkpoint),
             "Kill": _handler(task_pb2.KillRequest, self.kill),
             "Exec": _handler(task_pb2.ExecProcessRequest, self.exec),
             "ResizePty": _handler(task_pb2.ResizePtyRequest, self.resize_pty),
             "CloseIO": _handler(task_pb2.CloseIORequest, self.close_io),
+            "Update": _handler(task_pb2.UpdateTaskRequest, self.update),
             "Wait": _handler(task_pb2.WaitRequest, self.wait),
             "Stats": _handler(task_pb2.StatsRequest, self.stats),
             "Connect": _handler(task_pb2.ConnectRequest, self.connect),
@@ -132,7 +142,7 @@ class TaskService:
             id=request.exec_id or request.id,
             bundle=str(container.sandbox.bundle),
             pid=process.pid,
-            status=process.status,
+            status=container.status(process),
             stdin=names.stdin,
             stdout=names.stdout,
             stderr=names.stderr,
@@ -273,6 +283,21 @@ class TaskService:
                 info.info.value = details.SerializeToString()
         return answer
 
+    async def pause(self, request: task_pb2.PauseRequest) -> Message:
+        """Freeze a container's processes."""
+        await self._with.background.uninterrupted(self._container(request.id).pause())
+        return Empty()
+
+    async def resume(self, request: task_pb2.ResumeRequest) -> Message:
+        """Let them run on."""
+        await self._with.background.uninterrupted(self._container(request.id).resume())
+        return Empty()
+
+    async def checkpoint(self, request: task_pb2.CheckpointTaskRequest) -> Message:
+        """What runs here cannot be saved."""
+        self._container(request.id)
+        raise RpcError(UNIMPLEMENTED, "saving the state of a running container: not implemented")
+
     async def kill(self, request: task_pb2.KillRequest) -> Message:
         """Deliver a signal; does not wait for its effect."""
         await self._container(request.id).kill(request.exec_id, request.signal, request.all)
@@ -307,6 +332,15 @@ class TaskService:
             self._creating[request.id].stdin_closed = True
         else:
             self._container(request.id).close_stdin(request.exec_id)
+        return Empty()
+
+    async def update(self, request: task_pb2.UpdateTaskRequest) -> Message:
+        """New limits.  Annotations may come with them, for other runtimes; ours cannot change at run time."""
+        container = self._container(request.id)
+        for name in request.annotations:
+            if name.startswith(OWN_ANNOTATIONS):
+                raise RpcError(UNIMPLEMENTED, f"annotation {name} of a container that exists: not implemented")
+        await self._with.background.uninterrupted(container.update(decode_resources(request.resources)))
         return Empty()
 
     async def wait(self, request: task_pb2.WaitRequest) -> Message:
@@ -355,6 +389,18 @@ class TaskService:
         if container is None:
             raise not_found(f"container {container_id}")
         return container
+
+
+def decode_resources(given: AnyMessage) -> Resources:
+    """linux.resources as JSON in an Any.  Raises RpcError."""
+    if given.type_url and given.type_url != RESOURCES_TYPE:
+        raise RpcError(INVALID_ARGUMENT, f"resources of type {given.type_url}: invalid argument")
+    try:
+        return parse_resources(json.loads(given.value))
+    except (ValueError, RecursionError) as e:
+        raise RpcError(INVALID_ARGUMENT, f"resources: not JSON: {e}: invalid argument") from None
+    except SandboxError as e:
+        raise RpcError(e.code, e.message) from None
 
 
 def _handler(kind: type[Req], method: Callable[[Req], Awaitable[Message]]) -> aio.Handler:

@@ -13,12 +13,14 @@ import sys
 from _socket import AF_UNIX, SOCK_CLOEXEC, SOCK_STREAM, socket
 from errno import EADDRINUSE
 
-from proto.ttrpc.protobuf import DecodeError, as_bytes, as_text, fields, int_field, text_field
+from proto.ttrpc.protobuf import DecodeError, as_bytes, as_int, as_text, fields, int_field, text_field
 from sandbox.interpreter import start_nursery
 from shim.address import is_served, remove, socket_path, to_address, write_address
 from shim.flags import Flags, UsageError
 
 BACKLOG = 128
+DEBUG_LEVEL = -4
+"""Of BootstrapParams.log_level; less is more."""
 GROUP_ANNOTATIONS = (
     "io.containerd.runc.v2.group",
     "io.kubernetes.cri.sandbox-id",
@@ -27,14 +29,19 @@ GROUP_ANNOTATIONS = (
 
 
 class Bootstrap:
-    """BootstrapParams of containerd 2.3 and newer, as far as the flags do not say the same."""
+    """BootstrapParams of containerd 2.3 and newer, as far as the flags do not say the same.
 
-    __slots__ = ("grpc_address", "socket_dir", "ttrpc_address")
+    They come in protobuf's binary form.  The message's own documentation says JSON; who sends that is understood too.
+    """
+
+    __slots__ = ("debug", "grpc_address", "is_json", "socket_dir", "ttrpc_address")
 
     def __init__(self) -> None:
         self.grpc_address = ""
         self.ttrpc_address = ""
         self.socket_dir = ""
+        self.debug = False
+        self.is_json = False
 
 
 class Prepared:
@@ -69,7 +76,8 @@ def prepare(flags: Flags, stdin: bytes) -> Prepared:
     listener = listen(path)
     write_address(bundle, to_address(path))
     events = (bootstrap.ttrpc_address if bootstrap else "") or os.environ.get("TTRPC_ADDRESS", "")
-    answer = result(to_address(path), bootstrap is not None)
+    flags.debug = flags.debug or (bootstrap is not None and bootstrap.debug)
+    answer = result(to_address(path), bootstrap)
     return Prepared(path, listener, events.removeprefix("unix://"), answer)
 
 
@@ -79,6 +87,8 @@ def parse_bootstrap(data: bytes, flags: Flags) -> Bootstrap | None:
     Older versions send a bare Any with the runtime's options, and either message decodes as the other; only the
     repeated id and namespace tell which it is.
     """
+    if data[:1] == b"{":  # which begins no message of protobuf's
+        return _parse_json(data, flags)
     bootstrap = Bootstrap()
     names = {1: "", 2: ""}
     try:
@@ -88,6 +98,8 @@ def parse_bootstrap(data: bytes, flags: Flags) -> Bootstrap | None:
                     names[1] = as_text(value)
                 case 2:
                     names[2] = as_bytes(value).decode(errors="replace")
+                case 3:
+                    bootstrap.debug = as_int(value) <= DEBUG_LEVEL
                 case 5:
                     bootstrap.ttrpc_address = as_text(value)
                 case 6:
@@ -99,14 +111,36 @@ def parse_bootstrap(data: bytes, flags: Flags) -> Bootstrap | None:
     return bootstrap if names == {1: flags.id, 2: flags.namespace} else None
 
 
-def result(address: str, bootstrapped: bool) -> bytes:
+def _parse_json(data: bytes, flags: Flags) -> Bootstrap | None:
+    """The same in protobuf's JSON form, with its names or those of the .proto."""
+    import json
+
+    try:
+        given = json.loads(data)
+    except ValueError:
+        return None
+    values = {name.replace("_", "").lower(): value for name, value in given.items()}
+    if (values.get("instanceid"), values.get("namespace")) != (flags.id, flags.namespace):
+        return None
+    bootstrap = Bootstrap()
+    bootstrap.is_json = True
+    bootstrap.debug = values.get("loglevel") in ("LOG_LEVEL_DEBUG", "LOG_LEVEL_TRACE", "DEBUG", "TRACE", -4, -8)
+    bootstrap.ttrpc_address = str(values.get("containerdttrpcaddress", ""))
+    bootstrap.grpc_address = str(values.get("containerdgrpcaddress", ""))
+    bootstrap.socket_dir = str(values.get("socketdir", ""))
+    return bootstrap
+
+
+def result(address: str, bootstrap: Bootstrap | None) -> bytes:
     """The answer, in the language of the question.
 
     BootstrapResult: version 1 int32; address 2 string; protocol 3 string.  Version 2 means that start and delete run
     for every container of a pod, which is what we want.
     """
-    if not bootstrapped:
+    if bootstrap is None:
         return address.encode()
+    if bootstrap.is_json:
+        return f'{{"version":2,"address":"{address}","protocol":"ttrpc"}}'.encode()
     return int_field(1, 2) + text_field(2, address) + text_field(3, "ttrpc")
 
 

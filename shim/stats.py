@@ -8,7 +8,7 @@ import os
 
 from proto.containerd import metrics_v1_pb2 as v1
 from proto.containerd import metrics_v2_pb2 as v2
-from sandbox.cgroup_stats import Stats
+from sandbox.cgroup_stats import DeviceIo, Stats
 
 # What containerd itself reports where there is no limit.
 NO_LIMIT_V1 = (1 << 63) - 4096
@@ -58,10 +58,34 @@ def metrics_v1(stats: Stats) -> v1.Metrics:
     memory.usage.max = stats.memory_max_usage
     memory.usage.limit = NO_LIMIT_V1 if stats.memory_limit is None else stats.memory_limit
     memory.usage.failcnt = stats.memory_failures
-    memory.swap.usage = stats.swap_usage
+    memory.swap.usage, memory.swap.max = stats.swap_usage, stats.swap_max
     memory.swap.limit = NO_LIMIT_V1 if stats.swap_limit is None else stats.swap_limit
+    memory.swap.failcnt = stats.swap_failures
+    for entry, figures in ((memory.kernel, stats.kernel), (memory.kernel_tcp, stats.kernel_tcp)):
+        entry.usage, entry.max, entry.failcnt = figures.usage, figures.max, figures.failures
+        entry.limit = NO_LIMIT_V1 if figures.limit is None else figures.limit
     message.memory_oom_control.oom_kill = stats.oom_kills
+    _fill_blkio(message.blkio, stats)
     return message
+
+
+def _fill_blkio(message: v1.BlkIOStat, stats: Stats) -> None:
+    for device in stats.io:
+        path = _device_path(device)
+        for entries, values in (
+            (message.io_service_bytes_recursive, (device.read_bytes, device.written_bytes)),
+            (message.io_serviced_recursive, (device.reads, device.writes)),
+        ):
+            for op, value in zip(("Read", "Write", "Total"), (*values, sum(values))):
+                entries.add(op=op, device=path, major=device.major, minor=device.minor, value=value)
+
+
+def _device_path(device: DeviceIo) -> str:
+    """Empty if the host does not show it."""
+    try:
+        return "/dev/" + os.path.basename(os.readlink(f"/sys/dev/block/{device.major}:{device.minor}"))
+    except OSError:
+        return ""
 
 
 def metrics_v2(stats: Stats) -> v2.Metrics:
@@ -83,4 +107,9 @@ def metrics_v2(stats: Stats) -> v2.Metrics:
     memory.swap_limit = NO_LIMIT_V2 if stats.swap_limit is None else stats.swap_limit
     for name in ("low", "high", "max", "oom", "oom_kill"):
         setattr(message.memory_events, name, stats.memory_events.get(name, 0))
+    for device in stats.io:
+        message.io.usage.add(
+            major=device.major, minor=device.minor, rbytes=device.read_bytes, wbytes=device.written_bytes,
+            rios=device.reads, wios=device.writes,
+        )  # fmt: skip
     return message

@@ -488,12 +488,20 @@ class ScriptedPlatform:
 
 
 class ScriptedTemplate:
+    oom_kills = 0
+
     def __init__(self, platform: ScriptedPlatform) -> None:
         self.platform = platform
         self.closed = False
 
     def new_space(self) -> ScriptedContext:
         return ScriptedContext(self.platform, ScriptedSpace())
+
+    def memory_used(self) -> int | None:
+        return None
+
+    def limit_memory(self, limit: int) -> None:
+        pass
 
     def close(self) -> None:
         self.closed = True

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from sentry.abi.errno import EAGAIN, EINTR, ETIMEDOUT
 from sentry.abi.fcntl import O_NONBLOCK
+from sentry.kernel.freeze import park_freezably
 from sentry.kernel.restart import ERESTARTSYS, Interrupted
 from sentry.vfs.file import File
-from sentry.wait import READY, Waiter, WaitQueue, park
+from sentry.wait import READY, Waiter, WaitQueue
 
 if TYPE_CHECKING:
     from sentry.kernel.task import Task
@@ -43,11 +44,9 @@ async def wait_any(
     for queue, waiter in waiters:
         queue.add(waiter)
     timer = loop.call_at(deadline_ns, lambda: loop.wake(t, TIMED_OUT)) if deadline_ns is not None else None
-    t.interruptible = True
     try:
-        reason = await park()
+        reason = await park_freezably(t)
     finally:
-        t.interruptible = False
         for queue, waiter in waiters:
             queue.remove(waiter)
         if timer is not None:
@@ -69,11 +68,9 @@ def wait_on(t: Task, queue: WaitQueue, events: int, deadline_ns: int | None = No
     waiter = t.waiter
     waiter.mask = events
     queue.add(waiter)
-    t.interruptible = True
     try:
-        yield None  # as park() does
+        yield from park_freezably(t)
     finally:
-        t.interruptible = False
         queue.remove(waiter)
 
 

@@ -225,6 +225,8 @@ def _set_registers(child: Task, args: CloneArgs) -> None:
 async def _wait_for_vfork(t: Task, done: Event) -> None:
     """Until the child gave the memory back; only death ends this wait."""
     t.killable = True
+    if t.container.frozen:
+        t.container.freezer.at_rest(t)
     while not done.is_set and not t.exiting:
         await done.wait_once()
     t.killable = False

@@ -18,6 +18,7 @@ from sentry.abi.poll import ANY
 from sentry.kernel import exec as execve
 from sentry.kernel import run
 from sentry.kernel.creds import Creds
+from sentry.kernel.freeze import Freezer
 from sentry.kernel.fscontext import FsContext
 from sentry.kernel.ids import PidNamespace, ProcessGroup, Session
 from sentry.kernel.passwd import with_home
@@ -131,6 +132,9 @@ class Container:
         self.memory: Pool | None = None
         self.processes: dict[str, Process] = {}
         self.status = "created"
+        self.ended_cpu_ns = 0  # of processes that are gone
+        self.frozen = False  # or being frozen; changed by freezer alone
+        self.freezer = Freezer(self)
         self.max_tasks: int | None = None  # processes and threads, zombies included; the first one may always come
 
     # -- what tasks ask --
@@ -154,8 +158,22 @@ class Container:
                 await later.wait()
         return self.new_space()
 
+    def task_count(self) -> int:
+        """Processes and threads, zombies included."""
+        return len(self.tasks())
+
+    def cpu_ns(self) -> int:
+        """Processor time of all its processes, past and present."""
+        alive = {t.tg for t in self.tasks() if not t.tg.dead}
+        return self.ended_cpu_ns + sum(sum(tg.cpu_ns()) for tg in alive)
+
+    def tasks(self) -> list[Task]:
+        """Its processes' threads; of a zombie, the one that stands for it."""
+        return [t for t in self.pidns.tasks.values() if t.container is self]
+
     def process_ended(self, tg: ThreadGroup) -> None:
         """A process of this container ended; tell whoever waits for it by name."""
+        self.ended_cpu_ns += sum(tg.cpu_ns())
         for process in list(self.processes.values()):
             if process.tg is tg and not process.ended.is_set:
                 killed_by = tg.exit_code & 0x7F

@@ -14,6 +14,7 @@ from sentry.abi import signal as sig
 from sentry.abi.errno import EFAULT
 from sentry.abi.poll import ANY
 from sentry.kernel import restart
+from sentry.kernel.freeze import rest
 from sentry.kernel.sigframe import push_frame
 from sentry.kernel.signals import Action, SigInfo
 from sentry.wait import Waiter, park
@@ -67,6 +68,9 @@ async def handle_attention(t: Task) -> None:
         t.attention = False
         if t.exiting:
             return
+        if t.container.frozen:
+            await rest(t)
+            continue
         if t.tg.stop_signal:
             await _group_stop(t)
             continue

@@ -27,6 +27,7 @@ def exit_task(t: Task) -> None:
     """do_exit(): give everything back; the last thread ends the process."""
     tg = t.tg
     kernel = t.kernel
+    t.container.freezer.forget(t)
     if not tg.exiting and len(tg.tasks) == 1:
         tg.exit_code = t.exit_code
     leave_memory(t)

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Final
 
 from sentry.abi.errno import EAGAIN, EFAULT, EINVAL, ETIMEDOUT
 from sentry.kernel.blocking import TIMED_OUT
+from sentry.kernel.freeze import park_freezably
 from sentry.kernel.restart import ERESTARTSYS, Interrupted
 from sentry.kernel.signals import INTERRUPTED
-from sentry.wait import READY, park
+from sentry.wait import READY
 
 if TYPE_CHECKING:
     from sentry.kernel.task import Task
@@ -98,11 +99,9 @@ class Futexes:
         timer = None
         if deadline_ns is not None:
             timer = loop.call_at(deadline_ns, _waker(t))
-        t.interruptible = True
         try:
-            return await park()
+            return await park_freezably(t)
         finally:
-            t.interruptible = False
             if timer is not None:
                 timer.cancel()
 

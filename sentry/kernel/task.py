@@ -254,4 +254,6 @@ class Task(Job):
         self.coro = coro
         self.name = name
         self.parked = True
+        if self.container.frozen:
+            self.container.freezer.began(self)
         self.kernel.loop.wake(self)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,7 @@ from tests.integration.daemon import Daemon, until
 from tests.integration.events import Events
 from tests.integration.host import Host
 from tests.integration.platforms import SUBJECTS, Subject, signals_restored
+from tests.integration.shims import RealShims
 from tests.integration.tasks import Client
 
 
@@ -96,6 +97,28 @@ def host(module_host: Host) -> Iterator[Host]:
         module_host.pysc("delete", "--force", name)
     until(lambda: not module_host.left_behind(), seconds=5)
     assert module_host.left_behind() == []
+
+
+@pytest.fixture(params=("systrap", "ptrace", "kvm"))
+def platform(request: pytest.FixtureRequest, host: Host) -> Iterator[str]:
+    """Each platform in turn, for the commands of `host`."""
+    host.platform = str(request.param)
+    yield host.platform
+    host.platform = "auto"
+
+
+@pytest.fixture(scope="module")
+def rootfs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A root with busybox in it."""
+    return busybox_rootfs(tmp_path_factory.mktemp("busybox"))
+
+
+@pytest.fixture
+async def shims(rootfs: Path) -> AsyncIterator[RealShims]:
+    """Shims with the real sandbox; afterwards nothing of them may be left."""
+    shims = RealShims(rootfs)
+    yield shims
+    await shims.close()
 
 
 @pytest.fixture(params=SUBJECTS, ids=lambda subject: str(subject.name))

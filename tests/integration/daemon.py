@@ -80,8 +80,10 @@ class Daemon:
 
     config = CONFIG
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, binaries: Path | None = None) -> None:
+        """binaries: a folder with another containerd and ctr than those that are installed."""
         self.folder = folder
+        self.binaries = binaries
         self.namespace = f"t{uuid.uuid4().hex[:8]}"
         self.cgroup = own_cgroup()
         self.names: set[str] = set()
@@ -94,7 +96,7 @@ class Daemon:
         config = self.folder / "config.toml"
         config.write_text(self.config.format(folder=self.folder))
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-        enter = f"echo 0 > {self.cgroup}/cgroup.procs && exec containerd -c {config}"
+        enter = f"echo 0 > {self.cgroup}/cgroup.procs && exec {self.program('containerd')} -c {config}"
         with self.log.open("ab") as log:
             process = subprocess.Popen(
                 ["sh", "-c", enter], env=os.environ | {"PATH": path, "PYSC_WARM_DIR": str(self.warm)},
@@ -104,6 +106,9 @@ class Daemon:
             process.kill()
             raise RuntimeError(f"containerd does not come up:\n{self.tail()}")
         return process
+
+    def program(self, name: str) -> str:
+        return str(self.binaries / name) if self.binaries else name
 
     def restart(self) -> None:
         """Ends the daemon, not its containers, and starts it again."""
@@ -115,7 +120,8 @@ class Daemon:
         return self.log.read_text(errors="replace")[-3000:]
 
     def command(self, *args: str) -> list[str]:
-        return ["ctr", "--address", f"{self.folder}/containerd.sock", "--namespace", self.namespace, *args]
+        address = f"{self.folder}/containerd.sock"
+        return [self.program("ctr"), "--address", address, "--namespace", self.namespace, *args]
 
     def ctr(self, *args: str, check: bool = True, timeout: float = 60) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(

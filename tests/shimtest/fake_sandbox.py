@@ -1,7 +1,7 @@
 """Stands in for sandbox.sandbox: the same names, as far as the shim uses them, around fake_sentry."""
 
 import json
-import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,8 +15,9 @@ from proto.ttrpc import blocking
 from proto.ttrpc.status import RpcError
 from sandbox import errors
 from sandbox.cgroup_stats import Stats
+from sandbox.cgroups import Cgroup
 from sandbox.process import ProcessId, identify, kill, wait_gone
-from sandbox.spec import Spec
+from sandbox.spec import Resources, Spec
 
 SENTRY = Path(__file__).with_name("fake_sentry.py")
 
@@ -57,6 +58,7 @@ class Sandbox:
         self.pid = process.pid
         self.control_path = folder / "control.sock"
         self._folder = folder
+        self._cgroup = folder / "cgroup"
         self._process = process
 
     @classmethod
@@ -70,6 +72,7 @@ class Sandbox:
         child.returncode = 0  # the shim reaps it
         sandbox = cls(folder, bundle, identify(child.pid))
         (folder / "hostname").write_text(spec.hostname)
+        sandbox._make_cgroup()
         (folder / "state.json").write_text(json.dumps([str(bundle), sandbox._process.to_json()]))
         try:
             sandbox._create_container(spec, stdio)
@@ -83,6 +86,20 @@ class Sandbox:
         request = control.CreateContainer(self.id, spec.raw, [], stdio.console is not None, list(fds))
         with blocking.Client(self.connect()) as client:
             client.call(control.SERVICE, "CreateContainer", request.to_json(), 20, list(fds.values()))
+
+    def _make_cgroup(self) -> None:
+        """As far as the watcher of memory's end needs one."""
+        self._cgroup.mkdir()
+        (self._cgroup / "cgroup.event_control").touch()
+        (self._cgroup / "memory.oom_control").write_text("oom_kill 0\n")
+
+    def cgroup(self) -> Cgroup:
+        return Cgroup(1, {str(self._cgroup): ["memory"]}, [])
+
+    def update(self, resources: Resources) -> None:
+        if resources.memory_limit == 1:
+            raise errors.FailedPrecondition("more is in use than it would allow")
+        (self.bundle / "updated").write_text(str(resources.memory_limit))
 
     def connect(self) -> socket.socket:
         sock = socket.socket(socket.AF_UNIX)
@@ -104,13 +121,9 @@ class Sandbox:
     def stats(self) -> Stats:
         if not self._folder.exists():
             raise errors.NotFound(f"no sandbox {self.id}")
-        oom_kills = int((self.bundle / "out-of-memory").exists())
-        return Stats(version=1, cpu_usage_ns=7, memory_usage=1 << 20, memory_events={"oom_kill": oom_kills})
+        return Stats(version=1, cpu_usage_ns=7, memory_usage=1 << 20)
 
     def destroy(self) -> None:
         kill(self._process, signal.SIGKILL)
         wait_gone(self._process, 5)
-        for name in ("state.json", "control.sock", "hostname"):
-            (self._folder / name).unlink(missing_ok=True)
-        if self._folder.exists():
-            os.rmdir(self._folder)
+        shutil.rmtree(self._folder, ignore_errors=True)

@@ -107,6 +107,8 @@ class FakeSentry:
                 return guest.ended
             case control.Signal():
                 self.signal(message)
+            case control.Pause() | control.Resume():
+                self.freeze(isinstance(message, control.Pause))
             case control.Resize():
                 self.resize(message)
             case control.Processes():
@@ -173,6 +175,11 @@ class FakeSentry:
                     os.killpg(each.child.pid, message.signal)
         else:
             os.kill(guest.child.pid, message.signal)
+
+    def freeze(self, stop: bool) -> None:
+        for guest in self.guests.values():
+            if guest.child is not None and guest.ended is None:
+                os.killpg(guest.child.pid, signal.SIGSTOP if stop else signal.SIGCONT)
 
     def resize(self, message: control.Resize) -> None:
         guest = self.guests[message.exec_id]

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,12 +23,20 @@ from proto.containerd.bootstrap_pb2 import BootstrapParams, BootstrapResult
 from proto.containerd.forward_pb2 import ForwardRequest
 from proto.ttrpc import aio
 from proto.ttrpc.message import Request
-from proto.ttrpc.status import ConnectionLost
+from proto.ttrpc.status import ConnectionLost, RpcError
 
 M = TypeVar("M", bound=Message)
 
 FAKE_ENTRY = [sys.executable, "-m", "tests.shimtest.fake_entry"]
 REAL_ENTRY = [sys.executable, "-m", "shim.main"]
+
+REQUESTS = {
+    "Create": "CreateTaskRequest",
+    "Exec": "ExecProcessRequest",
+    "Checkpoint": "CheckpointTaskRequest",
+    "Update": "UpdateTaskRequest",
+}
+"""Of the methods whose requests are not called like them."""
 
 PATIENCE_S = 30.0
 ROOT = Path(__file__).resolve().parents[2]
@@ -112,6 +120,12 @@ class Bundle:
             return os.read(self._log, 1 << 16).decode()
         return ""
 
+    def lose_log(self) -> None:
+        """No longer hold the log's fifo open, as when containerd has died."""
+        null = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(null, self._log)
+        os.close(null)
+
     def close(self) -> None:
         os.close(self._log)
 
@@ -165,7 +179,7 @@ class Shims:
     """Starts shims and cleans up after them.  Make it inside the running loop."""
 
     def __init__(self, entry: Sequence[str]) -> None:
-        self._entry = entry
+        self.entry = entry
         self.folder = Path(tempfile.mkdtemp(prefix="pysc-shim-"))
         self.namespace = f"test-{uuid.uuid4().hex[:12]}"
         self.events = Events(self.folder / "events.sock")
@@ -190,7 +204,7 @@ class Shims:
         self, bundle: Bundle, action: str, stdin: bytes = b"", *flags: str
     ) -> subprocess.CompletedProcess[bytes]:
         """Run the shim's start or delete; as in containerd, stderr of start belongs to the output."""
-        command = [*self.prefix, *self._entry, "-namespace", self.namespace,
+        command = [*self.prefix, *self.entry, "-namespace", self.namespace,
                    "-address", str(self.folder / "containerd.sock"), "-publish-binary", "/usr/bin/containerd",
                    "-id", bundle.id, *flags, action]  # fmt: skip
         environment = {**os.environ, "TTRPC_ADDRESS": str(self.events.path), "PYTHONPATH": str(ROOT)}
@@ -231,6 +245,16 @@ class Shims:
         shutil.rmtree(f"/run/pysc-shim/{self.namespace}", ignore_errors=True)
 
 
+async def fails(code: int, call: Awaitable[object]) -> str:
+    """The message of a call that must fail with that code."""
+    try:
+        await call
+    except RpcError as e:
+        assert e.code == code, e
+        return e.message
+    raise AssertionError("the call did not fail")
+
+
 def wait_gone(pid: int) -> None:
     """Wait for the end of a process that is not our child."""
     try:
@@ -256,7 +280,7 @@ class Task:
 
     async def call(self, method: str, kind: type[M], service: str = "containerd.task.v2.Task", **fields: Any) -> M:
         """Call a method of the Task service."""
-        name = {"Create": "CreateTaskRequest", "Exec": "ExecProcessRequest"}.get(method, method + "Request")
+        name = REQUESTS.get(method, method + "Request")
         request = getattr(task_pb2, name)(**{"id": self.id, **fields})
         payload = await self.client.call(service, method, request.SerializeToString(), PATIENCE_S)
         return kind.FromString(payload)

@@ -7,8 +7,8 @@ import uuid
 
 import pytest
 
-from sandbox.cgroup_stats import read_stats
-from sandbox.cgroups import CONTROLLERS, OWN_TASKS, Cgroup, cpu_weight, host_hierarchies, relative_path
+from sandbox.cgroup_stats import DeviceIo, read_stats
+from sandbox.cgroups import CONTROLLERS, Cgroup, cpu_weight, host_hierarchies, relative_path
 from sandbox.errors import InvalidSpec, SandboxError
 from sandbox.spec import Resources
 
@@ -110,7 +110,7 @@ def test_limits_reach_the_kernel_and_come_back_as_figures(make, name):
                   cpus="0")  # fmt: skip
     stats = read_stats(cgroup)
 
-    assert (stats.version, stats.memory_limit, stats.pids_limit) == (1, 64 << 20, 20 + OWN_TASKS)
+    assert (stats.version, stats.memory_limit, stats.pids_limit) == (1, 64 << 20, 20)
     assert open(f"{cgroup.directory_of('cpu')}/cpu.shares").read() == "512\n"
     assert open(f"{cgroup.directory_of('cpu')}/cpu.cfs_quota_us").read() == "50000\n"
     assert open(f"{cgroup.directory_of('cpuset')}/cpuset.cpus").read() == "0\n"
@@ -256,3 +256,38 @@ def test_a_hierarchy_mounted_twice_counts_once():
     line = "{} 24 0:22 / {} rw - cgroup cgroup rw,memory\n"
     version, found = host_hierarchies(line.format(30, "/sys/fs/cgroup/memory") + line.format(31, "/chroot/memory"))
     assert (version, [h.mount_point for h in found]) == (1, ["/sys/fs/cgroup/memory"])
+
+
+def test_v1_figures_of_devices(tmp_path):
+    (tmp_path / "blkio.throttle.io_service_bytes").write_text("8:0 Read 100\n8:0 Write 200\n8:0 Total 300\nTotal 300\n")
+    (tmp_path / "blkio.throttle.io_serviced").write_text("8:0 Read 1\n8:0 Write 2\n8:0 Async 3\n252:16 Read 5\n")
+
+    stats = read_stats(Cgroup(1, {str(tmp_path): ["blkio"]}, []))
+
+    assert stats.io == [DeviceIo(8, 0, 100, 200, 1, 2), DeviceIo(252, 16, 0, 0, 5, 0)]
+
+
+def test_v2_figures_of_devices(tmp_path):
+    cgroup = v2(tmp_path, **{"io.stat": "8:0 rbytes=100 wbytes=200 rios=1 wios=2 dbytes=0 dios=0\n252:16 \n"})
+
+    assert read_stats(cgroup).io == [DeviceIo(8, 0, 100, 200, 1, 2)]
+
+
+def test_v2_limits_of_an_update(tmp_path):
+    cgroup = v2(tmp_path, **dict.fromkeys(("cpu.max.burst", "cpu.idle", "cpu.max", "pids.max"), ""))
+
+    cgroup.apply(Resources(cpu_burst=5, cpu_idle=1, cpu_quota=-1, pids_limit=-1))
+
+    assert [(tmp_path / name).read_text() for name in ("cpu.max.burst", "cpu.idle", "cpu.max", "pids.max")] == [
+        *("5", "1", "max", "max"),
+    ]
+
+
+def test_v2_limit_below_what_is_in_use(tmp_path):
+    cgroup = v2(tmp_path, memory__current="100\n", memory__max="max")
+    with pytest.raises(SandboxError, match="more is in use"):
+        cgroup.apply(Resources(memory_limit=99, memory_check=True))
+    assert (tmp_path / "memory.max").read_text() == "max"
+    cgroup.apply(Resources(memory_limit=100, memory_check=True))
+
+    assert (tmp_path / "memory.max").read_text() == "100"

@@ -9,6 +9,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from google.protobuf.json_format import MessageToJson
 
 from proto.containerd.bootstrap_pb2 import BootstrapParams, BootstrapResult
 from proto.containerd.task_pb2 import DeleteResponse
@@ -45,6 +46,7 @@ def test_bootstrap_params_are_recognised(flags: Flags) -> None:
     bootstrap = start.parse_bootstrap(params.SerializeToString(), flags)
     assert bootstrap is not None
     assert (bootstrap.ttrpc_address, bootstrap.socket_dir) == ("/t", "/sockets")
+    assert bootstrap.debug
 
 
 @pytest.mark.parametrize(
@@ -54,6 +56,8 @@ def test_bootstrap_params_are_recognised(flags: Flags) -> None:
         text_field(1, "runtimeoptions.v1.Options") + bytes_field(2, b"\x12\x04/a/b"),
         text_field(1, "c1") + bytes_field(2, b"\xff\xfe"),
         b"garbage",
+        b"{",
+        b'{"instanceId": "c2", "namespace": "default"}',
     ],
 )
 def test_anything_else_is_an_older_containerd(data: bytes, flags: Flags) -> None:
@@ -61,9 +65,26 @@ def test_anything_else_is_an_older_containerd(data: bytes, flags: Flags) -> None
 
 
 def test_answer_is_in_the_language_of_the_question() -> None:
-    assert start.result("unix:///s", bootstrapped=False) == b"unix:///s"
-    answer = BootstrapResult.FromString(start.result("unix:///s", bootstrapped=True))
+    assert start.result("unix:///s", None) == b"unix:///s"
+    bootstrap = start.Bootstrap()
+    answer = BootstrapResult.FromString(start.result("unix:///s", bootstrap))
     assert (answer.version, answer.address, answer.protocol) == (2, "unix:///s", "ttrpc")
+    bootstrap.is_json = True
+    answer_json = json.loads(start.result("unix:///s", bootstrap))
+    assert answer_json == {"version": 2, "address": "unix:///s", "protocol": "ttrpc"}
+
+
+def test_bootstrap_params_as_json(flags: Flags) -> None:
+    params = BootstrapParams(
+        instance_id="c1", namespace="default", log_level=-8, containerd_ttrpc_address="/t", socket_dir="/sockets"
+    )
+    for keep_names in (False, True):
+        data = MessageToJson(params, preserving_proto_field_name=keep_names).encode()
+        bootstrap = start.parse_bootstrap(data, flags)
+        assert bootstrap is not None
+        assert (bootstrap.ttrpc_address, bootstrap.socket_dir) == ("/t", "/sockets")
+        assert bootstrap.debug
+        assert bootstrap.is_json
 
 
 @pytest.mark.parametrize(

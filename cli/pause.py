@@ -1,0 +1,33 @@
+"""pysc pause and resume."""
+
+from cli.args import Command, Values
+from cli.options import state_root
+from sandbox.errors import FailedPrecondition, NotFound, SandboxError
+from sandbox.sandbox import Sandbox
+
+
+def _pause(flags: Values, values: Values, words: list[str]) -> int:
+    try:
+        Sandbox.load(state_root(flags), words[0]).pause()
+    except NotFound as e:
+        raise _explained(e) from None
+    return 0
+
+
+def _resume(flags: Values, values: Values, words: list[str]) -> int:
+    try:
+        Sandbox.load(state_root(flags), words[0]).resume()
+    except NotFound as e:
+        raise _explained(e) from None
+    return 0
+
+
+def _explained(e: NotFound) -> SandboxError:
+    """Its sandbox is gone, or there never was one."""
+    return e if "does not exist" in e.message else FailedPrecondition("container not running")
+
+
+COMMANDS = (
+    Command("pause", "ID", "Freeze all processes of a running container.", _pause, words=(1, 1)),
+    Command("resume", "ID", "Let the processes of a paused container run on.", _resume, words=(1, 1)),
+)
