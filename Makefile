@@ -88,7 +88,7 @@ engines:  ## build nerdctl and crictl as Go modules, in the user's cache folder;
 	@$(PYTHON) packaging/engines.py build
 
 test-engines: setup-test engines  ## Docker, podman, nerdctl, crictl, containerd's own shim: each drives pysc as it drives runc
-	$(PYTEST) -n $(JOBS) --dist loadgroup tests/integration/engines
+	$(PYTEST) -m "not soak" -n $(JOBS) --dist loadgroup tests/integration/engines
 
 demo: setup  ## show it: containers from ctr on our own kernel (PLATFORM=kvm: on that platform); cleans up after itself
 	@$(NEED) demo

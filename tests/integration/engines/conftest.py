@@ -15,8 +15,17 @@ from tests.integration.engines.nerdctl import Nerdctl
 from tests.integration.engines.podman import Podman
 
 KINDS: tuple[type[Engine], ...] = (Docker, Podman, Nerdctl)
+QUICK = {(Docker, "pysc"), (Podman, "pysc")}
+"""Those that are tried with every change; the others show that the tests are right, or need what has to be built."""
 BOTH = [
-    pytest.param((kind, runtime), id=f"{kind.name}-{runtime}", marks=pytest.mark.xdist_group(f"{kind.name}-{runtime}"))
+    pytest.param(
+        (kind, runtime),
+        id=f"{kind.name}-{runtime}",
+        marks=[
+            pytest.mark.xdist_group(f"{kind.name}-{runtime}"),
+            *([] if (kind, runtime) in QUICK else [pytest.mark.engines]),
+        ],
+    )
     for kind in KINDS
     for runtime in ("runc", "pysc")
 ]

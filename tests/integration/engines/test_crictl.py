@@ -16,7 +16,7 @@ from tests.integration.daemon import until
 from tests.integration.engines.nerdctl import built
 from tests.integration.terminal import Terminal
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("crictl")]
+pytestmark = [pytest.mark.slow, pytest.mark.engines, pytest.mark.xdist_group("crictl")]
 
 
 class Crictl:

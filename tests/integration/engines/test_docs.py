@@ -16,7 +16,7 @@ from tests.integration.engines.engine import SECONDS, Engine
 from tests.integration.engines.nerdctl import Nerdctl
 from tests.integration.engines.podman import Podman
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("engine-docs")]
+pytestmark = [pytest.mark.slow, pytest.mark.engines, pytest.mark.xdist_group("engine-docs")]
 
 DOCS = Path(__file__).resolve().parents[3] / "docs"
 NEEDS_A_PERSON = " -it "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import signal
 import subprocess
@@ -11,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.bundle import PYSC
 from tests.integration.daemon import remove_cgroup, until
 from tests.integration.engines.engine import SECONDS, Engine
 from tests.integration.terminal import Terminal
@@ -222,8 +220,6 @@ def test_hooks_of_the_engine_are_run(engine: Engine) -> None:
 
 def test_containers_of_a_pod_share_its_name(engine: Engine) -> None:
     only_with(engine, "podman")
-    if engine.is_pysc and importlib.util.find_spec("sandbox.pod") is None:
-        pytest.skip("each container of pysc is a sandbox of its own yet")
     pod = "test-pod"
     engine.call(
         "pod", "create", "--name", pod, "--hostname", "shared", "--network", "none",
@@ -242,18 +238,10 @@ def test_containers_of_a_pod_share_its_name(engine: Engine) -> None:
             remove_cgroup(path)  # the pod's own, which podman leaves in the hierarchy without controllers
 
 
-# Pausing and limits.  Until `pysc pause` and `pysc update` are there, what they are for can't be.
-
-
-def has_command(engine: Engine, command: str) -> None:
-    if engine.is_pysc:
-        done = subprocess.run([PYSC, command, "--help"], capture_output=True, check=False, timeout=SECONDS)
-        if done.returncode != 0:
-            pytest.skip(f"there is no pysc {command} yet")
+# Pausing and limits.
 
 
 def test_pausing(engine: Engine) -> None:
-    has_command(engine, "pause")
     name = engine.start("sh", "-c", "while :; do echo tick; sleep 0.1; done")
     assert until(lambda: has_logged(engine, name, "tick"))
     engine.call("pause", name)
@@ -266,7 +254,6 @@ def test_pausing(engine: Engine) -> None:
 
 
 def test_new_limits(engine: Engine) -> None:
-    has_command(engine, "update")
     only_with(engine, "docker", "nerdctl")  # podman 4.3 has no such command yet
     name = engine.start("sleep", "1000", options=("--memory", "512m"))
     engine.call("update", "--memory", "32m", "--memory-swap", "32m", name)

@@ -1,4 +1,4 @@
-"""containerd's own shim for runc, told to use the command `pysc` instead of runc."""
+"""containerd's own shim for runc, with `pysc` in runc's place: what changes a container that runs."""
 
 from __future__ import annotations
 
