@@ -230,7 +230,7 @@ class TaskService:
 
     async def start(self, request: task_pb2.StartRequest) -> Message:
         """Let a process run; returns when it does."""
-        container = self._container(request.id)
+        container = await self._made(request.id)
         pid = await self._with.background.uninterrupted(container.start(request.exec_id))
         return task_pb2.StartResponse(pid=pid)
 
@@ -246,10 +246,7 @@ class TaskService:
         )
 
     async def _remove(self, container_id: str) -> Process:
-        making = self._creating.get(container_id)
-        if making is not None:  # containerd lost patience with Create, but the container may still come to be
-            await asyncio.wait([making.task])
-        container = self._container(container_id)
+        container = await self._made(container_id)
         root = f"{container.sandbox.bundle}/rootfs"
         ended = await container.delete()
         try:
@@ -300,12 +297,13 @@ class TaskService:
 
     async def kill(self, request: task_pb2.KillRequest) -> Message:
         """Deliver a signal; does not wait for its effect."""
-        await self._container(request.id).kill(request.exec_id, request.signal, request.all)
+        container = await self._made(request.id)
+        await container.kill(request.exec_id, request.signal, request.all)
         return Empty()
 
     async def exec(self, request: task_pb2.ExecProcessRequest) -> Message:
         """Register an exec; Start runs it."""
-        container = self._container(request.id)
+        container = await self._made(request.id)
         if not request.exec_id:
             raise RpcError(INVALID_ARGUMENT, "exec without an id: invalid argument")
         try:
@@ -345,7 +343,7 @@ class TaskService:
 
     async def wait(self, request: task_pb2.WaitRequest) -> Message:
         """Answer when the process has ended."""
-        process = self._container(request.id).process(request.exec_id)
+        process = (await self._made(request.id)).process(request.exec_id)
         await process.exited.wait()
         assert process.exit is not None
         return task_pb2.WaitResponse(exit_status=process.exit.status, exited_at=timestamp(process.exit.at_ns))
@@ -383,6 +381,17 @@ class TaskService:
                 await self._remove(container_id)
             except RpcError as e:
                 log.error("container %s: %s", container_id, e)
+
+    async def _made(self, container_id: str) -> Container:
+        """A container, waited for if it is in the making.
+
+        State tells of such a one.  So a client that never got an answer from Create, because it was restarted or lost
+        patience, may go on from there.
+        """
+        making = self._creating.get(container_id)
+        if making is not None:
+            await asyncio.wait([making.task])
+        return self._container(container_id)
 
     def _container(self, container_id: str) -> Container:
         container = self._containers.get(container_id)

@@ -15,6 +15,8 @@ from tests.slowness import SLOWNESS
 
 SECONDS = 120 * SLOWNESS
 
+os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "false"  # or grpc would have threads in those children, too
+
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:

@@ -1,5 +1,6 @@
 /* What the host's KVM and its virtual processors can do, and what of it the machine uses. */
 #include "core.h"
+#include <cpuid.h>
 #include <stdlib.h>
 
 #define CR4_PAE (1ul << 5)
@@ -49,6 +50,14 @@ static unsigned long choose_xstate(struct kvm_cpuid2 *cpuid)
 	return xstate_choose(cpuid_leaf(cpuid, 0xd, 0)->eax, layout);
 }
 
+/* A host that runs ring 3 on its own processor may show it more than its KVM offers. */
+static int host_has_avx(void)
+{
+	unsigned int eax, ebx, ecx, edx;
+
+	return __get_cpuid(1, &eax, &ebx, &ecx, &edx) && (ecx & (bit_OSXSAVE | bit_AVX)) == (bit_OSXSAVE | bit_AVX);
+}
+
 /* NULL, or what is missing. */
 static const char *study_processor(struct kvm_cpuid2 *cpuid)
 {
@@ -67,6 +76,9 @@ static const char *study_processor(struct kvm_cpuid2 *cpuid)
 		if (cpuid_leaf(cpuid, 0xd, 1)->eax & 1)
 			processor.features |= HAS_XSAVEOPT;
 	}
+	processor.keeps_outside = !(processor.features & HAS_XSAVE) && host_has_avx();
+	if (processor.keeps_outside)
+		choose_xstate(cpuid);
 	if (more & 1) {
 		processor.features |= HAS_FSGSBASE;
 		processor.cr4 |= CR4_FSGSBASE;
@@ -111,6 +123,8 @@ struct kvm_cpuid2 *processor_study(int kvm_fd, const char **why)
 	if (!cpuid)
 		return NULL;
 	*why = study_processor(cpuid);
+	if (!*why && processor.keeps_outside && ioctl(kvm_fd, KVM_CHECK_EXTENSION, KVM_CAP_XSAVE) <= 0)
+		*why = "its virtual processors show vector registers that it does not save";
 	if (!*why)
 		return cpuid;
 	free(cpuid);
@@ -124,9 +138,10 @@ void processor_drop_smap(void)
 	processor.cr4 &= ~CR4_SMAP;
 }
 
-int machine_has_xsave(void)
+/* Do contexts have more than FXSAVE's 512 bytes? */
+int processor_has_xstate(void)
 {
-	return !!(processor.features & HAS_XSAVE);
+	return processor.features & HAS_XSAVE || processor.keeps_outside;
 }
 
 int kv_has_rdtscp(void)

@@ -89,6 +89,24 @@ static int may_run(const struct ring0_regs *regs)
 	return (regs->cs & 3) == 3 && (regs->ss & 3) == 3 && is_canonical(regs->fs_base) && is_canonical(regs->gs_base);
 }
 
+/* ---- extended state that ring 0 does not know of ---- */
+
+static void fetch_extended(struct vcpu *v, struct kv_ctx *ctx)
+{
+	struct kvm_xsave state;
+
+	if (ioctl(v->fd, KVM_GET_XSAVE, &state) == 0)
+		memcpy(ctx->xstate, &state, kv_xstate_size());
+}
+
+static void hand_over_extended(struct vcpu *v, const struct kv_ctx *ctx)
+{
+	struct kvm_xsave state = { { 0 } };
+
+	memcpy(&state, ctx->xstate, kv_xstate_size());
+	ioctl(v->fd, KVM_SET_XSAVE, &state);
+}
+
 static void prepare(struct vcpu *v, struct kv_ctx *ctx)
 {
 	struct ring0_cpu *shared = v->shared;
@@ -96,7 +114,10 @@ static void prepare(struct vcpu *v, struct kv_ctx *ctx)
 	ctx->regs->eflags = (ctx->regs->eflags & USER_FLAGS) | ALWAYS_FLAGS;
 	shared->ctx = ctx->address;
 	if (v->extended != ctx || ctx->ran_on != v->index || ctx->replaced) {
-		shared->restore = ctx->address + CTX_XSAVE;
+		if (processor.keeps_outside)
+			hand_over_extended(v, ctx);
+		else
+			shared->restore = ctx->address + CTX_XSAVE;
 		v->extended = ctx;
 		ctx->ran_on = v->index;
 		ctx->replaced = 0;
@@ -360,6 +381,8 @@ static int left(struct vcpu *v, struct kv_ctx *ctx, int err, struct kv_event *ev
 		return broken(v, ev, v->run->exit_reason, v->run->internal.suberror);
 	v->parked = 1;
 	v->faults = 0;
+	if (processor.keeps_outside)
+		fetch_extended(v, ctx);
 	return exception(v, ctx, ev);
 }
 

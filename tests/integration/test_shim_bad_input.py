@@ -96,8 +96,8 @@ class Raw:
 def connected(task: Task) -> Iterator[Raw]:
     path = (task.bundle.path / "address").read_text().removeprefix("unix://")
     with socket.socket(socket.AF_UNIX) as sock:
+        sock.connect(path)  # without a time limit: a queue that is full is waited for then
         sock.settimeout(PATIENCE_S)
-        sock.connect(path)
         yield Raw(sock)
 
 

@@ -144,11 +144,11 @@ async def test_update_of_created_paused_and_stopped_containers(shims: RealShims)
 
 async def test_figures_are_the_containers_own_and_stay_until_it_is_deleted(shims: RealShims) -> None:
     task = await running(shims, "sh", "-c", "sleep 1000 & i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; wait")
-    while not (before := await figures(task)).cpu_ns or before.pids < 2:
+    while not ((before := await figures(task)).cpu_ns and before.rss) or before.pids < 2:  # cgroup v1 counts in batches
         await asyncio.sleep(0.01)
     assert before.pids == 2  # the shell and its child
     assert before.memory > before.inactive
-    assert 0 < before.rss <= before.memory
+    assert before.rss <= before.memory
     await task.kill(signal.SIGKILL)
     await task.wait()
     while (after := await figures(task)).pids:  # its other processes are killed with the first, but may take a moment
