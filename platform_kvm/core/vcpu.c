@@ -99,30 +99,35 @@ static void fetch_extended(struct vcpu *v, struct kv_ctx *ctx)
 		memcpy(ctx->xstate, &state, kv_xstate_size());
 }
 
-static void hand_over_extended(struct vcpu *v, const struct kv_ctx *ctx)
+/* 0, or an errno: it is none that a processor could have. */
+static int hand_over_extended(struct vcpu *v, const struct kv_ctx *ctx)
 {
 	struct kvm_xsave state = { { 0 } };
 
 	memcpy(&state, ctx->xstate, kv_xstate_size());
-	ioctl(v->fd, KVM_SET_XSAVE, &state);
+	return ioctl(v->fd, KVM_SET_XSAVE, &state) ? errno : 0;
 }
 
-static void prepare(struct vcpu *v, struct kv_ctx *ctx)
+/* 0, or an errno: it can't be run. */
+static int prepare(struct vcpu *v, struct kv_ctx *ctx)
 {
 	struct ring0_cpu *shared = v->shared;
 
 	ctx->regs->eflags = (ctx->regs->eflags & USER_FLAGS) | ALWAYS_FLAGS;
 	shared->ctx = ctx->address;
 	if (v->extended != ctx || ctx->ran_on != v->index || ctx->replaced) {
-		if (processor.keeps_outside)
-			hand_over_extended(v, ctx);
-		else
+		int err = processor.keeps_outside ? hand_over_extended(v, ctx) : 0;
+
+		if (err)
+			return err;
+		if (!processor.keeps_outside)
 			shared->restore = ctx->address + CTX_XSAVE;
 		v->extended = ctx;
 		ctx->ran_on = v->index;
 		ctx->replaced = 0;
 	}
 	fill_stock(v);
+	return 0;
 }
 
 /* Its registers are not where we could look at them: have ring 0 put them there, as soon as it can be interrupted. */
@@ -389,14 +394,15 @@ static int left(struct vcpu *v, struct kv_ctx *ctx, int err, struct kv_event *ev
 /* Run a context until something is the Sentry's to hear (RAN_EVENT: *ev tells), or somebody wants it out (RAN_STOP). */
 int vcpu_stay(struct vcpu *v, struct kv_ctx *ctx, struct kv_event *ev)
 {
-	int result = -1;
+	int result = -1, err;
 
 	if (!may_run(ctx->regs))
 		return fault(ev, SIGSEGV, SI_KERNEL, 0);
-	prepare(v, ctx);
+	err = prepare(v, ctx);
+	if (err)
+		return broken(v, ev, err, 0);
 	do {
-		int err = enter(v, ctx);
-
+		err = enter(v, ctx);
 		if (err == EINTR && v->index == 0)
 			v->preempt = 1; /* perhaps the signal is Python's to see */
 		if (v->inside)
