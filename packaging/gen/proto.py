@@ -1,4 +1,4 @@
-"""Generates proto/containerd/*_pb2.py and *_pb2.pyi from the .proto files beside them, with protoc of grpcio-tools.
+"""Generates *_pb2.py and *_pb2.pyi beside the .proto files of the tree, with protoc of grpcio-tools.
 
 Run it without arguments to write the files, with --check to fail when one of them is stale. protoc pins its output
 to the protobuf release it came with; the pin is taken out, because these messages use nothing that differs between
@@ -15,7 +15,7 @@ from pathlib import Path
 from grpc_tools import protoc  # type: ignore[import-untyped]
 
 ROOT = Path(__file__).resolve().parents[2]
-FOLDER = Path("proto/containerd")
+FOLDERS = (Path("proto/containerd"), Path("tests/integration/kubelet"))
 
 PIN = re.compile(
     r"^from google\.protobuf import runtime_version as _runtime_version\n"
@@ -27,14 +27,14 @@ PIN = re.compile(
 
 def generate() -> dict[Path, str]:
     """The content of every generated file, by its path below the root."""
-    sources = sorted(str(path.relative_to(ROOT)) for path in (ROOT / FOLDER).glob("*.proto"))
+    sources = sorted(str(path.relative_to(ROOT)) for folder in FOLDERS for path in (ROOT / folder).glob("*.proto"))
     well_known = Path(protoc.__file__).parent / "_proto"
     with tempfile.TemporaryDirectory() as out:
         arguments = [f"-I{ROOT}", f"-I{well_known}", f"--python_out={out}", f"--pyi_out={out}", *sources]
         if protoc.main(["protoc", *arguments]) != 0:
             raise SystemExit("protoc failed")
-        written = sorted((Path(out) / FOLDER).iterdir())
-        return {FOLDER / path.name: PIN.sub("", path.read_text()) for path in written}
+        written = sorted(Path(out).rglob("*_pb2.py*"))
+        return {path.relative_to(out): PIN.sub("", path.read_text()) for path in written}
 
 
 def is_stale(path: Path, content: str) -> bool:
