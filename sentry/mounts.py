@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from proto.control import Mount as MountSpec
@@ -19,13 +19,16 @@ from sentry.kernel.kernel import new_root_creds
 from sentry.oci import mount_options
 from sentry.vfs.dentry import CACHE, MS_RDONLY, Dentry, Path
 from sentry.vfs.inode import FileSystem, Inode
-from sentry.vfs.walk import Where, child_of, walk_any, walk_parent
+from sentry.vfs.walk import Last, Where, child_of, walk_any, walk_parent
 
 log = logging.getLogger(__name__)
 
 # Types that are known but have nothing behind them: an empty directory is what a reader finds.
 _EMPTY_TYPES = frozenset({"mqueue", "cgroup", "cgroup2", "securityfs", "debugfs", "tracefs", "bpf", "configfs"})
 _MASK = "/dev/null"
+
+Create = Callable[[Where, str, bool], Awaitable[Path]]
+"""Makes a directory, or else a file, whose parent exists."""
 
 
 class MountBuilder:
@@ -46,6 +49,7 @@ class MountBuilder:
             except LinuxError as e:
                 text = (e.__doc__ or e.name).rstrip(".").lower()
                 raise StartError(3, f"mount {mount.destination}: {text}") from None
+        await self._working_directory((spec.get("process") or {}).get("cwd") or "/")
         linux = spec.get("linux") or {}
         for path in linux.get("maskedPaths") or []:
             await self._mask(path)
@@ -88,16 +92,28 @@ class MountBuilder:
     async def _mount_point(self, destination: str, directory: bool) -> Path:
         """Where to mount; missing directories (or the file) are created, as OCI runtimes do."""
         path = await self._existing(destination)
-        if path.dentry.inode is not None:
-            return path
+        return path if path.dentry.inode is not None else await self._created(destination, directory, self._create)
+
+    async def _created(self, destination: str, directory: bool, create: Create) -> Path:
+        """A path that does not exist, and what is missing of the folders on the way to it."""
+        path = self._container.root()
         parts = [part for part in destination.split("/") if part]
         where = self._where()
         for depth in range(1, len(parts) + 1):
             name = "/" + "/".join(parts[:depth])
             path = await self._existing(name)
             if path.dentry.inode is None:
-                path = await self._create(where, name, directory or depth < len(parts))
+                path = await create(where, name, directory or depth < len(parts))
         return path
+
+    async def _working_directory(self, cwd: str) -> None:
+        """process.cwd: made where it is missing, by root, as runc does.  StartError where it can't be."""
+        if (await self._existing(cwd)).dentry.inode is None:
+            try:
+                await self._created(cwd, True, self._create_for_good)
+            except LinuxError as e:
+                text = (e.__doc__ or e.name).rstrip(".").lower()
+                raise StartError(3, f"mkdir {cwd} (cwd in config.json): {text}") from None
 
     async def _existing(self, name: str) -> Path:
         try:
@@ -107,17 +123,23 @@ class MountBuilder:
             return Path(root.mount, Dentry(name, root.dentry, None))
 
     async def _create(self, where: Where, name: str, directory: bool) -> Path:
-        last = await walk_parent(where, name)
-        parent = last.parent.inode
-        inode: Inode
         try:
-            if directory:
-                inode = await parent.mkdir(last.name, 0o755, self._caller)
-            else:
-                inode = await parent.create(last.name, 0o644, self._caller)
+            return await self._create_for_good(where, name, directory)
         except (EROFS, EPERM):
             # In a tree that can't be written to, the mount point exists in memory only: what is mounted hides it.
-            inode = StaticDir(parent.fs, {}) if directory else TextNode(parent.fs, None)
+            last = await walk_parent(where, name)
+            fs = last.parent.inode.fs
+            return await self._enter(last, StaticDir(fs, {}) if directory else TextNode(fs, None))
+
+    async def _create_for_good(self, where: Where, name: str, directory: bool) -> Path:
+        last = await walk_parent(where, name)
+        parent = last.parent.inode
+        if directory:
+            return await self._enter(last, await parent.mkdir(last.name, 0o755, self._caller))
+        return await self._enter(last, await parent.create(last.name, 0o644, self._caller))
+
+    async def _enter(self, last: Last, inode: Inode) -> Path:
+        """Makes the new file known under its name."""
         stale = last.parent.dentry.children.get(last.name)
         if stale is not None:
             stale.unhash()
