@@ -110,7 +110,7 @@ class MountBuilder:
         """process.cwd: made where it is missing, by root, as runc does.  StartError where it can't be."""
         if (await self._existing(cwd)).dentry.inode is None:
             try:
-                await self._created(cwd, True, self._create_for_good)
+                await self._created(cwd, True, self._create_in_root)
             except LinuxError as e:
                 text = (e.__doc__ or e.name).rstrip(".").lower()
                 raise StartError(3, f"mkdir {cwd} (cwd in config.json): {text}") from None
@@ -130,6 +130,13 @@ class MountBuilder:
             last = await walk_parent(where, name)
             fs = last.parent.inode.fs
             return await self._enter(last, StaticDir(fs, {}) if directory else TextNode(fs, None))
+
+    async def _create_in_root(self, where: Where, name: str, directory: bool) -> Path:
+        """In a root that the gofer serves read-only, in memory: nobody can tell, since it stays empty there too."""
+        last = await walk_parent(where, name)
+        if last.parent.mount is self._ns.root:
+            return await self._create(where, name, directory)
+        return await self._create_for_good(where, name, directory)
 
     async def _create_for_good(self, where: Where, name: str, directory: bool) -> Path:
         last = await walk_parent(where, name)
