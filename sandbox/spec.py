@@ -257,6 +257,9 @@ def _mount(item: Reader, bundle: str) -> SpecMount:
         mount.destination = "/" + mount.destination
     if mount.is_bind:
         mount.source = os.path.join(bundle, _required(item, "source"))
+        if "shared" in mount.options or "rshared" in mount.options:
+            where = f"{item.name_of('options')}: {mount.destination}"
+            raise InvalidSpec(f"{where} cannot be shared: what a sandbox mounts is never seen on the host")
     elif not mount.type:
         raise InvalidSpec(f"{item.name_of('type')}: missing")
     return mount

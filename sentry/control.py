@@ -17,6 +17,7 @@ from typing import Any, Final, TypeVar
 from proto import control as c
 from proto.ttrpc.connection import ServerConnection
 from proto.ttrpc.message import Request
+from sentry import sysctls
 from sentry.abi.errno import LinuxError
 from sentry.abi.fcntl import O_NOCTTY, O_RDWR
 from sentry.fs import proc_status
@@ -336,6 +337,7 @@ class ControlServer:
                 volume = Volume(self._volumes, mount.device) if mount.device is not None else None
                 return GoferFs(client, shared=True, volume=volume)
 
+            sysctls.apply(container, (m.spec.get("linux") or {}).get("sysctl") or {})
             await MountBuilder(container, goferfs, m.terminal).build(m.mounts, m.spec)
             spec = process_spec(m.spec.get("process") or {})
             await container.find_executable(spec)

@@ -169,6 +169,19 @@ def sys_dir(fs: ProcFs) -> Inode:
     return _make(fs, "sys", TREE)
 
 
+def value_of(fs: ProcFs, path: list[str]) -> str | None:
+    """What the setting at a path below /proc/sys says; None: there is no such setting."""
+    value: Tree | Maker | str | None = TREE
+    for part in path:
+        value = value.get(part) if isinstance(value, dict) else None
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, dict):
+        return None
+    text = value(fs)
+    return text if isinstance(text, str) else text.decode("utf-8", "surrogateescape")
+
+
 def _make(fs: ProcFs, name: str, value: Tree | Maker | str) -> Inode:
     if isinstance(value, dict):
         return StaticDir(fs, {child: _make(fs, child, below) for child, below in value.items()})

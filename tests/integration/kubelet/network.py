@@ -15,7 +15,7 @@ class NetworkDaemon(CriDaemon):
     """With a bridge of its own, which close() takes away."""
 
     config = CRI_CONFIG.replace(
-        'restrict_oom_score_adj = true\n',
+        "restrict_oom_score_adj = true\n",
         f"""restrict_oom_score_adj = true
   [plugins."io.containerd.grpc.v1.cri".cni]
     bin_dir = "{PLUGINS}"
