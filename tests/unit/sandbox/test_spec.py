@@ -52,6 +52,12 @@ def test_bind_sources_are_relative_to_the_bundle():
     assert (proc.source, proc.is_bind) == ("proc", False)
 
 
+@pytest.mark.parametrize("word", ["shared", "rshared"])
+def test_a_mount_that_the_host_is_to_see_into_is_refused(word):
+    with pytest.raises(InvalidSpec, match=r"mounts\[0\]\.options: /data cannot be shared"):
+        spec_with(mounts=[{"destination": "/data", "type": "bind", "source": "data", "options": ["rbind", word]}])
+
+
 def test_namespaces_hooks_and_resources_are_typed():
     spec = spec_with(
         linux={
