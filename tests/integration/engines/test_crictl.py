@@ -59,18 +59,19 @@ class Crictl:
             },
         })  # fmt: skip
 
-    def container_file(self, *command: str) -> str:
+    def container_file(self, *command: str, **options: bool) -> str:
         return self._file("container", {
             "metadata": {"name": "main"}, "image": {"image": BUSYBOX}, "command": list(command), "log_path": "main.log",
-            "linux": {},
+            "linux": {}, **options,
         })  # fmt: skip
 
     def run_pod(self) -> str:
         return self.call("runp", "--runtime", self.handler, self.pod_file()).stdout.strip()
 
-    def start(self, pod: str, *command: str) -> str:
-        """A container in the pod, created and started."""
-        made = self.call("create", "--no-pull", pod, self.container_file(*command), self.pod_file()).stdout.strip()
+    def start(self, pod: str, *command: str, **options: bool) -> str:
+        """A container in the pod, created and started; options are members of CRI's ContainerConfig."""
+        file = self.container_file(*command, **options)
+        made = self.call("create", "--no-pull", pod, file, self.pod_file()).stdout.strip()
         self.call("start", made)
         return made
 
@@ -137,6 +138,16 @@ def test_exec(crictl: Crictl) -> None:
         assert shown.wait() == 0
     finally:
         shown.close()
+
+
+def test_attach(crictl: Crictl) -> None:
+    """By SPDY, where a client can end its input."""
+    container = crictl.start(crictl.run_pod(), "sh", "-c", "cat; echo end", stdin=True, stdin_once=True)
+    attach = crictl.command("attach", "-i", container)
+    done = subprocess.run(attach, input="hello\n", capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.startswith("hello\n")
+    assert until(lambda: crictl.state(container) == "CONTAINER_EXITED")
+    assert crictl.call("logs", container).stdout == "hello\nend\n"
 
 
 def test_figures(crictl: Crictl) -> None:

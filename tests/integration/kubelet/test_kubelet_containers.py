@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import grpc  # type: ignore[import-untyped]
 import pytest
@@ -161,6 +162,35 @@ def test_log_has_both_streams_and_parts(pod: Pod) -> None:
     assert [row for row in container.log() if row[0] == "stderr"] == [("stderr", "F", "err"), ("stderr", "P", "rest")]
 
 
+def test_log_goes_on_in_a_new_file(pod: Pod) -> None:
+    """The kubelet renames the file when it has become large, and has a new one opened."""
+    container = pod.started("main", "sh", "-c", "i=0; while :; do i=$((i+1)); echo $i; sleep 0.02; done")
+    assert until(lambda: len(container.log()) > 3)
+    logs = pod.volume / "logs"
+    (logs / "main.log").rename(logs / "main.log.old")
+    pod.kubelet.call("ReopenContainerLog", api.ContainerRequest(container_id=container.id), api.Empty)
+    assert until(lambda: len(container.log()) > 3)
+    container.stop()
+    after = [text for _, _, text in container.log()]
+    container.config.log_path = "main.log.old"
+    numbers = [text for _, _, text in container.log()] + after
+    assert numbers == [str(number) for number in range(1, len(numbers) + 1)]
+
+
+def test_many_variables_and_volumes(pod: Pod) -> None:
+    """As a pod in a namespace of many services has them."""
+    container = pod.container("main")
+    for number in range(2000):
+        container.config.envs.add(key=f"SERVICE_{number}_PORT", value="tcp://10.96.0.1:443")
+    for number in range(40):
+        folder = pod.volume / f"v{number}"
+        folder.mkdir()
+        (folder / "name").write_text(f"{number} ")
+        container.mount(folder, f"/etc/config/v{number}", readonly=True)
+    container.start()
+    assert container.sh("env | grep -c ^SERVICE_; cat /etc/config/*/name | wc -w") == "2000\n40\n"
+
+
 def test_environment_arguments_and_folder(pod: Pod) -> None:
     container = pod.container("main", "sh", "-c")
     container.config.args.extend(['echo "$0 $1 $GREETING $EMPTY|"; pwd', "zero", "one two"])
@@ -209,3 +239,12 @@ def test_exec_in_a_container_that_has_ended(pod: Pod) -> None:
     container.ended()
     with pytest.raises(grpc.RpcError, match="CONTAINER_EXITED"):
         container.exec("true")
+
+
+def test_exec_ends_with_its_container(pod: Pod) -> None:
+    container = pod.started("main", "sh", "-c", "while :; do sleep 0.1; done")
+    with ThreadPoolExecutor() as pool:
+        running = pool.submit(container.exec, "sh", "-c", "touch /tmp/begun; sleep 1000", seconds=60)
+        assert until(lambda: container.exec("test", "-e", "/tmp/begun").exit_code == 0)
+        container.stop()
+        assert running.result(20).exit_code == 137

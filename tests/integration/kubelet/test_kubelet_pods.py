@@ -16,7 +16,7 @@ from tests.integration.cri import NAMESPACE
 from tests.integration.daemon import until
 from tests.integration.kubelet import runtime_pb2 as api
 from tests.integration.kubelet.network import NetworkDaemon
-from tests.integration.kubelet.pods import MIB, Kubelet, Pod
+from tests.integration.kubelet.pods import MIB, Container, Kubelet, Pod
 from tests.integration.kubelet.streams import opened
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("cri")]
@@ -163,13 +163,16 @@ def test_processes_are_shared_if_asked_for(new_pod: NewPod) -> None:
 
 
 def test_namespaces_of_the_node(new_pod: NewPod, kubelet: Kubelet) -> None:
-    """hostPID and hostIPC: with pysc they are the sandbox's, and nothing of the node is seen."""
+    """hostPID and hostIPC: with pysc they are the sandbox's.  /dev/shm is the node's: containerd mounts it."""
     pod = new_pod("pod")
     pod.namespaces.pid = pod.namespaces.ipc = api.NODE
     one = pod.run().started("one")
     ours = one.sh(f"tr '\\0' ' ' </proc/{os.getpid()}/cmdline")
     assert ("pytest" in ours) == (kubelet.handler == "runc")
-    assert one.sh("echo shared >/dev/shm/of-a-test; cat /dev/shm/of-a-test; rm /dev/shm/of-a-test") == "shared\n"
+    with tempfile.NamedTemporaryFile("w", dir="/dev/shm") as file:
+        file.write("of the node")
+        file.flush()
+        assert one.sh(f"cat {file.name}") == "of the node"
 
 
 def test_shared_memory_of_the_pod_is_its_containers(pod: Pod) -> None:
@@ -206,13 +209,24 @@ def test_figures_grow_with_use(pod: Pod) -> None:
     assert until(lambda: holder.stats().memory.usage_bytes.value > used + 8_000_000)
 
 
-def test_figures_of_a_pod(pod: Pod) -> None:
+def test_figures_of_a_pod(pod: Pod, new_pod: NewPod) -> None:
     containers = [pod.started(name) for name in ("one", "two")]
+    other = new_pod("other").run()
     stats = pod.stats()
     assert stats.attributes.id == pod.id
     assert stats.linux.cpu.usage_core_nano_seconds.value > 0
     assert stats.linux.memory.working_set_bytes.value > 0
     assert {each.attributes.id for each in stats.linux.containers} == {each.id for each in containers}
+    request = api.ListPodSandboxStatsRequest()
+    all_of_them = pod.kubelet.call("ListPodSandboxStats", request, api.ListPodSandboxStatsResponse).stats
+    assert {each.attributes.id for each in all_of_them} == {pod.id, other.id}
+
+
+def in_cgroups(container: Container, v1: str, v2: str) -> str:
+    """What a file of the container's cgroup says; its name depends on the version."""
+    folders = [path for path in container.kubelet.daemon.cgroups() if path.name == container.id]
+    (found,) = (path.read_text() for folder in folders for path in (folder / v1, folder / v2) if path.exists())
+    return found.strip()
 
 
 def test_limits_that_change(pod: Pod) -> None:
@@ -220,10 +234,15 @@ def test_limits_that_change(pod: Pod) -> None:
     container.config.linux.resources.memory_limit_in_bytes = 64 * MIB
     container.start()
     container.update(memory_limit_in_bytes=128 * MIB, cpu_quota=50_000, cpu_period=100_000, cpu_shares=512)
+    assert in_cgroups(container, "memory.limit_in_bytes", "memory.max") == str(128 * MIB)
+    assert in_cgroups(container, "cpu.cfs_quota_us", "cpu.max") in ("50000", "50000 100000")
+    assert in_cgroups(container, "cpu.shares", "cpu.weight") in ("512", "20")
     stats = container.stats().memory
     assert stats.available_bytes.value + stats.working_set_bytes.value == 128 * MIB
     hungry = container.exec("awk", "BEGIN { x = 1; while (length(x) < 16000000) x = x x; print length(x) }")
     assert hungry.exit_code == 0
+    if pod.kubelet.handler == "pysc":  # runc shows the host's
+        assert container.sh("grep MemTotal /proc/meminfo").split()[1] == str(128 * MIB // 1024)
 
 
 def test_a_limit_that_became_too_low_ends_the_container(pod: Pod) -> None:
