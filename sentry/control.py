@@ -18,6 +18,7 @@ from proto import control as c
 from proto.ttrpc.connection import ServerConnection
 from proto.ttrpc.message import Request
 from sentry import sysctls
+from sentry.abi import stat as st
 from sentry.abi.errno import LinuxError
 from sentry.abi.fcntl import O_NOCTTY, O_RDWR
 from sentry.fs import proc_status
@@ -25,13 +26,14 @@ from sentry.fs.console import Console, new_console
 from sentry.fs.devpts import DevPts
 from sentry.fs.goferclient import GoferClient
 from sentry.fs.goferfs import GoferFs
-from sentry.fs.hostfd import HostFile, HostFs
+from sentry.fs.hostfd import DEV_NULL, HostFile, HostFs
 from sentry.fs.memdata import MEMORY, Pool
+from sentry.fs.memdev import NullFile
 from sentry.fs.proc_view import TaskView
 from sentry.fs.tty import Tty
 from sentry.fs.volumes import Volume, Volumes
 from sentry.kernel.container import Container, Process, ProcessSpec, StartError
-from sentry.kernel.kernel import Kernel
+from sentry.kernel.kernel import Kernel, new_root_creds
 from sentry.kernel.signals import SigInfo
 from sentry.kernel.task import Task
 from sentry.kernel.threadgroup import ThreadGroup
@@ -43,7 +45,8 @@ from sentry.profiler import Profiler
 from sentry.reserve import reserved
 from sentry.vfs.dentry import Dentry, Path
 from sentry.vfs.file import File
-from sentry.vfs.walk import lookup_child
+from sentry.vfs.inode import Inode
+from sentry.vfs.walk import Where, lookup_child, walk
 from sentry.wait import Event
 
 log = logging.getLogger(__name__)
@@ -273,14 +276,23 @@ class ControlServer:
         return container, process
 
     async def _streams(self, container: Container, fds: _Fds, terminal: bool) -> _Streams:
-        """The files for descriptors 0, 1, 2."""
+        """The files for descriptors 0, 1, 2: /dev/null in the place of one that was not given, as with runc."""
         if terminal:
             return await self._terminal(container, fds)
-        files: list[File | None] = []
-        for role in ("stdin", "stdout", "stderr"):
-            fd = fds.take(role)
-            files.append(HostFile(self.kernel.loop, self._host_fs, fd) if fd is not None else None)
-        return _Streams(files)
+        donated = [fds.take(role) for role in ("stdin", "stdout", "stderr")]
+        null = await self._null(container) if None in donated else None
+        return _Streams([HostFile(self.kernel.loop, self._host_fs, fd) if fd is not None else null for fd in donated])
+
+    async def _null(self, container: Container) -> File:
+        """The container's own /dev/null, and one without a name where it has none."""
+        root = container.root()
+        try:
+            path = await walk(Where(root, root, new_root_creds().caller(0)), "/dev/null")
+            if path.inode.mode & st.S_IFMT == st.S_IFCHR and path.inode.rdev == DEV_NULL:
+                return await path.inode.open(path, O_RDWR)
+        except LinuxError:
+            pass
+        return NullFile(Inode(self._host_fs, st.S_IFCHR | 0o666, rdev=DEV_NULL), None, O_RDWR)
 
     async def _terminal(self, container: Container, fds: _Fds) -> _Streams:
         """A terminal in the container's /dev/pts, pumped to the donated console."""

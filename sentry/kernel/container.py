@@ -46,6 +46,7 @@ log = logging.getLogger(__name__)
 
 EXEC_DELAYS_NS = tuple(1_000_000 << n for n in range(7))  # 127 ms in all
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_DEV_NULL: Final = os.makedev(1, 3)
 
 
 def describe(e: LinuxError) -> str:
@@ -283,8 +284,9 @@ class Container:
         for number, file in enumerate(stdio):
             if file is not None:
                 t.files.install_at(number, file, False)
-                # As runc gives them to the container's user, so that it may open /dev/stdout again.
-                file.inode.uid, file.inode.gid = spec.creds.uid, spec.creds.gid
+                # As runc gives them to the container's user, so that it may open /dev/stdout again; not /dev/null.
+                if file.inode.rdev != _DEV_NULL:
+                    file.inode.uid, file.inode.gid = spec.creds.uid, spec.creds.gid
         t.no_new_privs = spec.no_new_privs
         try:
             await self._first_exec(t, path, spec)

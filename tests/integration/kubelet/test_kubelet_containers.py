@@ -248,3 +248,13 @@ def test_exec_ends_with_its_container(pod: Pod) -> None:
         assert until(lambda: container.exec("test", "-e", "/tmp/begun").exit_code == 0)
         container.stop()
         assert running.result(20).exit_code == 137
+
+
+def test_descriptors_that_nobody_gave_are_the_null_device(pod: Pod) -> None:
+    """In the first process and in an exec; it stays root's, whoever the user is."""
+    show = "readlink /proc/self/fd/0; cat; echo lost >&0; stat -c '%u %a' /dev/null; echo end"
+    container = pod.container("main", "sh", "-c", f"exec 2>/dev/null; {show}; sleep 1000")
+    container.security.run_as_user.value = 1234
+    container.start()
+    assert until(lambda: container.printed() == "/dev/null\n0 666\nend\n"), container.log()
+    assert container.exec("sh", "-c", show).stdout == b"/dev/null\n0 666\nend\n"
