@@ -11,7 +11,7 @@ import pytest
 
 from tests.bare import Bare
 from tests.integration.bundle import busybox_rootfs
-from tests.integration.cri import CriDaemon
+from tests.integration.cri import CriDaemon, cri_daemon
 from tests.integration.daemon import Daemon, until
 from tests.integration.events import Events
 from tests.integration.host import Host
@@ -54,12 +54,8 @@ def client(daemon: Daemon) -> Iterator[Client]:
 @pytest.fixture(scope="session")
 def cri_session() -> Iterator[CriDaemon]:
     """A daemon with the CRI service, for all tests of the worker that want no more than that."""
-    with tempfile.TemporaryDirectory(prefix="cri-", ignore_cleanup_errors=True) as folder:
-        daemon = CriDaemon(Path(folder))
-        try:
-            yield daemon
-        finally:
-            daemon.close()
+    with cri_daemon() as daemon:
+        yield daemon
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -177,3 +180,14 @@ class CriDaemon(Daemon):
     def remove_pod(self, pod: str) -> None:
         self._call("StopPodSandbox", text_field(1, pod))
         self._call("RemovePodSandbox", text_field(1, pod))
+
+
+@contextmanager
+def cri_daemon() -> Iterator[CriDaemon]:
+    """One in a folder of its own, whose name is short because socket paths are."""
+    with tempfile.TemporaryDirectory(prefix="cri-", ignore_cleanup_errors=True) as folder:
+        daemon = CriDaemon(Path(folder))
+        try:
+            yield daemon
+        finally:
+            daemon.close()

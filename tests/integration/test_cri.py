@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.integration.cri import NAMESPACE, CriDaemon
+from tests.integration.cri import NAMESPACE, CriDaemon, cri_daemon
 from tests.integration.daemon import command_line, until
 from tests.integration.stubs import platform_of
 
@@ -21,12 +20,8 @@ HANDLER = os.environ.get("PYSC_TEST_HANDLER", "pysc")
 
 @pytest.fixture(scope="module")
 def cri() -> Iterator[CriDaemon]:
-    with tempfile.TemporaryDirectory(prefix="cri-", ignore_cleanup_errors=True) as folder:
-        daemon = CriDaemon(Path(folder))
-        try:
-            yield daemon
-        finally:
-            daemon.close()
+    with cri_daemon() as daemon:
+        yield daemon
 
 
 @pytest.fixture

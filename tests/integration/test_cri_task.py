@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import grpc  # type: ignore[import-untyped]
 import pytest
 
 from proto.ttrpc.protobuf import as_bytes, as_int, bytes_field, fields, int_field, text_field
-from tests.integration.cri import CriDaemon
+from tests.integration.cri import CriDaemon, cri_daemon
 from tests.integration.daemon import until
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("cri")]
@@ -20,12 +18,8 @@ MIB = 1 << 20
 
 @pytest.fixture(scope="module")
 def cri() -> Iterator[CriDaemon]:
-    with tempfile.TemporaryDirectory(prefix="cri-", ignore_cleanup_errors=True) as folder:
-        daemon = CriDaemon(Path(folder))
-        try:
-            yield daemon
-        finally:
-            daemon.close()
+    with cri_daemon() as daemon:
+        yield daemon
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from pathlib import Path
 import grpc  # type: ignore[import-untyped]
 import pytest
 
-from tests.integration.cri import NAMESPACE, NODE_PID, POD_PID, TARGET_PID, Asked, CriDaemon
+from tests.integration.cri import NAMESPACE, NODE_PID, POD_PID, TARGET_PID, Asked, CriDaemon, cri_daemon
 from tests.integration.daemon import command_line, until
 from tests.integration.guest import build
 
@@ -33,12 +33,8 @@ ours = pytest.mark.skipif(HANDLER != "pysc", reason="about processes of ours")
 
 @pytest.fixture(scope="module")
 def cri() -> Iterator[CriDaemon]:
-    with tempfile.TemporaryDirectory(prefix="cri-", ignore_cleanup_errors=True) as folder:
-        daemon = CriDaemon(Path(folder))
-        try:
-            yield daemon
-        finally:
-            daemon.close()
+    with cri_daemon() as daemon:
+        yield daemon
 
 
 class Pod:
