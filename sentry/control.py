@@ -11,7 +11,7 @@ import os
 import select
 import socket
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Final, TypeVar
 
 from proto import control as c
@@ -73,6 +73,9 @@ class _Fds:
                 del self._left[i]
                 return fd
         return None
+
+    def have(self, roles: Iterable[str]) -> bool:
+        return {name for name, _ in self._left}.issuperset(roles)
 
     def take_all(self, role: str) -> list[int]:
         fds = []
@@ -279,9 +282,28 @@ class ControlServer:
         """The files for descriptors 0, 1, 2: /dev/null in the place of one that was not given, as with runc."""
         if terminal:
             return await self._terminal(container, fds)
-        donated = [fds.take(role) for role in ("stdin", "stdout", "stderr")]
-        null = await self._null(container) if None in donated else None
-        return _Streams([HostFile(self.kernel.loop, self._host_fs, fd) if fd is not None else null for fd in donated])
+        roles = ("stdin", "stdout", "stderr")
+        null = None if fds.have(roles) else await self._null(container)
+        files: list[File | None] = []
+        try:
+            for role in roles:
+                files.append(self._host_file(fds, role) or null)
+        except BaseException:
+            _Streams(files).abandon()
+            raise
+        return _Streams(files)
+
+    def _host_file(self, fds: _Fds, role: str) -> File | None:
+        """The file of a descriptor that was given; it may take more of them than containers can have."""
+        fd = fds.take(role)
+        if fd is None:
+            return None
+        try:
+            with reserved():
+                return HostFile(self.kernel.loop, self._host_fs, fd)
+        except BaseException:
+            os.close(fd)
+            raise
 
     async def _null(self, container: Container) -> File:
         """The container's own /dev/null, and one without a name where it has none."""
