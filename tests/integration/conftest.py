@@ -15,7 +15,7 @@ from tests.integration.cri import CriDaemon, cri_daemon
 from tests.integration.daemon import Daemon, until
 from tests.integration.events import Events
 from tests.integration.host import Host
-from tests.integration.platforms import SUBJECTS, Subject, signals_restored
+from tests.integration.platforms import SUBJECTS, Subject, signals_restored, skip_without
 from tests.integration.shims import RealShims
 from tests.integration.tasks import Client
 
@@ -98,6 +98,8 @@ def host(module_host: Host) -> Iterator[Host]:
 @pytest.fixture(params=("systrap", "ptrace", "kvm"))
 def platform(request: pytest.FixtureRequest, host: Host) -> Iterator[str]:
     """Each platform in turn, for the commands of `host`."""
+    if request.param == "kvm":  # which not every host has
+        skip_without("kvm")
     host.platform = str(request.param)
     yield host.platform
     host.platform = "auto"

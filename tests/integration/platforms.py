@@ -135,3 +135,17 @@ def host_state(pid: int) -> str:
     with suppress(OSError):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     return "gone"
+
+
+@functools.cache
+def reason_against(name: str) -> str:
+    """Why the platform does not work here; empty if it does."""
+    (subject,) = (subject for subject in SUBJECTS if subject.name == name)
+    with signals_restored():
+        return subject.probe()
+
+
+def skip_without(name: str) -> None:
+    """Skip a test for which the platform is needed."""
+    if reason := reason_against(name):
+        pytest.skip(f"{name}: {reason}")

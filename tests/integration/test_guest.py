@@ -5,14 +5,13 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
 from tests.integration import guest
-from tests.integration.platforms import SUBJECTS, signals_restored
+from tests.integration.platforms import SUBJECTS, skip_without
 
 PLATFORMS = {subject.name: subject for subject in SUBJECTS}
 DIRECTORIES = {"gofer": "/work", "tmpfs": "/tmp"}
@@ -68,13 +67,6 @@ class Batches:
         return Batch(native, sandboxed)
 
 
-@cache
-def reason_against(platform: str) -> str:
-    """Why the platform does not work here; empty if it does."""
-    with signals_restored():
-        return PLATFORMS[platform].probe()
-
-
 @pytest.fixture(scope="session")
 def batches(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Batches:
     items = [item for item in request.session.items if isinstance(item, pytest.Function)]
@@ -91,8 +83,7 @@ def batches(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     ],
 )
 def test_program(batches: Batches, case: Case) -> None:
-    if reason := reason_against(case.platform):
-        pytest.skip(f"{case.platform}: {reason}")
+    skip_without(case.platform)
     batch = batches.of(case)
     native, sandboxed = batch.native[case.name], batch.sandboxed[case.name]
     assert native.passed, f"natively (so the test is wrong), {native.report()}"

@@ -27,13 +27,6 @@ ANSWER_SECONDS = 10
 MANY = range(10000, 1 << 20)
 
 
-@pytest.fixture(params=("systrap", "ptrace", "kvm"))
-def platform(request: pytest.FixtureRequest, host: Host) -> Iterator[str]:
-    host.platform = str(request.param)
-    yield host.platform
-    host.platform = "auto"
-
-
 @pytest.fixture
 def neighbour(host: Host, platform: str) -> str:
     """A container beside the one that floods."""

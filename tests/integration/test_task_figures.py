@@ -15,6 +15,7 @@ from proto.containerd import metrics_v1_pb2, metrics_v2_pb2, task_pb2
 from proto.ttrpc.status import FAILED_PRECONDITION, INVALID_ARGUMENT, RpcError
 from shim.service import RESOURCES_TYPE
 from tests.integration.daemon import Daemon, until
+from tests.integration.platforms import skip_without
 from tests.integration.shims import RealShims, cgroup_roots
 from tests.shimtest.harness import Task, fails
 
@@ -185,6 +186,7 @@ async def test_child_that_takes_all_memory_is_told_of_once(shims: RealShims) -> 
 
 @pytest.mark.parametrize("platform", ["systrap", "kvm"])
 async def test_container_that_takes_all_memory_is_told_of_before_its_exit(shims: RealShims, platform: str) -> None:
+    skip_without(platform)
     bundle = shims.container("c1", ["awk", "BEGIN { while (1) a[i++] = i }"])
     config = json.loads((bundle.path / "config.json").read_text())
     config["annotations"]["dev.pysc.platform"] = platform
