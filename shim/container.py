@@ -171,6 +171,7 @@ class Container:
 
     async def _start_exec(self, process: Process) -> None:
         if self._ended:
+            self._fail_start(process, START_FAILED)  # or who waits for it would wait until it is deleted
             raise wrong_state(f"container {self.id} has ended")
         try:
             streams = await open_streams(process.names, self._owner, process.stdin_closed, process.size)
