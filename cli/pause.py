@@ -1,5 +1,7 @@
 """pysc pause and resume."""
 
+from collections.abc import Callable
+
 from cli.args import Command, Values
 from cli.options import state_root
 from sandbox.errors import FailedPrecondition, NotFound, SandboxError
@@ -7,16 +9,16 @@ from sandbox.sandbox import Sandbox
 
 
 def _pause(flags: Values, values: Values, words: list[str]) -> int:
-    try:
-        Sandbox.load(state_root(flags), words[0]).pause()
-    except NotFound as e:
-        raise _explained(e) from None
-    return 0
+    return _change(flags, words[0], Sandbox.pause)
 
 
 def _resume(flags: Values, values: Values, words: list[str]) -> int:
+    return _change(flags, words[0], Sandbox.resume)
+
+
+def _change(flags: Values, container_id: str, how: Callable[[Sandbox], None]) -> int:
     try:
-        Sandbox.load(state_root(flags), words[0]).resume()
+        how(Sandbox.load(state_root(flags), container_id))
     except NotFound as e:
         raise _explained(e) from None
     return 0

@@ -26,7 +26,7 @@ from sentry.fs.console import Console, new_console
 from sentry.fs.devpts import DevPts
 from sentry.fs.goferclient import GoferClient
 from sentry.fs.goferfs import GoferFs
-from sentry.fs.hostfd import DEV_NULL, HostFile, HostFs
+from sentry.fs.hostfd import HostFile, HostFs
 from sentry.fs.memdata import MEMORY, Pool
 from sentry.fs.memdev import NullFile
 from sentry.fs.proc_view import TaskView
@@ -310,11 +310,11 @@ class ControlServer:
         root = container.root()
         try:
             path = await walk(Where(root, root, new_root_creds().caller(0)), "/dev/null")
-            if path.inode.mode & st.S_IFMT == st.S_IFCHR and path.inode.rdev == DEV_NULL:
+            if path.inode.mode & st.S_IFMT == st.S_IFCHR and path.inode.rdev == st.DEV_NULL:
                 return await path.inode.open(path, O_RDWR)
         except LinuxError:
             pass
-        return NullFile(Inode(self._host_fs, st.S_IFCHR | 0o666, rdev=DEV_NULL), None, O_RDWR)
+        return NullFile(Inode(self._host_fs, st.S_IFCHR | 0o666, rdev=st.DEV_NULL), None, O_RDWR)
 
     async def _terminal(self, container: Container, fds: _Fds) -> _Streams:
         """A terminal in the container's /dev/pts, pumped to the donated console."""

@@ -133,8 +133,9 @@ class TaskService:
 
     async def state(self, request: task_pb2.StateRequest) -> Message:
         """Cheap: containerd asks before every operation on an exec.  Echoes the stdio names, which CRI reopens."""
-        if request.id not in self._containers and request.id in self._creating and not request.exec_id:
-            return self._creating[request.id].state()
+        making = self._making(request.id, request.exec_id)
+        if making is not None:
+            return making.state()
         container = self._container(request.id)
         process = container.process(request.exec_id)
         names = process.names
@@ -326,8 +327,9 @@ class TaskService:
         """Say that no more input comes."""
         if not request.stdin:
             return Empty()
-        if request.id not in self._containers and request.id in self._creating and not request.exec_id:
-            self._creating[request.id].stdin_closed = True
+        making = self._making(request.id, request.exec_id)
+        if making is not None:
+            making.stdin_closed = True
         else:
             self._container(request.id).close_stdin(request.exec_id)
         return Empty()
@@ -381,6 +383,10 @@ class TaskService:
                 await self._remove(container_id)
             except RpcError as e:
                 log.error("container %s: %s", container_id, e)
+
+    def _making(self, container_id: str, exec_id: str) -> Creation | None:
+        """A container in the making, if it is its first process that is meant."""
+        return self._creating.get(container_id) if container_id not in self._containers and not exec_id else None
 
     async def _made(self, container_id: str) -> Container:
         """A container, waited for if it is in the making.

@@ -7,8 +7,8 @@ this moment, are not affected; the next `start` begins another, if there still i
 import os
 import signal
 import socket
-import struct
 
+from sandbox.warm_client import peer_of
 from shim.address import remove
 from shim.warm_client import FOLDER
 
@@ -34,7 +34,6 @@ def _end(path: str) -> None:
     with socket.socket(socket.AF_UNIX) as s:
         try:
             s.connect(path)
-            raw = s.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)  # of the process that called listen(2)
-            os.kill(struct.unpack("iII", raw)[0], signal.SIGTERM)
+            os.kill(peer_of(s)[0], signal.SIGTERM)
         except OSError:
             pass  # nobody's any more

@@ -1,5 +1,6 @@
 """File modes and struct stat, statx, statfs: include/uapi/linux/stat.h, arch/x86/include/uapi/asm/stat.h."""
 
+import os
 import struct
 from typing import Final
 
@@ -18,6 +19,8 @@ S_IALLUGO: Final = 0o7777
 S_IXGRP: Final = 0o10
 
 DT_UNKNOWN: Final = 0
+
+DEV_NULL: Final = os.makedev(1, 3)
 
 # struct stat: dev ino nlink mode uid gid pad rdev size blksize blocks, three timespecs, three unused longs.
 STAT: Final = struct.Struct("<QQQIIIIQqqqqqqqqq24x")

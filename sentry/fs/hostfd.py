@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, ClassVar, Final
 from sentry.abi.errno import EACCES, EAGAIN, EFAULT, ENODEV, EPIPE, ESPIPE, from_host
 from sentry.abi.fcntl import O_ACCMODE, O_APPEND, O_RDWR, SEEK_CUR, SEEK_END, SEEK_SET
 from sentry.abi.poll import ANY, POLLERR, POLLHUP, POLLIN, POLLOUT, POLLRDNORM, POLLWRNORM
+from sentry.abi.stat import DEV_NULL
 from sentry.vfs.file import File
 from sentry.vfs.inode import AttrChange, FileSystem, Inode
 from sentry.vfs.iov import Sink, Source
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from sentry.wait import Loop
 
 PIPE_BUF: Final = 4096
-DEV_NULL: Final = os.makedev(1, 3)
 CHUNK: Final = 65536
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 from sentry.abi import signal as sig
 from sentry.abi.errno import EACCES, EAGAIN, ENOENT, ENOTDIR, LinuxError
 from sentry.abi.poll import ANY
+from sentry.abi.stat import DEV_NULL
 from sentry.kernel import exec as execve
 from sentry.kernel import run
 from sentry.kernel.creds import Creds
@@ -46,7 +47,6 @@ log = logging.getLogger(__name__)
 
 EXEC_DELAYS_NS = tuple(1_000_000 << n for n in range(7))  # 127 ms in all
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-_DEV_NULL: Final = os.makedev(1, 3)
 
 
 def describe(e: LinuxError) -> str:
@@ -285,7 +285,7 @@ class Container:
             if file is not None:
                 t.files.install_at(number, file, False)
                 # As runc gives them to the container's user, so that it may open /dev/stdout again; not /dev/null.
-                if file.inode.rdev != _DEV_NULL:
+                if file.inode.rdev != DEV_NULL:
                     file.inode.uid, file.inode.gid = spec.creds.uid, spec.creds.gid
         t.no_new_privs = spec.no_new_privs
         try:

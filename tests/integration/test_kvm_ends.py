@@ -20,7 +20,7 @@ from tests.bare import DATA, LOOP, Bare, call
 from tests.integration import guest
 from tests.integration.host import Host, assert_one_line
 from tests.integration.hostile import Wall
-from tests.integration.platforms import kvm_device, make_kvm, opened, probe_kvm
+from tests.integration.platforms import kvm_device, make_kvm, opened, probe_kvm, skip_without
 
 own_process = pytest.mark.own_process
 KILLED = ExitTrap(9)
@@ -43,9 +43,7 @@ def test_what_is_not_kvm_is_refused_with_a_reason(path: str) -> None:
 
 @own_process
 def test_a_machine_can_be_made_after_one_that_could_not() -> None:
-    reason = probe_kvm()
-    if reason:
-        pytest.skip(reason)
+    skip_without("kvm")
     assert probe_of(-1)
     with kvm_device() as fd:
         assert probe_of(fd) == ""
@@ -128,12 +126,6 @@ def kvm_host(host: Host) -> Iterator[Host]:
     host.platform = "auto"
 
 
-def needs_kvm() -> None:
-    reason = probe_kvm()
-    if reason:
-        pytest.skip(reason)
-
-
 # In a mount namespace of its own, so that the device is another for this command alone.
 OTHER_DEVICES = {
     "not KVM's": ("mount --bind /dev/null /dev/kvm", "kvm: no virtual machine can be made with KVM: the device is not"),
@@ -169,7 +161,7 @@ def test_a_device_that_does_not_do_is_told_of_in_one_line(kvm_host: Host, tmp_pa
 
 @pytest.mark.slow
 def test_memory_beyond_the_limit_ends_the_process_and_the_log_says_so(kvm_host: Host, tmp_path: Path) -> None:
-    needs_kvm()
+    skip_without("kvm")
     neighbour = kvm_host.name()
     kvm_host.background("run", "--detach", "--bundle", kvm_host.bundle("sleep", "1000"), neighbour)
     shutil.copy2(guest.build("flood"), kvm_host.rootfs / "flood")
@@ -193,7 +185,7 @@ def test_memory_beyond_the_limit_ends_the_process_and_the_log_says_so(kvm_host: 
 
 @pytest.mark.slow
 def test_a_container_gives_all_its_memory_back(kvm_host: Host, tmp_path: Path) -> None:
-    needs_kvm()
+    skip_without("kvm")
     log = tmp_path / "log"
     script = "i=0; while [ $i -lt 20 ]; do /bin/true; (exit 3); echo $i >/tmp/f; cat /tmp/f; i=$((i+1)); done; exit 4"
     done = kvm_host.pysc("--debug-log", log, "run", "--bundle", kvm_host.bundle("sh", "-c", script), kvm_host.name())

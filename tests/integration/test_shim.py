@@ -6,7 +6,6 @@ What the shim does by itself is tested in tests/unit/shim; here it is about the 
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,6 @@ from google.protobuf.empty_pb2 import Empty
 
 from proto.containerd import metrics_v1_pb2, metrics_v2_pb2, task_pb2
 from proto.ttrpc.status import NOT_FOUND, UNKNOWN, RpcError
-from tests.integration.bundle import busybox_rootfs
 from tests.integration.shims import RealShims
 from tests.shimtest.harness import Task, wait_gone
 
@@ -24,18 +22,6 @@ pytestmark = [
 ]
 
 SLEEP = ["sleep", "1000"]
-
-
-@pytest.fixture(scope="module")
-def rootfs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return busybox_rootfs(tmp_path_factory.mktemp("busybox"))
-
-
-@pytest.fixture
-async def shims(rootfs: Path) -> AsyncIterator[RealShims]:
-    shims = RealShims(rootfs)
-    yield shims
-    await shims.close()
 
 
 async def fails(code: int, call: object) -> str:
