@@ -20,6 +20,8 @@ import platform_systrap.platform as systrap
 from sentry.mm.mm import MAP_ANONYMOUS, MAP_PRIVATE, PROT_EXEC, PROT_READ
 from sentry.platform import PAGE_SIZE, Context, Platform
 from tests.bare import CODE, READ_WRITE
+from tests.kvm import machine
+from tests.kvm.kernel import Unavailable, kernel
 from tests.slowness import SLOWNESS
 
 P = TypeVar("P", bound=Platform)
@@ -149,3 +151,13 @@ def skip_without(name: str) -> None:
     """Skip a test for which the platform is needed."""
     if reason := reason_against(name):
         pytest.skip(f"{name}: {reason}")
+
+
+def skip_without_machine() -> None:
+    """Skip a test for which the machine with software SVM is needed, and its kernel."""
+    if reason := machine.missing():
+        pytest.skip(reason)
+    try:
+        kernel()
+    except Unavailable as e:
+        pytest.skip(str(e))

@@ -7,8 +7,8 @@ import sys
 import pytest
 
 from tests.integration.daemon import CGROUPS
+from tests.integration.platforms import skip_without_machine
 from tests.kvm import machine
-from tests.kvm.kernel import Unavailable, kernel
 from tests.kvm.suite import NO_OTHERS, PYTEST, SLOWNESS
 from tests.slowness import VARIABLE
 
@@ -26,13 +26,7 @@ NOT_THERE = "not (kvm or ctr)"  # one platform is enough, and containerd would b
 @pytest.mark.timeout(SECONDS + 60)
 @pytest.mark.skipif((CGROUPS / "cgroup.controllers").exists(), reason="this host has cgroup v2: they run here anyway")
 def test_limits_and_figures_with_cgroup_v2() -> None:
-    reason = machine.missing()
-    if reason:
-        pytest.skip(reason)
-    try:
-        kernel()
-    except Unavailable as e:
-        pytest.skip(str(e))
+    skip_without_machine()
     output = bytearray()
     plugins = ("-p", "pytest_asyncio.plugin")
     command = [sys.executable, *PYTEST, *plugins, "-q", "-k", NOT_THERE, *TESTS]

@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from tests.integration.daemon import until
-from tests.integration.platforms import SUBJECTS
+from tests.integration.platforms import SUBJECTS, skip_without_machine
 from tests.kvm import machine, suite
-from tests.kvm.kernel import ROOT, Unavailable, kernel
+from tests.kvm.kernel import ROOT
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("kvm-machine")]
 
@@ -29,13 +29,7 @@ HANDFUL = f"{PLATFORM} and (test_platform.py or (gofer and (pipe or signal)))"
 
 @pytest.fixture(scope="module", autouse=True)
 def available() -> None:
-    reason = machine.missing()
-    if reason:
-        pytest.skip(reason)
-    try:
-        kernel()
-    except Unavailable as e:
-        pytest.skip(str(e))
+    skip_without_machine()
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import signal
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -13,16 +12,9 @@ from google.protobuf.empty_pb2 import Empty
 from proto.containerd import task_pb2
 from proto.ttrpc.status import FAILED_PRECONDITION, INVALID_ARGUMENT, NOT_FOUND, UNIMPLEMENTED
 from shim.service import RESOURCES_TYPE
-from tests.shimtest.harness import FAKE_ENTRY, Shims, Task, fails
+from tests.shimtest.harness import Shims, Task, fails
 
 SLEEP = ["sleep", "1000"]
-
-
-@pytest.fixture
-async def shims() -> AsyncIterator[Shims]:
-    shims = Shims(FAKE_ENTRY)
-    yield shims
-    await shims.close()
 
 
 async def running(shims: Shims) -> Task:

@@ -3,7 +3,6 @@
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -22,16 +21,9 @@ from proto.ttrpc.status import (
     RpcError,
 )
 from shim import address
-from tests.shimtest.harness import FAKE_ENTRY, Shims, Task, wait_gone
+from tests.shimtest.harness import Shims, Task, wait_gone
 
 SLEEP = ["sleep", "1000"]
-
-
-@pytest.fixture
-async def shims() -> AsyncIterator[Shims]:
-    shims = Shims(FAKE_ENTRY)
-    yield shims
-    await shims.close()
 
 
 async def make(shims: Shims, args: list[str], **fields: object) -> Task:
