@@ -141,6 +141,10 @@ class KvmContext:
         self.running = True
         self.space.platform.resuming.append(self)
 
+    def resume_with(self, value: int) -> None:
+        self.set_result(value)
+        self.resume()
+
     def let_through(self, name: str, args: tuple[int, ...]) -> bool:
         return False
 

@@ -165,6 +165,10 @@ class PtraceContext:
         self.running = True
         self.space.platform.resuming.append(self)
 
+    def resume_with(self, value: int) -> None:
+        self.set_result(value)
+        self.resume()
+
     def let_through(self, name: str, args: tuple[int, ...]) -> bool:
         return False
 

@@ -35,14 +35,19 @@ HARMLESS: Final = ("mmap", "munmap", "mprotect", "mremap", "madvise", "arch_prct
 LET_THROUGH: Final = {number: name for number, name in NAMES.items() if name in HARMLESS}
 
 EVENT: Final = struct.Struct("<iiq?7x6Q")  # struct pt_event, up to its arguments
-unpack_event: Final = EVENT.unpack_from
+unpack_arguments: Final = struct.Struct("<24x6Q").unpack_from
 turn: Final = lib.turn
+answer_posted: Final = lib.turn_answer_posted
 EVENT_SIZE: Final[int] = ffi.sizeof("struct pt_event")
 EV_SYSCALL: Final[int] = lib.PT_EV_SYSCALL
 EV_SITE: Final[int] = lib.PT_EV_SITE
+OWN_CALL: Final[int] = lib.PT_OWN_CALL
+POSTED_CALL: Final[int] = lib.PT_POSTED_CALL
+NUMBER: Final = OWN_CALL - 1
 NONE: Final[int] = lib.PT_ANSWER_NONE
 RESULT: Final[int] = lib.PT_ANSWER_RESULT
 CONTINUE: Final[int] = lib.PT_ANSWER_CONTINUE
+GIVEN: Final[int] = lib.PT_ANSWER_GIVEN
 NOTIFIED: Final[int] = lib.PT_NOTIFIED
 SYS_EXIT: Final = 60
 MAX_PROCESSORS: Final = 1 << 20
@@ -64,9 +69,10 @@ class SystrapContext(PtraceContext):
 
     answer says what its trapped call will be answered with when it next runs: NONE (its registers say all),
     RESULT, or CONTINUE (the host carries it out).
+    posted: its last call came through the ring.
     """
 
-    __slots__ = ("answer", "result", "trap")
+    __slots__ = ("answer", "posted", "result", "trap", "trapped")
 
     space: SystrapSpace
 
@@ -75,8 +81,11 @@ class SystrapContext(PtraceContext):
         if space.ring is not None:
             self.use(space.ring)
         self.answer = NONE
+        self.posted = False
         self.result = 0
         self.trap = SyscallTrap(-1, (0, 0, 0, 0, 0, 0))
+        # What wait() returns of a call: kept, not made.
+        self.trapped: tuple[tuple[SystrapContext, Trap], ...] = ((self, self.trap),)
 
     def _take_registers(self) -> None:
         if self.answer != NONE:
@@ -97,6 +106,16 @@ class SystrapContext(PtraceContext):
     def set_result(self, value: int) -> None:
         self.result = value
         self.answer = RESULT
+
+    def resume_with(self, value: int) -> None:
+        self.running = True
+        platform = self.space.platform
+        if self.posted and answer_posted(self.c, value):
+            platform.given = self
+        else:
+            self.result = value
+            self.answer = RESULT
+            platform.resuming.append(self)
 
     def let_through(self, name: str, args: tuple[int, ...]) -> bool:
         trap, c = self.trap, self.c
@@ -126,6 +145,7 @@ class SystrapContext(PtraceContext):
         if self.space.ring is not None:
             self.space.ring.c.n_users -= 1
         super().release()
+        self.trapped = ()  # it is part of itself
 
     def poke(self, addr: int, data: bytes) -> None:
         """Write whole words where the application cannot."""
@@ -199,6 +219,7 @@ class SystrapPlatform(PtracePlatform):
         """n_processors: what the containers may use; with one, the ring is off.  variant: a key of RING."""
         super().__init__(proc_fd)
         numbers = {name: number for number, name in NAMES.items()}
+        self.given: SystrapContext | None = None  # it runs already, its call answered, for nobody else did
         self._traced = [numbers[name] for name in TRACED]
         self._buffer = bytearray(EVENT_SIZE * MAX_EVENTS)
         self._events = ffi.from_buffer("struct pt_event[]", self._buffer)
@@ -213,21 +234,25 @@ class SystrapPlatform(PtracePlatform):
         check(lib.turn_init(epoll_fd, traced, len(traced), self._events, MAX_EVENTS), "setting up the turn")
 
     def wait(self, timeout_ns: int) -> Sequence[tuple[Any, Trap]]:
-        resuming = self.resuming
-        if len(resuming) != 1 or resuming[0].stop_wanted:
+        resuming, context = self.resuming, self.given
+        if context is not None and not resuming:
+            self.given = None
+            n = turn(context.c, 0, GIVEN, timeout_ns)
+        elif len(resuming) == 1 and not resuming[0].stop_wanted:
+            context = resuming.pop()
+            n = turn(context.c, context.result, context.answer, timeout_ns)
+            context.answer = NONE
+        else:
             return self._wait_for_many(timeout_ns)
-        context = resuming.pop()
-        n = turn(context.c, context.result, context.answer, timeout_ns)
-        context.answer = NONE
-        if n == 1:
-            event = unpack_event(self._buffer)
-            context = self.contexts.get(event[1])
-            if event[0] == EV_SYSCALL and context is not None:
-                context.running = False
-                trap = context.trap
-                trap.number, trap.native, trap.args = event[2], event[3], event[4:]
-                return ((context, trap),)
-        return self._taken(n)
+        if n < OWN_CALL:
+            return self._taken(n)
+        context.running = False
+        trap = context.trap
+        context.posted = n >= POSTED_CALL
+        trap.number = n & NUMBER
+        trap.args = unpack_arguments(self._buffer)
+        trap.native = True
+        return context.trapped
 
     def close(self) -> None:
         super().close()
@@ -260,8 +285,9 @@ class SystrapPlatform(PtracePlatform):
             if context is None:
                 self._bury(self._events[index])
             elif event[0] in (EV_SYSCALL, EV_SITE):
-                traps.append((context, SyscallTrap(event[2], event[4:], event[3])))
-                context.trap = traps[-1][1]
+                trap = context.trap
+                trap.number, trap.args, trap.native = event[2], event[4:], event[3]
+                traps.append((context, trap))
                 context.running = False
                 if event[0] == EV_SITE:
                     sites.append(context)

@@ -137,6 +137,9 @@ class Context(Protocol):
     def resume(self) -> None:
         """What switch() begins with, for an owner that takes the next trap by Job.trapped: never without that."""
 
+    def resume_with(self, value: int) -> None:
+        """set_result() and resume() in one: the way back from nearly every call."""
+
     def let_through(self, name: str, args: tuple[int, ...]) -> bool:
         """Let the host carry out the trapped call itself, with its result, when this context runs on.
 

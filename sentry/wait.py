@@ -286,14 +286,17 @@ class Loop:
         self._stopping = True
 
     def run(self) -> None:
-        ready = self._ready
-        platform = self.platform
-        turns = 0
+        ready, timers, platform = self._ready, self._timers, self.platform
+        before_io = self.IO_EVERY
         while not self._stopping:
             while ready:
                 job, value = ready.popleft()
                 self._step(job, value)
-            timeout_ns = self._run_timers() if self._timers else NEVER
+            timeout_ns = NEVER
+            if timers:
+                timeout_ns = timers[0][0] - self.now_ns()
+                if timeout_ns <= 0:
+                    timeout_ns = self._run_timers()
             if ready or self._stopping:
                 continue
             resting: Sequence[Job] = ()
@@ -309,8 +312,10 @@ class Loop:
                 self.current = None
                 if value is not RUNNING:
                     self._step(job, value)
-            for job in resting:
-                self.wake(job)
-            turns += 1
-            if not traps or turns % self.IO_EVERY == 0:
+            if resting:
+                for job in resting:
+                    self.wake(job)
+            before_io -= 1
+            if not traps or not before_io:
+                before_io = self.IO_EVERY
                 self._poll_fds()

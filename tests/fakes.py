@@ -357,6 +357,10 @@ class ScriptedContext:
         self.running = True
         self.platform.running.append(self)
 
+    def resume_with(self, value: int) -> None:
+        self.set_result(value)
+        self.resume()
+
     def let_through(self, name: str, args: tuple[int, ...]) -> bool:
         return False
 

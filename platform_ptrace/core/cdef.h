@@ -53,6 +53,7 @@ struct ring {
 	int streak, heat_after, hits;
 	unsigned long put_at;   /* what is to be put into memory with the answer: page->data, to there */
 	unsigned int put_length;
+	unsigned int out_length; /* page->out_length, which is written only when it changes */
 	int put_failed;
 	struct ring_block blocks[RING_BLOCKS];
 };
@@ -104,6 +105,7 @@ void turn_close(void);
 int turn_listen(int listener);
 void turn_unlisten(int listener);
 int turn_resume(struct pt_ctx *ctx, long result, int answer);
+int turn_answer_posted(struct pt_ctx *ctx, long result);
 int turn(struct pt_ctx *ctx, long result, int answer, long timeout_ns);
 
 int ring_init(int patch_after, int heat_after, int n_processors, const int *refused, int n_refused,

@@ -24,15 +24,20 @@
 #define PT_EV_EXIT 4
 #define PT_EV_SITE 5
 
+/* what turn() returns: numbers of events are below; the calls that came through the ring above */
+#define PT_OWN_CALL 65536
+#define PT_POSTED_CALL 131072
+
 /* what a trapped call is answered with */
 #define PT_ANSWER_NONE 0
 #define PT_ANSWER_RESULT 1
 #define PT_ANSWER_CONTINUE 2
+#define PT_ANSWER_GIVEN 3
 
 /* struct ring */
 #define RING_BLOCKS 240
 #define RING_BLOCK_SIZE 512
-#define RING_DATA 4096
+#define RING_DATA 1024
 #define RING_PAGE_SIZE 8192
 
 /* what goes with a call: nothing, the string that its first or second argument points to, or as many bytes as the third

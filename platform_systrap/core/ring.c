@@ -6,9 +6,9 @@
  * the thread makes its call as any other, the Sentry cools it and sleeps in the kernel.  So a thread that sleeps costs
  * nothing, and everything that is not one busy thread is as without the ring.
  *
- * Each call happens once.  A posted call is the Sentry's from when it changed POSTED to TAKEN; the thread may then only
- * change TAKEN to PLAIN, and make the very call again, whose notification the answer goes to (turn.c's LATE and
- * take_again).  Before, it changes POSTED to PLAIN, and the Sentry has never seen it.
+ * Each call happens once.  A posted call is the Sentry's from when it saw it there: ctx->state says so, and nothing in
+ * the page.  A thread that gives up changes POSTED to PLAIN, and makes the very call in a notification: the answer goes
+ * there if the Sentry has begun it (turn.c's LATE and take_again), else it is a call as any other.
  *
  * The Sentry believes its own ctx->state: a call is taken only from the hot thread, and only while that is RUNNING.  So
  * what the application writes into the page is at worst a call of its own, or a wrong answer to itself.  The page is
@@ -256,7 +256,6 @@ void ring_cool(void)
 
 	store(&ring->page->spin, 0);
 	change(ring->page, POSTED, PLAIN);
-	change(ring->page, TAKEN, PLAIN);
 	end_copies();
 	if (hot->state == PT_RING)
 		ring_settle(hot);
@@ -281,11 +280,11 @@ void ring_forget(const struct pt_ctx *ctx)
 static void begin_copies(const struct pt_event *ev, int kind)
 {
 	struct ring *ring = hot->ring;
-	uint32_t length = load(&ring->page->in_length);
+	uint32_t length = kind == RING_NOTHING ? 0 : load(&ring->page->in_length);
 
 	ring->put_length = ring->put_failed = 0;
 	may_put = ring->n_users == 1 && staged_calls[ev->number];
-	in_length = kind == RING_NOTHING || length > RING_DATA || ring->n_users != 1 ? 0 : length;
+	in_length = length > RING_DATA || ring->n_users != 1 ? 0 : length;
 	in_at = ev->args[kind == RING_STRING_1 ? 0 : 1];
 	memcpy(in_data, ring->page->data, in_length);
 }
@@ -366,12 +365,10 @@ int ring_take(struct pt_event *ev)
 
 	if (load(&page->state) != POSTED || hot->state != PT_RUNNING || hot->flags & (PT_INTERRUPTED | PT_DYING))
 		return 0;
-	if (!change(page, POSTED, TAKEN))
-		return 0;
 	number = load(&page->number);
 	block = load(&page->block);
 	if (is_refused((int)number) || block >= (uint32_t)ring->n_blocks) {
-		change(page, TAKEN, PLAIN);
+		change(page, POSTED, PLAIN);
 		return 0;
 	}
 	if (ring->hits++ == 0)
@@ -398,10 +395,12 @@ int ring_answer(struct pt_ctx *ctx)
 	end_copies();
 	if (ring->put_failed)
 		ctx->result = -EFAULT;
-	page->out_at = ring->put_at;
-	page->out_length = ring->put_length;
+	if (ring->out_length != ring->put_length)
+		page->out_length = ring->out_length = ring->put_length;
+	if (ring->put_length)
+		page->out_at = ring->put_at;
 	page->args[0] = ctx->ring_result = ctx->result;
-	if (change(page, TAKEN, DONE))
+	if (change(page, POSTED, DONE))
 		return 0;
 	ring_settle(ctx);
 	return -EAGAIN;

@@ -14,6 +14,7 @@
 #include "ring.h"
 
 #define IMMEDIATE "0x7777777777777777"
+#define DATA "1024" /* RING_DATA */
 #define SPINS "2000" /* how often a thread looks for its answer: 40 ns each */
 
 asm(".pushsection .rodata\n"
@@ -60,7 +61,7 @@ asm(".pushsection .rodata\n"
     "	je 5f\n"
     "	cmp $3, %eax\n"
     "	jne 8f\n"
-    "	cmp $4096, %rdx\n"
+    "	cmp $" DATA ", %rdx\n"
     "	ja 9f\n"
     "3:	lea 8(%rcx), %rax\n"
     "	cmp %rdx, %rax\n"
@@ -97,18 +98,16 @@ asm(".pushsection .rodata\n"
     "	mov $" SPINS ", %ecx\n"
     "	movl $1, (%r11)\n"
     "pt_ring_posted:\n"
-    /* Look for the answer, then withdraw, from a call that the Sentry has taken as well: it comes another way. */
-    "2:	cmpl $3, (%r11)\n"
+    /* Look for the answer, then withdraw: what the Sentry may have begun comes another way. */
+    "2:	cmpl $2, (%r11)\n"
     "	jae 3f\n"
     "	pause\n"
     "	dec %ecx\n"
     "	jnz 2b\n"
     "	mov $1, %eax\n"
-    "	mov $3, %ecx\n"
+    "	mov $2, %ecx\n"
     "	lock cmpxchg %ecx, (%r11)\n"
-    "	mov $2, %eax\n"
-    "	lock cmpxchg %ecx, (%r11)\n"
-    "3:	cmpl $4, (%r11)\n"
+    "3:	cmpl $3, (%r11)\n"
     "	jne 4f\n"
     /* Answered.  Put what came with the answer where it belongs, from its end to its beginning. */
     "	mov 72(%r11), %ecx\n"

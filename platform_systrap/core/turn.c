@@ -165,12 +165,15 @@ static int answer_notification(struct pt_ctx *ctx, long result, int answer)
 	return 0;
 }
 
-/* A call that was posted.  If its thread is already on its way to ask in a notification, it is answered there. */
-static int answer_posted(struct pt_ctx *ctx, long result)
+/* Answer a call that was posted, ahead of the turn that follows: its thread runs on while we prepare that.  If it is
+ * already on its way to ask in a notification, it is answered there.  0: it was not, or has stopped since. */
+int turn_answer_posted(struct pt_ctx *ctx, long result)
 {
+	if (ctx->state != PT_RING)
+		return 0;
 	ctx->result = result;
 	turn_set_state(ctx, ring_answer(ctx) ? PT_LATE : PT_RUNNING);
-	return 0;
+	return 1;
 }
 
 /* The call at which it stopped must not be carried out: whatever fails here ends the process instead. */
@@ -205,10 +208,12 @@ int turn_resume(struct pt_ctx *ctx, long result, int answer)
 {
 	if (ring_hot() && !ring_is_hot(ctx))
 		ring_cool();
+	if (answer == PT_ANSWER_GIVEN)
+		return 0;
 	if (ctx->state == PT_NOTIFIED)
 		return answer_notification(ctx, result, answer);
-	if (ctx->state == PT_RING)
-		return answer_posted(ctx, result);
+	if (turn_answer_posted(ctx, result))
+		return 0;
 	if (answer == PT_ANSWER_RESULT && ctx->flags & PT_REGS_VALID) {
 		ctx->regs.rax = result;
 		ctx->flags |= PT_REGS_DIRTY;
@@ -433,7 +438,7 @@ static int take_at_once(void)
 
 /* How often the listeners are looked at while the hot thread is waited for, and how often if that calls all the time. */
 #define LOOK_CYCLES 8192
-#define LOOK_CALLS 16
+#define LOOK_CALLS 32
 
 /* Look, without a sleep, at everything but the ring. */
 static int take_all(int *other)
@@ -497,15 +502,24 @@ static int sleep_and_take(long timeout_ns)
 	}
 }
 
-/* Resume ctx (NULL: nobody), then wait for events: their number, or -errno. */
-int turn(struct pt_ctx *ctx, long result, int answer, long timeout_ns)
+/* Nearly always the one event is the next call of the thread that was resumed: then the number tells, and only the
+ * arguments have to be read. */
+static int told(int n, const struct pt_ctx *ctx)
 {
-	int was_stopped = ctx && ctx->state == PT_STOPPED;
-	int n, err = ctx ? turn_resume(ctx, result, answer) : 0;
-	unsigned long begin;
+	const struct pt_event *ev = &out[0];
 
-	if (err)
-		return err;
+	if (n == 1 && ctx && ev->tid == ctx->tid && ev->kind == PT_EV_SYSCALL && ev->native &&
+	    (unsigned long)ev->number < PT_OWN_CALL)
+		return (ctx->state == PT_RING ? PT_POSTED_CALL : PT_OWN_CALL) + ev->number;
+	return n;
+}
+
+/* All that turn() does but the resuming: the number of events. */
+static int look_and_sleep(struct pt_ctx *ctx, int was_stopped, long timeout_ns)
+{
+	unsigned long begin;
+	int n;
+
 	if (ring_hot() && ring_hot()->state != PT_RUNNING)
 		ring_cool(); /* its call is not answered at once, or it did not come through the ring */
 	if (ring_hot() && !n_deferred) {
@@ -529,4 +543,14 @@ int turn(struct pt_ctx *ctx, long result, int answer, long timeout_ns)
 	if (n == 1 && ctx && ctx->state == PT_NOTIFIED && ctx->ring && !n_running)
 		ring_consider(ctx, __rdtsc() - begin);
 	return n;
+}
+
+/* Resume ctx (NULL: nobody), then wait for events: their number; or PT_OWN_CALL or PT_POSTED_CALL and more, for its own
+ * call of the number that remains, whose arguments are the first event's; or -errno. */
+int turn(struct pt_ctx *ctx, long result, int answer, long timeout_ns)
+{
+	int was_stopped = ctx && ctx->state == PT_STOPPED;
+	int err = ctx ? turn_resume(ctx, result, answer) : 0;
+
+	return err ? err : told(look_and_sleep(ctx, was_stopped, timeout_ns), ctx);
 }

@@ -237,6 +237,9 @@ class Task(Job):
         except Exception as e:
             answer = _raising(e)
         if type(answer) is int:
+            if not self.attention:
+                self.context.resume_with(answer)
+                return RUNNING
             self.context.set_result(answer)
         elif answer is not None:
             self.begun = answer

@@ -487,22 +487,32 @@ def test_a_buffer_comes_with_its_call(platform: SystrapPlatform) -> None:
 # -- forgeries --
 
 
-@pytest.mark.parametrize("number", [NUMBERS["munmap"], NUMBERS["clone"], 0xFFFFFFFF, 1 << 30 | 39, 600])
-def test_a_forged_post_of_such_a_call_is_not_taken(caller: Caller, number: int) -> None:
-    """The thread makes its own call instead."""
-    caller.make_hot()
-    page = caller.page()
-    page[2] = number
-    page[3] = 0
-    page[0] = 1
-    caller.call(5)
+def forging(number: int, block: int) -> bytes:
+    """Code that posts such a call in the page at r12, if there is one, and goes on a little later."""
+    forge = (
+        b"\x41\xc7\x44\x24\x08" + struct.pack("<I", number)  # movl $number, 8(%r12)
+        + b"\x41\xc7\x44\x24\x0c" + struct.pack("<I", block)  # movl $block, 12(%r12)
+        + b"\x41\xc7\x04\x24" + struct.pack("<I", 1)  # movl $1, (%r12)
+        + b"\xb9" + struct.pack("<I", 1000) + b"\xf3\x90\xff\xc9\x75\xfa"  # 1000 times: pause
+    )  # fmt: skip
+    return b"\x4d\x85\xe4\x74" + bytes([len(forge)]) + forge  # test %r12, %r12; jz
 
 
-def test_a_forged_block_is_not_taken(caller: Caller) -> None:
+@pytest.mark.parametrize(
+    ("number", "block"),
+    [(number, 0) for number in (NUMBERS["munmap"], NUMBERS["clone"], 0xFFFFFFFF, 1 << 30 | 39, 600)]
+    + [(GETPID, 0x7FFFFFFF)],
+)
+def test_a_forged_post_of_such_a_call_is_not_taken(platform: SystrapPlatform, number: int, block: int) -> None:
+    """And the thread's own calls stay what they are."""
+    caller = Caller(platform, forging(number, block) + CALL_GETPID)
     caller.make_hot()
-    page = caller.page()
-    page[2], page[3], page[0] = GETPID, 0x7FFFFFFF, 1
-    caller.call(5)
+    caller.context.regs.r12 = caller.context.c.ring.shared_at
+    caller.make_hot()
+    before = lib.ring_n_calls()
+    caller.call(200)
+    assert lib.ring_n_calls() > before
+    caller.close()
 
 
 @pytest.mark.parametrize("state", [0, 1, 2, 3, 4, 5, 0xFFFFFFFF])
