@@ -137,7 +137,10 @@ class Ring:
 
     def hides(self, start: int, end: int) -> bool:
         """Does anything of start to end belong to the ring?"""
-        return any(start < high and low < end for low, high in self.hidden)
+        for low, high in self.hidden:  # noqa: SIM110 (any() takes four times as long)
+            if start < high and low < end:
+                return True
+        return False
 
     def visible(self, mappings: list[Mapping]) -> list[Mapping]:
         """mappings without the ring's own."""

@@ -158,6 +158,8 @@ class SystrapSpace(PtraceSpace):
 
     __slots__ = ("ring",)
 
+    platform: SystrapPlatform
+
     def __init__(self, platform: PtracePlatform, template: PtraceTemplate) -> None:
         super().__init__(platform, template)
         self.ring: Ring | None = None

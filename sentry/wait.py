@@ -294,8 +294,9 @@ class Loop:
                 self._step(job, value)
             timeout_ns = NEVER
             if timers:
-                timeout_ns = timers[0][0] - self.now_ns()
-                if timeout_ns <= 0:
+                deadline_ns, _, timer = timers[0]
+                timeout_ns = deadline_ns - self.now_ns()
+                if timeout_ns <= 0 or timer.callback is None:
                     timeout_ns = self._run_timers()
             if ready or self._stopping:
                 continue

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -92,8 +92,8 @@ def check_flags(t: Task, flags: int) -> None:
         raise EINVAL("clone: no cgroup can be entered")
 
 
-async def clone(t: Task, args: CloneArgs) -> int:
-    """Make a task; returns its tid as the caller sees it.  EAGAIN, ENOMEM, EINVAL, EPERM."""
+def clone(t: Task, args: CloneArgs) -> int | Awaitable[int]:
+    """Make a task; returns its tid as the caller sees it, vfork after a wait.  EAGAIN, ENOMEM, EINVAL, EPERM."""
     flags = args.flags
     check_flags(t, flags)
     check_process_limit(t)
@@ -123,13 +123,10 @@ async def clone(t: Task, args: CloneArgs) -> int:
     if flags & CLONE_CHILD_CLEARTID:
         child.clear_child_tid = args.child_tid_addr
     _set_registers(child, args)
-    done: Event | None = None
     if flags & CLONE_VFORK:
-        done = child.vfork_done = Event(t.kernel.loop)
+        child.vfork_done = Event(t.kernel.loop)
     child.start(run.run(child), f"task {tid}")
-    if done is not None:
-        await _wait_for_vfork(t, done)
-    return tid
+    return tid if child.vfork_done is None else _wait_for_vfork(t, child.vfork_done, tid)
 
 
 def check_process_limit(t: Task) -> None:
@@ -222,11 +219,12 @@ def _set_registers(child: Task, args: CloneArgs) -> None:
         regs.fs_base = args.tls
 
 
-async def _wait_for_vfork(t: Task, done: Event) -> None:
-    """Until the child gave the memory back; only death ends this wait."""
+async def _wait_for_vfork(t: Task, done: Event, tid: int) -> int:
+    """Until the child gave the memory back; only death ends this wait.  Returns tid."""
     t.killable = True
     if t.container.frozen:
         t.container.freezer.at_rest(t)
     while not done.is_set and not t.exiting:
         await done.wait_once()
     t.killable = False
+    return tid

@@ -44,7 +44,8 @@ def restore_mask(t: Task) -> None:
 def set_mask(t: Task, mask: int) -> None:
     """sigprocmask: pending signals may become deliverable."""
     old, t.sigmask = t.sigmask, mask & ~sig.UNBLOCKABLE
-    t.tg.retarget(t, t.sigmask & ~old)
+    if t.tg.pending.mask:
+        t.tg.retarget(t, t.sigmask & ~old)
     if (t.pending.mask | t.tg.pending.mask) & ~t.sigmask:
         t.attention = True
 

@@ -110,7 +110,10 @@ class Mm:
 
     def may_be_shared(self, addr: int) -> bool:
         """False only if the page at addr is certainly no part of a shared mapping."""
-        return any(start <= addr < end for start, end in self.shared)
+        for start, end in self.shared:  # noqa: SIM110 (any() takes four times as long)
+            if start <= addr < end:
+                return True
+        return False
 
     def set_brk(self, new: int, data_limit: int) -> int:
         """brk(2): move the heap's end; returns where it is afterwards."""

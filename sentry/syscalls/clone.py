@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Final
 
 from sentry.abi.errno import E2BIG, EINVAL, EPERM
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 CLONE_ARGS_V0: Final = 64
 CLONE_ARGS_V2: Final = 88
+Result = int | Awaitable[int]
 SIGCHLD: Final = 17
 MAX_SIGNAL: Final = 64
 UNSHARE_FLAGS: Final = (
@@ -26,7 +28,7 @@ UNSHARE_FLAGS: Final = (
 
 
 @syscall(gaps="no new namespaces (CLONE_NEW*)")
-async def clone(t: Task, flags: CloneFlags, stack: Addr, parent_tid: Addr, child_tid: Addr, tls: U64) -> int:
+def clone(t: Task, flags: CloneFlags, stack: Addr, parent_tid: Addr, child_tid: Addr, tls: U64) -> Result:
     """clone(2): make a thread or a process.
 
     Errors:
@@ -40,23 +42,23 @@ async def clone(t: Task, flags: CloneFlags, stack: Addr, parent_tid: Addr, child
     )
     if flags & k.CLONE_PIDFD and flags & k.CLONE_PARENT_SETTID:
         raise EINVAL
-    return await k.clone(t, args)
+    return k.clone(t, args)
 
 
 @syscall
-async def fork(t: Task) -> int:
+def fork(t: Task) -> Result:
     """fork(2): a copy of the process."""
-    return await k.clone(t, CloneArgs(0, SIGCHLD))
+    return k.clone(t, CloneArgs(0, SIGCHLD))
 
 
 @syscall
-async def vfork(t: Task) -> int:
+def vfork(t: Task) -> Result:
     """vfork(2): a child that borrows the memory until it execs or exits."""
-    return await k.clone(t, CloneArgs(k.CLONE_VFORK | k.CLONE_VM, SIGCHLD))
+    return k.clone(t, CloneArgs(k.CLONE_VFORK | k.CLONE_VM, SIGCHLD))
 
 
 @syscall(gaps="no new namespaces, no set_tid, no CLONE_INTO_CGROUP")
-async def clone3(t: Task, args_addr: Addr, size: Size) -> int:
+def clone3(t: Task, args_addr: Addr, size: Size) -> Result:
     """clone3(2): clone with its arguments in a struct clone_args.
 
     Errors:
@@ -80,7 +82,7 @@ async def clone3(t: Task, args_addr: Addr, size: Size) -> int:
         raise EINVAL
     if flags & (k.CLONE_THREAD | k.CLONE_PARENT) and exit_signal:
         raise EINVAL
-    return await k.clone(t, CloneArgs(flags, exit_signal, stack + stack_size, parent_tid, child_tid, tls, pidfd, PidFd))
+    return k.clone(t, CloneArgs(flags, exit_signal, stack + stack_size, parent_tid, child_tid, tls, pidfd, PidFd))
 
 
 @syscall(gaps="no new namespaces")

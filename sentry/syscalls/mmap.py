@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Coroutine
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
@@ -158,13 +158,14 @@ async def _map_with_care(
     return result
 
 
-async def _populate(t: Task, addr: int, size: int, advice: int) -> None:
-    """In slices: while the host finds memory, nobody else in the sandbox is served.  EINTR: the task is to end."""
+async def _populate(t: Task, addr: int, size: int, advice: int) -> int:
+    """In slices: while the host finds memory, nobody else in the sandbox is served.  0.  EINTR: the task is to end."""
     for at in range(addr, addr + size, SLICE):
         t.mem.advise(at, min(addr + size - at, SLICE), advice)
         await breathe(t.kernel.loop)
         if t.exiting:
             raise EINTR
+    return 0
 
 
 def _mapping_type(flags: int, file: File | None) -> int:
@@ -293,7 +294,7 @@ def msync(t: Task, addr: Addr, length: Size, flags: Flags) -> int:
 
 
 @syscall(gaps="hints are checked and not passed on")
-async def madvise(t: Task, addr: Addr, length: Size, advice: I32) -> int | None:
+def madvise(t: Task, addr: Addr, length: Size, advice: I32) -> Awaitable[int] | int | None:
     """madvise(2).  EINVAL: unknown advice, misaligned.  ENOMEM: part of the range is not mapped."""
     if advice not in REAL_ADVICE and advice not in HINTS:
         raise EINVAL
@@ -303,8 +304,8 @@ async def madvise(t: Task, addr: Addr, length: Size, advice: I32) -> int | None:
     if size < length or size > t.mem.end or addr > t.mem.end - size:
         raise EINVAL
     if size > SLICE and advice in (MADV_POPULATE_READ, MADV_POPULATE_WRITE):
-        await _populate(t, addr, size, advice)
-    elif size and advice in REAL_ADVICE:
+        return _populate(t, addr, size, advice)
+    if size and advice in REAL_ADVICE:
         if t.context.let_through("madvise", (addr, length, advice)):
             return NO_RESULT
         t.mem.advise(addr, size, advice)
