@@ -144,6 +144,8 @@ class SystrapContext(PtraceContext):
     def release(self) -> None:
         if self.space.ring is not None:
             self.space.ring.c.n_users -= 1
+        if self.space.platform.given is self:
+            self.space.platform.given = None
         super().release()
         self.trapped = ()  # it is part of itself
 

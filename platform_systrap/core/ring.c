@@ -112,6 +112,7 @@ int ring_open(struct ring *ring)
 		return err;
 	}
 	ring->page = page;
+	ring->out_length = 0;
 	ring->heat_after = heat_at_first;
 	return fd;
 }

@@ -24,7 +24,7 @@ struct ring_page {
 	uint32_t out_length; /* bytes of data that go with the answer, to out_at */
 	uint64_t out_at;
 	char unused[4096 - 88];
-	char data[RING_DATA]; /* no more: between two processors, a host call copies faster than 64 bytes at a time go over */
+	char data[RING_DATA]; /* more than that goes faster by a host call than line after line */
 };
 
 _Static_assert(offsetof(struct ring_page, args) == 16 && offsetof(struct ring_page, flags) == 64 &&
