@@ -26,6 +26,7 @@ setup(
         "platform_ptrace/core/build.py:ffibuilder",
         "platform_kvm/core/build.py:ffibuilder",
         "sandbox/hostcalls_build.py:ffibuilder",
+        "sandbox/common_heap_build.py:ffibuilder",
         "sentry/vdso/build.py:ffibuilder",
     ],
 )

@@ -15,6 +15,7 @@ from bench.containerd import Containerd, first_error
 from bench.runtimes import Runtime
 from bench.stats import Value
 
+IDLE_SECONDS = 8  # since a pod was started: it is not idle as soon as it has nothing to do
 SETTLE_SECONDS = 10
 SETTLED = 0.01
 KINDS = {
@@ -83,7 +84,8 @@ class Pods:
         return {"next_pod": (sum(self.settled().values()) - first) / (self.few - 1)}
 
     def settled(self) -> dict[str, float]:
-        """MB by part, when it does not change any more: a pod is busy for a moment after its start."""
+        """MB by part, when it does not change any more."""
+        time.sleep(IDLE_SECONDS)
         deadline = time.monotonic() + SETTLE_SECONDS
         last = self.by_part()
         while time.monotonic() < deadline:

@@ -23,7 +23,10 @@ MINIMUM_PYTHON = (3, 11)
 MINIMUM_KERNEL = (5, 6)
 PACKAGES = {"_cffi_backend": "cffi", "pyseccomp": "pyseccomp", "google.protobuf": "protobuf"}
 """Module -> the project that it comes with."""
-CORES = ("sandbox._hostcalls", "platform_ptrace.core._core", "platform_kvm.core._core", "sentry.vdso._clock")
+CORES = (
+    "sandbox._hostcalls", "sandbox._common_heap", "platform_ptrace.core._core", "platform_kvm.core._core",
+    "sentry.vdso._clock",
+)  # fmt: skip
 SHIM = "containerd-shim-pysc-v1"
 
 

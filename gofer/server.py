@@ -12,7 +12,7 @@ import gc
 import os
 from errno import EAGAIN
 from select import EPOLLIN, EPOLLOUT, epoll
-from socket import MSG_DONTWAIT, SCM_RIGHTS, SOL_SOCKET
+from socket import MSG_DONTWAIT, SCM_RIGHTS, SO_RCVTIMEO, SOL_SOCKET
 from struct import Struct
 
 from gofer.localfs import enter_proc
@@ -21,7 +21,7 @@ from proto.ninep.message import ProtocolError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from socket import socket
 
 RECEIVE_SIZE = 64 << 10
@@ -29,6 +29,7 @@ KILLED = 128 + 9  # for who takes our end for the container's: the Sentry has go
 SEND_SIZE = 64 << 10  # replies of so many bytes are sent without waiting for others
 
 _pack_fd = Struct("i").pack
+_pack_timeval = Struct("ll").pack
 
 
 class Peer:
@@ -41,6 +42,7 @@ class Peer:
         self.replies: Iterator[tuple[bytes, int]] = iter(())  # of the requests received, not yet all carried out
         self.unsent: bytes | memoryview = b""  # the rest of some replies
         self.unsent_fd = -1  # goes with its first byte
+        self.is_silent = False  # nothing has come for as long as receive() has patience, see limit_patience()
 
     def receive(self, flags: int) -> bool:
         """Take what has arrived and answer it.  flags: MSG_DONTWAIT, or 0 to wait.  False: the client has gone."""
@@ -48,6 +50,7 @@ class Peer:
             # No room for descriptors: the kernel closes those that a client might send.
             data = self.sock.recv(RECEIVE_SIZE, flags)
         except BlockingIOError:
+            self.is_silent = True
             return True
         if not data:
             return False
@@ -102,7 +105,11 @@ class Peer:
 class Server:
     """All connections, and the loop."""
 
-    def __init__(self, mounts: list[tuple[socket, int, bool]]) -> None:
+    def __init__(
+        self, mounts: list[tuple[socket, int, bool]], idle_after_s: int, when_idle: Callable[[], object]
+    ) -> None:
+        self.idle_after_s = idle_after_s
+        self.when_idle = when_idle
         self.poller = epoll()
         self.peers: dict[int, Peer] = {}
         self.exit_status: int | None = None
@@ -114,7 +121,7 @@ class Server:
     def run(self) -> int:
         """Serve until the last connection has ended, or a client says that it is over: the exit status."""
         while self.exit_status is None and (len(self.peers) > 1 or self._serve_last()):
-            for fd, _ in self.poller.poll():
+            for fd, _ in self._wait():
                 self._turn(fd, self.peers[fd], MSG_DONTWAIT)
         self.poller.close()
         return KILLED if self.exit_status is None else self.exit_status
@@ -129,7 +136,18 @@ class Server:
             if peer.unsent:
                 return True
             self._turn(fd, peer, 0)
+            if peer.is_silent:
+                peer.is_silent = False
+                self._rest()
         return False
+
+    def _wait(self) -> list[tuple[int, int]]:
+        return self.poller.poll(self.idle_after_s) or self._rest()
+
+    def _rest(self) -> list[tuple[int, int]]:
+        """Nothing has come for a while: wait for as long as it takes."""
+        self.when_idle()
+        return self.poller.poll()
 
     def _turn(self, fd: int, peer: Peer, flags: int) -> None:
         was_blocked = bool(peer.unsent)
@@ -156,14 +174,22 @@ class Server:
         peer.close()
 
 
-def serve(mounts: list[tuple[socket, int, bool]], proc_fd: int) -> int:
+def limit_patience(sock: socket, seconds: int) -> None:
+    """How long to wait for a message before one is idle.  Before confinement, for its filter allows no setsockopt."""
+    sock.setsockopt(SOL_SOCKET, SO_RCVTIMEO, _pack_timeval(seconds, 0))
+
+
+def serve(
+    mounts: list[tuple[socket, int, bool]], proc_fd: int, idle_after_s: int = -1, when_idle: Callable[[], object] = int
+) -> int:
     """Serve 9P until all connections have ended.  Called in a process of its own, after confinement; the exit status.
 
     mounts: (connected stream socket, O_PATH descriptor of the directory or file to serve, read-only); this function
     closes both descriptors of each.  proc_fd: O_PATH descriptor of a /proc in which this process is `self`; it stays
-    the caller's.  Sets the umask to 0 and the working directory to /proc/self/fd; opens nothing else by path.
+    the caller's.  when_idle is called when nothing has come for so long, or never (-1).  Sets the umask to 0 and the
+    working directory to /proc/self/fd; opens nothing else by path.
     """
     os.umask(0)
     enter_proc(proc_fd)
     gc.freeze()  # what is loaded by now stays: leave it out of every collection
-    return Server(mounts).run()
+    return Server(mounts, idle_after_s, when_idle).run()

@@ -14,6 +14,7 @@ import array
 import gc
 import json
 import os
+import select
 import signal
 import socket
 import sys
@@ -21,7 +22,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NoReturn
 
-from sandbox import hostcalls, stage
+from sandbox import common_heap, hostcalls, stage
 from sandbox.spawn import MANY, MAX_FDS, SANDBOX_NAMESPACES
 
 AHEAD: Final = 2
@@ -72,6 +73,8 @@ def serve(sock: socket.socket, ahead: int) -> None:
     hostcalls.set_command_line(["pysc", "sandbox.nursery"])
     _fork_ahead(sock, ahead)
     while True:
+        if not select.select([sock], [], [], common_heap.PATIENCE_S)[0]:
+            common_heap.go_back()
         role, fds = _receive(sock)
         if not role:
             return

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
 from proto.ninep import codec
-from sandbox import confine, filters, hostcalls, network, rlimits
+from sandbox import common_heap, confine, filters, hostcalls, network, rlimits
 
 Config = dict[str, Any]
 """What spawn.StageConfig says, as it comes out of JSON."""
@@ -175,7 +175,8 @@ def prepare_sentry(config: Config, own_pid: bool) -> Callable[[], int]:
 
     boot.preload(config["boot"])
     proc_fd = confine_as("sentry", config, own_pid)
-    return lambda: boot.main({**config["boot"], "proc_fd": proc_fd})
+    boot_config = {**config["boot"], "proc_fd": proc_fd}
+    return lambda: boot.main(boot_config, common_heap.PATIENCE_S, common_heap.go_back)
 
 
 def prepare_gofer(config: Config, own_pid: bool) -> Callable[[], int]:
@@ -184,11 +185,13 @@ def prepare_gofer(config: Config, own_pid: bool) -> Callable[[], int]:
     from gofer import server
 
     mounts = [(socket.socket(fileno=fd), root_fd, readonly) for fd, root_fd, readonly in config["mounts"]]
+    for sock, _, _ in mounts:
+        server.limit_patience(sock, common_heap.PATIENCE_S)
     proc_fd = confine_as("gofer", config, own_pid)
 
     os.write(config["report_fd"], b"ok\n")
     os.close(config["report_fd"])
-    return lambda: server.serve(mounts, proc_fd)
+    return lambda: server.serve(mounts, proc_fd, common_heap.PATIENCE_S, common_heap.go_back)
 
 
 ROLES: Final[dict[str, Callable[[Config, bool], Callable[[], int]]]] = {

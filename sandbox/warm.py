@@ -13,7 +13,6 @@ It ends when its own files have changed (an upgrade: the asker does the work its
 another), and when it has had neither a request nor a living fork for a while.
 """
 
-import gc
 import os
 import select
 import signal
@@ -24,7 +23,7 @@ import traceback
 from collections.abc import Callable
 from typing import Final, NoReturn
 
-from sandbox import hostcalls, stage
+from sandbox import common_heap, hostcalls, stage
 from sandbox.kinship import surroundings
 from sandbox.warm_client import PATIENCE_S, peer_of
 
@@ -62,10 +61,10 @@ def serve(path: str, program: str, idle_s: float, starting_fd: int, live: Live) 
     hostcalls.set_command_line(["pysc", program, path])
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel buries the forks
     parent = Parent(path)
-    gc.collect()
-    # Its entries refer to names all over the memory, and each that a fork replaces would make another page its own.
-    sys._clear_type_cache()
-    gc.freeze()
+    try:
+        common_heap.hold()
+    except OSError:
+        traceback.print_exc()  # the forks will need more memory
     listener = _listen(path)
     os.close(starting_fd)
     _serve(listener, idle_s, lambda connection: live(connection, parent))

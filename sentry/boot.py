@@ -182,8 +182,8 @@ def choose_platform(name: str, host: Host) -> Platform:
     raise BootError("no platform works on this host: " + "; ".join(reasons))
 
 
-def main(config: dict[str, Any]) -> int:
-    """Boot, serve until told to stop; returns the process's exit status."""
+def main(config: dict[str, Any], idle_after_s: float, when_idle: Callable[[], object]) -> int:
+    """Boot, serve until told to stop; returns the process's exit status.  when_idle is called by Loop.rest()."""
     _set_up_log(config)
     try:
         kernel = _boot(config)
@@ -197,6 +197,7 @@ def main(config: dict[str, Any]) -> int:
         return 1
     _watch_lifeline(kernel, config.get("lifeline_fd"))
     _report(config["ready_fd"], "ok")
+    kernel.loop.rest(int(idle_after_s * 1e9), when_idle)
     kernel.loop.run()
     kernel.platform.close()
     return server.exit_status

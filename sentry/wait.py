@@ -195,6 +195,9 @@ class Loop:
         self._epoll = select.epoll()
         self._handlers: dict[int, Callable[[int], None]] = {}
         self._stopping = False
+        self._when_idle: Callable[[], object] = int
+        self._idle_after_ns = NEVER
+        self._patience_ns = NEVER  # how long to wait for something to happen; NEVER: no matter how long
         self.resting: list[Job] = []  # woken after the next look for traps: breathe()
         platform.watch(self._epoll.fileno())
 
@@ -239,7 +242,7 @@ class Loop:
         return timer
 
     def _run_timers(self) -> int:
-        """Run what is due; returns ns to the next timer, or NEVER."""
+        """Run what is due; returns ns to the next timer, or as many as there is patience for."""
         timers = self._timers
         while timers:
             deadline, _, timer = timers[0]
@@ -248,11 +251,11 @@ class Loop:
                 continue
             wait_ns = deadline - self.now_ns()
             if wait_ns > 0:
-                return wait_ns
+                return wait_ns if self._patience_ns == NEVER else min(wait_ns, self._patience_ns)
             heapq.heappop(timers)
             callback, timer.callback = timer.callback, None
             self._call(callback)
-        return NEVER
+        return self._patience_ns
 
     # -- host descriptors --
 
@@ -268,15 +271,18 @@ class Loop:
         if self._handlers.pop(fd, None) is not None:
             self._epoll.unregister(fd)
 
-    def _poll_fds(self) -> None:
-        for fd, events in self._epoll.poll(0):
+    def _poll_fds(self) -> bool:
+        """Whether there were any that have something to say."""
+        ready = self._epoll.poll(0)
+        for fd, events in ready:
             handler = self._handlers.get(fd)
             if handler is not None:
                 self._call(handler, events)
+        return bool(ready)
 
     # -- the loop itself --
 
-    def _call(self, callback: Callable[..., None], *args: int) -> None:
+    def _call(self, callback: Callable[..., object], *args: int) -> None:
         try:
             callback(*args)
         except Exception:
@@ -285,6 +291,19 @@ class Loop:
     def stop(self) -> None:
         self._stopping = True
 
+    def rest(self, after_ns: int, when_idle: Callable[[], object]) -> None:
+        """Call when_idle whenever nothing has happened for so long; again, when some more has happened since."""
+        self._idle_after_ns = self._patience_ns = after_ns
+        self._when_idle = when_idle
+
+    def _look_around(self, waited_ns: int, busy: bool) -> None:
+        """Every now and then, and when there was no trap: at descriptors, and at whether anything happens at all."""
+        if self._poll_fds() or busy:
+            self._patience_ns = self._idle_after_ns
+        elif waited_ns == self._patience_ns != NEVER:
+            self._patience_ns = NEVER
+            self._call(self._when_idle)
+
     def run(self) -> None:
         ready, timers, platform = self._ready, self._timers, self.platform
         before_io = self.IO_EVERY
@@ -292,12 +311,14 @@ class Loop:
             while ready:
                 job, value = ready.popleft()
                 self._step(job, value)
-            timeout_ns = NEVER
+            timeout_ns = patience_ns = self._patience_ns
             if timers:
                 deadline_ns, _, timer = timers[0]
                 timeout_ns = deadline_ns - self.now_ns()
                 if timeout_ns <= 0 or timer.callback is None:
                     timeout_ns = self._run_timers()
+                elif timeout_ns > patience_ns != NEVER:
+                    timeout_ns = patience_ns
             if ready or self._stopping:
                 continue
             resting: Sequence[Job] = ()
@@ -319,4 +340,4 @@ class Loop:
             before_io -= 1
             if not traps or not before_io:
                 before_io = self.IO_EVERY
-                self._poll_fds()
+                self._look_around(timeout_ns, bool(traps))

@@ -7,7 +7,6 @@ import os
 import signal
 import socket
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
@@ -18,6 +17,7 @@ from sandbox.spawn import Nursery
 from shim.address import remove, state_root
 from shim.events import Publisher
 from shim.reaper import Reaper
+from shim.rest import RestingSelector, Workers
 from shim.service import NAMES, Surroundings, TaskService
 from shim.tasks import Background
 
@@ -48,7 +48,10 @@ class Config:
 def serve(config: Config, listener_fd: int) -> int:
     """Serve on a socket that listens already, until told to stop; the process's exit status."""
     set_up_logging(config)
-    loop = asyncio.new_event_loop()
+    # Threads are made on demand; many containers may be made at once, and none should wait for another.
+    workers = Workers(MAX_THREADS)
+    loop = asyncio.SelectorEventLoop(RestingSelector(workers))
+    loop.set_default_executor(workers)
     asyncio.set_event_loop(loop)
     loop.run_until_complete(Daemon(config).run(socket.socket(fileno=listener_fd)))
     return 0  # whoever forked us ends the process now; closing the loop would only take time
@@ -65,8 +68,6 @@ class Daemon:
         """From the first connection to the last trace."""
         config = self._config
         hostcalls.prctl(hostcalls.PR_SET_CHILD_SUBREAPER, 1)
-        # Threads are made on demand; many containers may be made at once, and none should wait for another.
-        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(MAX_THREADS))
         background = Background()
         publisher = Publisher(config.events_address, config.namespace)
         root = Path(state_root(config.namespace))
@@ -108,11 +109,8 @@ class Daemon:
     async def _stop_when_idle(self, service: TaskService) -> None:
         """End a shim that never gets its container, because containerd or its client died in between."""
         limit_s = _idle_limit_s()
-        idle_since = time.monotonic()
-        while time.monotonic() - idle_since < limit_s:
-            await asyncio.sleep(limit_s / 10)
-            if not service.is_empty:
-                idle_since = time.monotonic()
+        while await service.gets_container(limit_s):
+            await service.gets_empty()
         log.warning("no container for %.0f s: ending", limit_s)
         self._stopping.set()
 

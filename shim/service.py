@@ -103,11 +103,32 @@ class TaskService:
         self._with = surroundings
         self._containers: dict[str, Container] = {}
         self._creating: dict[str, Creation] = {}
+        self._occupied = asyncio.Event()
+        self._empty = asyncio.Event()
+        self._note_occupancy()
 
     @property
     def is_empty(self) -> bool:
         """Whether there is no container, nor one in the making."""
         return not self._containers and not self._creating
+
+    async def gets_container(self, within_s: float) -> bool:
+        """Wait until there is a container, or one in the making; False if it takes longer than that."""
+        try:
+            async with asyncio.timeout(within_s):
+                await self._occupied.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    async def gets_empty(self) -> None:
+        """Wait until there is none."""
+        await self._empty.wait()
+
+    def _note_occupancy(self) -> None:
+        now, no_longer = (self._empty, self._occupied) if self.is_empty else (self._occupied, self._empty)
+        now.set()
+        no_longer.clear()
 
     def methods(self) -> dict[str, aio.Handler]:
         """The table for the server."""
@@ -163,9 +184,14 @@ class TaskService:
             raise RpcError(ALREADY_EXISTS, f"container {request.id}: already exists")
         task = self._with.background.spawn(self._make(request))
         self._creating[request.id] = Creation(request, task)
-        task.add_done_callback(lambda _: self._creating.pop(request.id))
+        self._note_occupancy()
+        task.add_done_callback(lambda _: self._made_or_not(request.id))
         container = await asyncio.shield(task)
         return task_pb2.CreateTaskResponse(pid=container.init.pid)
+
+    def _made_or_not(self, container_id: str) -> None:
+        self._creating.pop(container_id)
+        self._note_occupancy()
 
     async def _make(self, request: task_pb2.CreateTaskRequest) -> Container:
         try:
@@ -255,6 +281,7 @@ class TaskService:
         except OSError as e:
             log.error("container %s: %s", container_id, e)  # containerd tries again when it removes the bundle
         self._containers.pop(container_id, None)
+        self._note_occupancy()
         self._with.publisher.publish(
             events_pb2.TaskDelete(
                 container_id=container_id,

@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.xdist_grou
 VERSION = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["version"]
 CORES = {
     "platform_kvm/core/_core.abi3.so", "platform_ptrace/core/_core.abi3.so", "sandbox/_hostcalls.abi3.so",
-    "sentry/vdso/_clock.abi3.so", "sentry/vdso/linux-vdso.so",
+    "sandbox/_common_heap.abi3.so", "sentry/vdso/_clock.abi3.so", "sentry/vdso/linux-vdso.so",
 }  # fmt: skip
 RUN_A_BUNDLE = """
 mkdir -p /tmp/b/rootfs/bin && cp /bin/busybox /tmp/b/rootfs/bin/sh && cd /tmp/b

@@ -413,3 +413,46 @@ def test_stop_ends_run_before_the_next_wait(loop: Loop, platform: ScriptedPlatfo
     loop.spawn(body(), "job")
     loop.run()
     assert loop._stopping and platform.waits == waits
+
+
+# -- idleness --
+
+
+def test_a_loop_with_nothing_to_do_says_so_once(loop: Loop, platform: ScriptedPlatform) -> None:
+    idle_at: list[int] = []
+    start = platform.now
+    loop.rest(5_000, lambda: idle_at.append(platform.now - start))
+    run(loop)
+    assert idle_at == [5_000]
+    run(loop)
+    assert idle_at == [5_000]  # nothing has happened since
+
+
+def test_a_loop_is_idle_again_after_something_has_happened(loop: Loop, platform: ScriptedPlatform) -> None:
+    r, w = os.pipe()
+    idle_at: list[int] = []
+    start = platform.now
+    loop.rest(5_000, lambda: idle_at.append(platform.now - start))
+    loop.watch_fd(r, select.EPOLLIN, lambda events: void(os.read(r, 10)))
+    run(loop)
+    os.write(w, b"x")
+    run(loop)
+    assert idle_at == [5_000, 10_000]
+    os.close(r)
+    os.close(w)
+
+
+def test_a_loop_that_waits_for_a_timer_is_idle_too_but_not_before_its_time(
+    loop: Loop, platform: ScriptedPlatform
+) -> None:
+    log: list[tuple[str, int]] = []
+    start = platform.now
+    loop.rest(5_000, lambda: log.append(("idle", platform.now - start)))
+    for due in (3_000, 6_000, 30_000):
+        loop.call_at(start + due, lambda: log.append(("timer", platform.now - start)))
+    run(loop)
+    assert log == [("timer", 3_000), ("timer", 6_000), ("idle", 11_000), ("timer", 30_000)]
+
+
+def void(_: object) -> None:
+    """For a handler, whose result is of no use."""

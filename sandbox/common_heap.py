@@ -1,0 +1,69 @@
+"""Pages that a process and its forks have in common, and how an idle fork goes back to them.
+
+A fork shares the memory of what was imported until it writes there, and Python writes wherever it looks: how many
+references there are to an object is part of the object, and code notes beside its instructions how they are run
+faster.  A fork that has served a request has thus made a third of its memory its own, though next to nothing in it has
+a new meaning.
+
+hold() prepares that this can be undone.  All objects that there are become immortal: so many references are added that
+from then on the number does not matter.  What is in memory then goes into a file (a memfd, sealed), and is mapped from
+there, privately: what a process writes it has for itself, and can give up again for what the file has.
+
+go_back() does that, page by page.  A page goes back if it differs from the file in nothing but
+
+- the number of references to objects that are immortal,
+- the code of functions, so far as the interpreter changes it by itself: how often it ran, and instructions that were
+  exchanged for faster ones of the same meaning.  A function that runs again warms up again.
+
+All else stays: whatever a process has made or changed is where it was.  A page without anything immortal may have been
+given up since, and be somebody else's now, so it is left alone.  The cost of going back: 10 ms, and 1 ms for the pages
+that are written again.  So a process does it when it has had nothing to do for a while.
+
+This knows how CPython 3.11 lays out its objects (common_heap.c).  Later versions do without: hold() does nothing there,
+and neither does go_back(), in a process without a hold() before it.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+
+from sandbox._common_heap import ffi, lib
+
+PATIENCE_S = 5
+"""A process that has had nothing to do for so long goes back."""
+
+
+def hold() -> None:
+    """Make common what is there, for the forks that are to come; once, by a process with one thread.
+
+    Raises OSError; nothing is in common then, and nothing is lost.
+    """
+    gc.collect()
+    ranges = _writable_ranges()
+    objects = gc.get_objects()
+    gc.freeze()
+    numbers = [number for ends in ranges for number in ends]
+    if lib.ch_hold(ffi.new("uintptr_t[]", numbers), len(ranges), id(objects)):
+        raise OSError(ffi.errno, f"the heap can't be held in common: {os.strerror(ffi.errno)}")
+
+
+def go_back() -> int:
+    """Give up our own copies of pages in which nothing has changed that matters; the number of pages that are common.
+
+    No other thread may be running, and none be about to.
+    """
+    pages: int = lib.ch_go_back()
+    return pages
+
+
+def _writable_ranges() -> list[tuple[int, int]]:
+    """Where objects may be: all private memory but the stack."""
+    ranges = []
+    with open("/proc/self/maps") as file:
+        for line in file:
+            addresses, rights, _, _, _, *name = line.split()
+            if rights == "rw-p" and name != ["[stack]"]:
+                start, _, end = addresses.partition("-")
+                ranges.append((int(start, 16), int(end, 16)))
+    return ranges
