@@ -17,6 +17,13 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+/* Of files; who touches them has them again. */
+static void ch_unmap_pages(const uintptr_t *ranges, int count)
+{
+	for (int i = 0; i < count; i++)
+		madvise((void *)ranges[2 * i], ranges[2 * i + 1] - ranges[2 * i], MADV_DONTNEED);
+}
+
 #if PY_VERSION_HEX >= 0x030b0000 && PY_VERSION_HEX < 0x030c0000 && !defined(Py_DEBUG) && !defined(Py_TRACE_REFS)
 
 #define PAGE 4096UL
@@ -40,9 +47,12 @@
 #define CHUNK_STEP 16
 #define SMALLEST_CHUNK 24
 
+extern char _PyRuntime[];		/* most of the interpreter's variables */
+
 struct area {
 	char *start;
 	size_t size, offset;		/* the offset in `copy`, and in the file behind both */
+	int is_static;			/* the interpreter's own variables: what is there is never given up */
 };
 
 static struct area areas[MAX_AREAS];
@@ -167,7 +177,10 @@ static int find(PyObject *roots)
 static void add_area(char *start, char *end)
 {
 	if (start < end && area_count < MAX_AREAS) {
-		areas[area_count++] = (struct area){ start, end - start, total };
+		int is_static = (start <= _PyRuntime && _PyRuntime < end)
+		    || (start <= (char *)&PyType_Type && (char *)&PyType_Type < end);
+
+		areas[area_count++] = (struct area){ start, end - start, total, is_static };
 		total += end - start;
 	}
 }
@@ -175,6 +188,8 @@ static void add_area(char *start, char *end)
 /* Leave out what has nothing of ours, at both ends: there, memory may have been given back since the maps were read. */
 static void trim(struct area *area)
 {
+	if (area->is_static)
+		return;
 	while (area->size && !has_heads(area->offset)) {
 		area->start += PAGE;
 		area->offset += PAGE;
@@ -360,16 +375,27 @@ static const PyCodeObject *code_at(const char *address)
 	return codes[low - 1];
 }
 
-/* Whether only that has changed which may change back: the number of references to an immortal, the state of code. */
-static enum verdict judge(const char *page, size_t offset)
+/* Whether a word is where a function has the number by which fast code knows it again.  No two ever have the same. */
+static int is_function_version(const struct area *area, size_t word, const Py_ssize_t *address)
 {
-	const Py_ssize_t *now = (const Py_ssize_t *)page, *then = (const Py_ssize_t *)(copy + offset);
-	size_t first = offset / WORD;
+	const size_t distance = offsetof(PyFunctionObject, func_version) / WORD;
 
-	if (!has_heads(offset) && !code_at(page) && !code_at(page + PAGE - WORD))
+	return word >= area->offset / WORD + distance && is_head(word - distance)
+	    && PyFunction_Check((PyObject *)(address - distance));
+}
+
+/* Whether only that has changed which may change back: the number of references to an immortal, the state of code. */
+static enum verdict judge(const struct area *area, size_t at)
+{
+	const char *page = area->start + at;
+	size_t offset = area->offset + at, first = offset / WORD;
+	const Py_ssize_t *now = (const Py_ssize_t *)page, *then = (const Py_ssize_t *)(copy + offset);
+
+	if (!area->is_static && !has_heads(offset) && !code_at(page) && !code_at(page + PAGE - WORD))
 		return FOREIGN;
 	for (size_t word = 0; word < WORDS_A_PAGE; word++)
-		if (now[word] != then[word] && !is_head(first + word) && !code_at((const char *)(now + word)))
+		if (now[word] != then[word] && !is_head(first + word) && !code_at((const char *)(now + word))
+		    && !is_function_version(area, first + word, now + word))
 			return STAYS;
 	return GOES;
 }
@@ -425,7 +451,7 @@ static size_t judge_and_go_back(void)
 		return 0;
 	for (int i = 0; i < area_count; i++)
 		for (size_t at = 0; at < areas[i].size; at += PAGE)
-			verdicts[(areas[i].offset + at) / PAGE] = judge(areas[i].start + at, areas[i].offset + at);
+			verdicts[(areas[i].offset + at) / PAGE] = judge(&areas[i], at);
 	do {
 		changed = 0;
 		for (size_t i = 0; i < code_count; i++)
@@ -446,6 +472,7 @@ static size_t ch_go_back(void)
 	size_t pages = 0;
 
 	if (copy) {
+		PyType_ClearCache();	/* as it was */
 		sigfillset(&all);
 		sigprocmask(SIG_SETMASK, &all, &before);
 		pages = judge_and_go_back();

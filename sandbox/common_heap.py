@@ -40,12 +40,12 @@ def hold() -> None:
     Raises OSError; nothing is in common then, and nothing is lost.
     """
     gc.collect()
-    ranges = _writable_ranges()
+    writable, constant = _mappings()
     objects = gc.get_objects()
     gc.freeze()
-    numbers = [number for ends in ranges for number in ends]
-    if lib.ch_hold(ffi.new("uintptr_t[]", numbers), len(ranges), id(objects)):
+    if lib.ch_hold(ffi.new("uintptr_t[]", writable), len(writable) // 2, id(objects)):
         raise OSError(ffi.errno, f"the heap can't be held in common: {os.strerror(ffi.errno)}")
+    lib.ch_unmap_pages(ffi.new("uintptr_t[]", constant), len(constant) // 2)
 
 
 def go_back() -> int:
@@ -57,13 +57,22 @@ def go_back() -> int:
     return pages
 
 
-def _writable_ranges() -> list[tuple[int, int]]:
-    """Where objects may be: all private memory but the stack."""
-    ranges = []
-    with open("/proc/self/maps") as file:
+def _mappings() -> tuple[list[int], list[int]]:
+    """Start and end of each: private memory, but the stack, where objects may be; and parts of files as the files are.
+
+    Of such a library or program, which was looked through when it was loaded, the pages that are needed come back.
+    """
+    writable: list[int] = []
+    constant: list[int] = []
+    ends, rights, name = [0, 0], "", ""
+    with open("/proc/self/smaps") as file:
         for line in file:
-            addresses, rights, _, _, _, *name = line.split()
-            if rights == "rw-p" and name != ["[stack]"]:
-                start, _, end = addresses.partition("-")
-                ranges.append((int(start, 16), int(end, 16)))
-    return ranges
+            key, *rest = line.split(maxsplit=5)
+            if not key.endswith(":"):
+                ends = [int(number, 16) for number in key.split("-")]
+                rights, name = rest[0], rest[4].strip() if len(rest) > 4 else ""
+                if rights == "rw-p" and name != "[stack]":
+                    writable += ends
+            elif key == "Anonymous:" and rest[0] == "0" and rights in ("r--p", "r-xp") and name.startswith("/"):
+                constant += ends
+    return writable, constant

@@ -11,6 +11,7 @@ ffibuilder = FFI()
 ffibuilder.cdef("""
 int ch_hold(const uintptr_t *ranges, int count, uintptr_t roots);
 size_t ch_go_back(void);
+void ch_unmap_pages(const uintptr_t *ranges, int count);
 """)
 ffibuilder.set_source(
     "sandbox._common_heap",

@@ -121,13 +121,22 @@ def _serve(listener: socket.socket, idle_s: float, answer: Callable[[socket.sock
     """Fork for each who asks; returns when idle."""
     poller = select.poll()
     poller.register(listener, select.POLLIN)
-    while poller.poll(idle_s * 1000) or _has_children():
+    while _await(poller, idle_s) or _has_children():
         try:
             connection, _ = listener.accept()
         except BlockingIOError:
             continue
         with connection:
             _fork(connection, answer)
+
+
+def _await(poller: select.poll, within_s: float) -> bool:
+    """Whether somebody asks."""
+    patience_s = min(common_heap.PATIENCE_S, within_s)
+    if poller.poll(patience_s * 1000):
+        return True
+    common_heap.go_back()
+    return bool(poller.poll((within_s - patience_s) * 1000))
 
 
 def _has_children() -> bool:

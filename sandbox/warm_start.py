@@ -20,7 +20,7 @@ PATIENCE_S = 10.0
 _POLL_S = 0.003
 
 _MAIN = (
-    "import os, sys; os.chdir('/'); sys.path.insert(0, sys.argv[1]); sys.modules['ssl'] = None; "
+    "import os, sys; os.chdir('/'); sys.path.insert(0, sys.argv[1]); "
     "from importlib import import_module; "
     "import_module(sys.argv[2]).main(sys.argv[3], float(sys.argv[4]), int(sys.argv[5]))"
 )

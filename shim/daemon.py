@@ -8,7 +8,6 @@ import signal
 import socket
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TextIO
 
 from proto.ttrpc import aio
@@ -70,8 +69,8 @@ class Daemon:
         hostcalls.prctl(hostcalls.PR_SET_CHILD_SUBREAPER, 1)
         background = Background()
         publisher = Publisher(config.events_address, config.namespace)
-        root = Path(state_root(config.namespace))
-        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        root = state_root(config.namespace)
+        os.makedirs(root, 0o700, exist_ok=True)
         nursery = Nursery(config.nursery_fd)
         surroundings = Surroundings(
             config.namespace, root, config.debug, publisher, Reaper(), background, nursery, self._stopping.set

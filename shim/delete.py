@@ -33,13 +33,12 @@ def destroy_sandbox(namespace: str, container_id: str) -> None:
     root = state_root(namespace)
     if not os.path.exists(f"{root}/{container_id}"):
         return  # the usual case, for which nothing needs to be imported
-    from pathlib import Path
 
     from sandbox.errors import NotFound
     from sandbox.sandbox import Sandbox
 
     try:
-        Sandbox.load(Path(root), container_id).destroy()
+        Sandbox.load(root, container_id).destroy()
     except NotFound:
         pass
 

@@ -10,7 +10,6 @@ import fcntl
 import logging
 import os
 import signal
-from urllib.parse import parse_qs, unquote, urlsplit
 
 from proto.ttrpc.status import INVALID_ARGUMENT, UNKNOWN, RpcError
 from shim.reaper import Reaper
@@ -25,6 +24,8 @@ _FIRST_FREE_FD = 10  # above 3, 4 and 5, so that placing one does not overwrite 
 
 def command_line(uri: str) -> list[str]:
     """The program and its arguments."""
+    from urllib.parse import parse_qs, unquote, urlsplit  # half a megabyte, for containers that are rare
+
     parts = urlsplit(uri)
     program = unquote(parts.path)
     if parts.netloc or not program.startswith("/"):

@@ -11,7 +11,6 @@ import os
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
 from google.protobuf.any_pb2 import Any as AnyMessage
@@ -64,7 +63,7 @@ class Surroundings:
     """What the service works with."""
 
     namespace: str
-    state_root: Path
+    state_root: str
     debug: bool
     publisher: Publisher
     reaper: Reaper
@@ -219,7 +218,7 @@ class TaskService:
 
     async def _build(self, request: task_pb2.CreateTaskRequest, undo: AsyncExitStack) -> Container:
         """Make one thing after the other, each with its undoing."""
-        bundle = Path(request.bundle)
+        bundle = request.bundle
         spec = load_spec(bundle)
         if "uts" not in spec.namespaces:
             spec.hostname = spec.hostname or os.uname().nodename

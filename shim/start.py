@@ -205,8 +205,9 @@ def fork_daemon(flags: Flags, prepared: Prepared) -> None:
         detach(f"{os.getcwd()}/log")
         set_oom_score(oom_score + 1)
         nursery_fd, _ = start_nursery()  # while it imports, we do; it is reaped with our other children
-        # asyncio imports ssl if it can; without it each shim is 2 MB smaller and there 5 ms earlier.
-        sys.modules["ssl"] = None  # type: ignore[assignment]
+        from shim.lean import leave_out
+
+        leave_out()
         status = serve(flags, prepared, nursery_fd)
     except BaseException:
         import traceback

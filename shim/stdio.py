@@ -18,8 +18,6 @@ import termios
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from errno import ENXIO
-from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 from proto import control
 from proto.ttrpc.status import FAILED_PRECONDITION, INVALID_ARGUMENT, UNKNOWN, RpcError
@@ -183,12 +181,14 @@ def _split(name: str) -> tuple[str, str]:
     """Scheme and path; a name without a scheme is a path as it is."""
     if "://" not in name:
         return "", name
+    from urllib.parse import unquote, urlsplit  # half a megabyte, for names that are rare
+
     parts = urlsplit(name)
     return parts.scheme, unquote(parts.path)
 
 
 def _open_log_file(path: str) -> int:
-    Path(path).parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    os.makedirs(os.path.dirname(path) or ".", 0o755, exist_ok=True)
     return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
 
 

@@ -5,6 +5,11 @@ before a byte of the request is read, so it never holds an environment, a path o
 becomes the shim.
 """
 
+from shim.lean import leave_out
+
+leave_out()
+
+# ruff: noqa: E402
 import os
 import signal
 import socket

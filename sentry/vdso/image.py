@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
 from typing import Final
 
 from sentry.vdso._clock import ffi
 
 
 def _read() -> bytes:
-    path = Path(__file__).with_name("linux-vdso.so")
+    path = os.path.join(os.path.dirname(__file__), "linux-vdso.so")
     try:
-        return path.read_bytes()
+        with open(path, "rb") as file:
+            return file.read()
     except FileNotFoundError:
         raise FileNotFoundError(f"{path} is missing: pysc was installed without its vDSO") from None
 
