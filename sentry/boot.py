@@ -16,16 +16,18 @@ import struct
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from sentry.control import ControlServer
 from sentry.fs.memdata import MEMORY
 from sentry.kernel.kernel import HostFacts, Kernel
 from sentry.platform import PAGE_SIZE, Platform
 from sentry.reserve import set_aside
-from sentry.strace import Strace
 from sentry.syscalls.registry import Syscall, build_table
 from sentry.watchdog import Watchdog
+
+if TYPE_CHECKING:
+    from sentry.strace import Strace
 
 log = logging.getLogger(__name__)
 
@@ -144,6 +146,8 @@ def preload(config: dict[str, Any]) -> None:
         auxv=_read_auxv(),
     )
     _host.ncpus, _host.memory_limit = _facts.ncpus, _facts.total_ram
+    if config.get("strace"):
+        import sentry.strace  # noqa: F401  which few ask for, and which can't be read later
     if config.get("platform") == "kvm" or (config.get("platform") in (None, "auto") and _is_bare_metal(_facts.cpuinfo)):
         _open_kvm(_host)
 
@@ -220,6 +224,8 @@ def _boot(config: dict[str, Any]) -> Kernel:
 
 
 def _strace(config: dict[str, Any], table: dict[int, Syscall]) -> Strace:
+    from sentry.strace import Strace
+
     only = config.get("strace_calls") or []
     unknown = set(only) - {row.name for row in table.values()}
     if unknown:

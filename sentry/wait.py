@@ -197,6 +197,7 @@ class Loop:
         self._stopping = False
         self._when_idle: Callable[[], object] = int
         self._idle_after_ns = NEVER
+        self._idle_at_ns = 0
         self._patience_ns = NEVER  # how long to wait for something to happen; NEVER: no matter how long
         self.resting: list[Job] = []  # woken after the next look for traps: breathe()
         platform.watch(self._epoll.fileno())
@@ -294,13 +295,15 @@ class Loop:
     def rest(self, after_ns: int, when_idle: Callable[[], object]) -> None:
         """Call when_idle whenever nothing has happened for so long; again, when some more has happened since."""
         self._idle_after_ns = self._patience_ns = after_ns
+        self._idle_at_ns = self.now_ns() + after_ns
         self._when_idle = when_idle
 
     def _look_around(self, waited_ns: int, busy: bool) -> None:
         """Every now and then, and when there was no trap: at descriptors, and at whether anything happens at all."""
         if self._poll_fds() or busy:
             self._patience_ns = self._idle_after_ns
-        elif waited_ns == self._patience_ns != NEVER:
+            self._idle_at_ns = self.now_ns() + self._idle_after_ns
+        elif waited_ns == self._patience_ns != NEVER and self.now_ns() >= self._idle_at_ns:  # it may wake for nothing
             self._patience_ns = NEVER
             self._call(self._when_idle)
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import select
+from collections.abc import Sequence
 
 import pytest
 
 from sentry.abi.poll import POLLHUP, POLLIN, POLLOUT
-from sentry.platform import InterruptTrap, SyscallTrap
+from sentry.platform import InterruptTrap, SyscallTrap, Trap
 from sentry.wait import Event, Job, Loop, Waiter, WaitQueue, breathe, park
-from tests.fakes import ScriptedPlatform
+from tests.fakes import ScriptedContext, ScriptedPlatform
 
 
 @pytest.fixture
@@ -452,6 +453,20 @@ def test_a_loop_that_waits_for_a_timer_is_idle_too_but_not_before_its_time(
         loop.call_at(start + due, lambda: log.append(("timer", platform.now - start)))
     run(loop)
     assert log == [("timer", 3_000), ("timer", 6_000), ("idle", 11_000), ("timer", 30_000)]
+
+
+def test_a_wait_that_ends_early_for_nothing_is_no_idleness(loop: Loop, platform: ScriptedPlatform) -> None:
+    idle_at: list[int] = []
+    start = platform.now
+    loop.rest(5_000, lambda: idle_at.append(platform.now - start))
+    wait, early = platform.wait, [1_000, 2_000]
+
+    def wait_less(timeout_ns: int) -> Sequence[tuple[ScriptedContext, Trap]]:
+        return wait(early.pop() if early else timeout_ns)
+
+    platform.wait = wait_less  # type: ignore[method-assign,assignment]
+    run(loop)
+    assert idle_at == [8_000]
 
 
 def void(_: object) -> None:
