@@ -61,6 +61,7 @@ static size_t total;			/* the sizes of all areas */
 static uint64_t *heads;			/* a bit for each word of the areas: an immortal object begins here */
 static PyCodeObject **codes;		/* those among the immortals, by address */
 static size_t code_count;
+static unsigned char *filled;		/* a byte for each page of the areas: there is anything but zeros */
 static const char *copy;		/* of the areas as they were; NULL: nothing is in common */
 
 static PyObject **pending;		/* found, and not yet asked what they refer to */
@@ -199,6 +200,26 @@ static void trim(struct area *area)
 		area->size -= PAGE;
 }
 
+static char *pool_of(void *block)
+{
+	return (char *)((uintptr_t)block & ~(POOL_SIZE - 1));
+}
+
+/* Pools that are free are taken whole, and their pages emptied: nobody will look there again. */
+static void give_up_free_pools(void)
+{
+	char *block, *pool = NULL;
+
+	while ((block = PyObject_Malloc(LARGEST_BLOCK)) && area_of(block)) {
+		if (pool && pool != pool_of(block))
+			madvise(pool, POOL_SIZE, MADV_DONTNEED);
+		pool = pool_of(block);
+	}
+	if (pool && pool != pool_of(block))
+		madvise(pool, POOL_SIZE, MADV_DONTNEED);
+	PyObject_Free(block);
+}
+
 /* Leave neither allocator any room among what is there: what is made from now on has pages of its own. */
 static void fill_holes(void)
 {
@@ -217,9 +238,10 @@ static void fill_holes(void)
 
 		do
 			block = PyObject_Malloc(size);
-		while (block && *(unsigned int *)((uintptr_t)block & ~(POOL_SIZE - 1)) > 1);	/* blocks in its pool */
+		while (block && *(unsigned int *)pool_of(block) > 1);	/* blocks that are in use in the pool */
 		PyObject_Free(block);	/* the first of a new pool */
 	}
+	give_up_free_pools();
 }
 
 static int immortalise(void)
@@ -242,6 +264,20 @@ static int immortalise(void)
 	return 0;
 }
 
+/* Pages of zeros take no memory as long as nobody looks at them. */
+static int note_filled(void)
+{
+	static const char zeros[PAGE];
+
+	filled = reserve(total / PAGE);
+	if (!filled)
+		return -1;
+	for (int i = 0; i < area_count; i++)
+		for (size_t at = 0; at < areas[i].size; at += PAGE)
+			filled[(areas[i].offset + at) / PAGE] = memcmp(areas[i].start + at, zeros, PAGE) != 0;
+	return 0;
+}
+
 static int write_all(int fd, const void *from, size_t size, off_t offset)
 {
 	while (size) {
@@ -259,16 +295,19 @@ static int write_all(int fd, const void *from, size_t size, off_t offset)
 /* From the first write to the last mapping nothing may change in the areas: no call but to the host. */
 static int exchange(int fd)
 {
-	size_t heads_size = total / WORD / 8, codes_size = code_count * sizeof(*codes);
+	size_t heads_size = total / WORD / 8, codes_size = code_count * sizeof(*codes), filled_size = total / PAGE;
 	char *mapped;
 
 	for (int i = 0; i < area_count; i++)
-		if (write_all(fd, areas[i].start, areas[i].size, areas[i].offset))
-			return -1;
+		for (size_t at = 0; at < areas[i].size; at += PAGE)
+			if (filled[(areas[i].offset + at) / PAGE]
+			    && write_all(fd, areas[i].start + at, PAGE, areas[i].offset + at))
+				return -1;
 	if (write_all(fd, heads, heads_size, total) || write_all(fd, codes, codes_size, total + heads_size)
+	    || write_all(fd, filled, filled_size, total + heads_size + codes_size)
 	    || fcntl(fd, F_ADD_SEALS, F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE))
 		return -1;
-	mapped = mmap(NULL, total + heads_size + codes_size, PROT_READ, MAP_PRIVATE, fd, 0);
+	mapped = mmap(NULL, total + heads_size + codes_size + filled_size, PROT_READ, MAP_PRIVATE, fd, 0);
 	if (mapped == MAP_FAILED)
 		return -1;
 	for (int i = 0; i < area_count; i++) {
@@ -280,17 +319,20 @@ static int exchange(int fd)
 	}
 	munmap(heads, heads_size);
 	munmap(codes, MAX_CODES * sizeof(*codes));
+	munmap(filled, filled_size);
 	heads = (uint64_t *)(mapped + total);
 	codes = (PyCodeObject **)(mapped + total + heads_size);
+	filled = (unsigned char *)(codes + code_count);
 	copy = mapped;
 	return 0;
 }
 
 /* A page is mapped when it is looked at: now, so that all forks have all of them. */
-static void touch(const char *start, size_t size)
+static void touch(const struct area *area, size_t start, size_t end)
 {
-	for (size_t i = 0; i < size; i += PAGE)
-		(void)*(volatile const char *)(start + i);
+	for (size_t at = start; at < end; at += PAGE)
+		if (filled[(area->offset + at) / PAGE])
+			(void)*(volatile const char *)(area->start + at);
 }
 
 static int hold(PyObject *roots)
@@ -310,12 +352,12 @@ static int hold(PyObject *roots)
 		return -1;
 	sigfillset(&all);
 	sigprocmask(SIG_SETMASK, &all, &before);
-	result = exchange(fd);
+	result = note_filled() || exchange(fd) ? -1 : 0;
 	sigprocmask(SIG_SETMASK, &before, NULL);
 	close(fd);
 	if (result == 0)
 		for (int i = 0; i < area_count; i++)
-			touch(areas[i].start, areas[i].size);
+			touch(&areas[i], 0, areas[i].size);
 	return result;
 }
 
@@ -391,6 +433,8 @@ static enum verdict judge(const struct area *area, size_t at)
 	size_t offset = area->offset + at, first = offset / WORD;
 	const Py_ssize_t *now = (const Py_ssize_t *)page, *then = (const Py_ssize_t *)(copy + offset);
 
+	if (!filled[offset / PAGE])
+		return FOREIGN;
 	if (!area->is_static && !has_heads(offset) && !code_at(page) && !code_at(page + PAGE - WORD))
 		return FOREIGN;
 	for (size_t word = 0; word < WORDS_A_PAGE; word++)
@@ -434,7 +478,7 @@ static size_t go_back(const struct area *area)
 		while (at < area->size && verdicts[(area->offset + at) / PAGE] == GOES)
 			at += PAGE;
 		if (at > start && madvise(area->start + start, at - start, MADV_DONTNEED) == 0) {
-			touch(area->start + start, at - start);
+			touch(area, start, at);
 			pages += (at - start) / PAGE;
 		}
 	}
