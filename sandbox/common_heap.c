@@ -24,7 +24,8 @@ static void ch_unmap_pages(const uintptr_t *ranges, int count)
 		madvise((void *)ranges[2 * i], ranges[2 * i + 1] - ranges[2 * i], MADV_DONTNEED);
 }
 
-#if PY_VERSION_HEX >= 0x030b0000 && PY_VERSION_HEX < 0x030c0000 && !defined(Py_DEBUG) && !defined(Py_TRACE_REFS)
+#if PY_VERSION_HEX >= 0x030b0000 && PY_VERSION_HEX < 0x030c0000 && SIZEOF_VOID_P == 8 && defined(WITH_PYMALLOC) \
+	&& !defined(Py_DEBUG) && !defined(Py_TRACE_REFS)
 
 #define PAGE 4096UL
 #define WORD sizeof(Py_ssize_t)
@@ -363,10 +364,15 @@ static int hold(PyObject *roots)
 
 static int ch_hold(const uintptr_t *ranges, int count, uintptr_t roots)
 {
-	PyGILState_STATE state = PyGILState_Ensure();
+	PyGILState_STATE state;
 	char *thread = (char *)((uintptr_t)pthread_self() & ~(PAGE - 1));
 	int result, error;
 
+	if (sysconf(_SC_PAGESIZE) != PAGE) {
+		errno = ENOSYS;
+		return -1;
+	}
+	state = PyGILState_Ensure();
 	for (int i = 0; i < count; i++) {
 		char *start = (char *)ranges[2 * i], *end = (char *)ranges[2 * i + 1];
 		char *before = thread - THREAD_ROOM, *after = thread + THREAD_ROOM;
@@ -508,7 +514,8 @@ static size_t judge_and_go_back(void)
 	return pages;
 }
 
-/* Nothing else may write meanwhile: no other thread, and no signal's handler. */
+/* Nothing else may write meanwhile: no other thread, and no signal's handler.  (One that runs in a thread that waits for
+ * work only notes that it did; who waits for signals in such a process hears of them by a descriptor.) */
 static size_t ch_go_back(void)
 {
 	PyGILState_STATE state = PyGILState_Ensure();

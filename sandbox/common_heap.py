@@ -19,8 +19,8 @@ All else stays: whatever a process has made or changed is where it was.  A page 
 given up since, and be somebody else's now, so it is left alone.  The cost of going back: 10 ms, and 1 ms for the pages
 that are written again.  So a process does it when it has had nothing to do for a while.
 
-This knows how CPython 3.11 lays out its objects (common_heap.c).  Later versions do without: hold() does nothing there,
-and neither does go_back(), in a process without a hold() before it.
+All this knows how CPython 3.11 lays out its objects (common_heap.c).  Elsewhere hold() raises ENOSYS, and go_back()
+does nothing, as it does in any process that nobody held in common.
 """
 
 from __future__ import annotations

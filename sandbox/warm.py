@@ -63,8 +63,8 @@ def serve(path: str, program: str, idle_s: float, starting_fd: int, live: Live) 
     parent = Parent(path)
     try:
         common_heap.hold()
-    except OSError:
-        traceback.print_exc()  # the forks will need more memory
+    except OSError as e:
+        print(f"the forks will need more memory: {e}", file=sys.stderr)
     listener = _listen(path)
     os.close(starting_fd)
     _serve(listener, idle_s, lambda connection: live(connection, parent))
