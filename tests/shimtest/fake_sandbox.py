@@ -62,18 +62,18 @@ class Sandbox:
         self._process = process
 
     @classmethod
-    def create(cls, root: Path, id: str, bundle: Path, spec: Spec, options: Options, stdio: Stdio) -> "Sandbox":
-        folder = root / id
+    def create(cls, root: str, id: str, bundle: str, spec: Spec, options: Options, stdio: Stdio) -> "Sandbox":
+        folder = Path(root, id)
         folder.mkdir(parents=True)
         with socket.socket(socket.AF_UNIX) as listener:
             listener.bind(str(folder / "control.sock"))
             listener.listen()
             child = subprocess.Popen([sys.executable, SENTRY, str(listener.fileno())], pass_fds=[listener.fileno()])
         child.returncode = 0  # the shim reaps it
-        sandbox = cls(folder, bundle, identify(child.pid))
+        sandbox = cls(folder, Path(bundle), identify(child.pid))
         (folder / "hostname").write_text(spec.hostname)
         sandbox._make_cgroup()
-        (folder / "state.json").write_text(json.dumps([str(bundle), sandbox._process.to_json()]))
+        (folder / "state.json").write_text(json.dumps([bundle, sandbox._process.to_json()]))
         try:
             sandbox._create_container(spec, stdio)
         except RpcError as e:
@@ -111,12 +111,12 @@ class Sandbox:
             client.call(control.SERVICE, "StartContainer", control.StartContainer(self.id).to_json())
 
     @classmethod
-    def load(cls, root: Path, id: str) -> "Sandbox":
+    def load(cls, root: str, id: str) -> "Sandbox":
         try:
-            bundle, process = json.loads((root / id / "state.json").read_text())
+            bundle, process = json.loads(Path(root, id, "state.json").read_text())
         except FileNotFoundError:
             raise errors.NotFound(f"no sandbox {id}") from None
-        return cls(root / id, Path(bundle), ProcessId.from_json(process))
+        return cls(Path(root, id), Path(bundle), ProcessId.from_json(process))
 
     def stats(self) -> Stats:
         if not self._folder.exists():
