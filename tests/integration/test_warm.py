@@ -308,6 +308,24 @@ async def test_a_pod_outlives_its_nursery(shims: RealShims) -> None:
     await task.shutdown()
 
 
+async def test_whoever_is_idle_goes_back_to_the_common_pages(shims: RealShims) -> None:
+    await warmed(shims)
+    task = await started(shims, "second")
+    shim = await shim_of(task)
+    pids = [shim, stage_of(shim, "sentry"), stage_of(shim, "gofer")]
+    at_work = [own_kib(pid) for pid in pids]
+    assert await asyncio.to_thread(
+        until, lambda: all(own_kib(pid) < before / 2 for pid, before in zip(pids, at_work)), 20.0
+    )
+    await ended(task)
+
+
+def own_kib(pid: int) -> int:
+    """What it has written of the memory that it has in common with the warm parent."""
+    mappings = Path(f"/proc/{pid}/smaps").read_text().split("pysc-common")[1:]
+    return sum(int(mapping.split("Anonymous:")[1].split()[0]) for mapping in mappings)
+
+
 async def test_more_mounts_than_one_message_has_room_for(shims: RealShims, tmp_path: Path) -> None:
     await warmed(shims)
     mounts = []
