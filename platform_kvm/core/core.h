@@ -60,11 +60,12 @@ extern struct processor {
 	unsigned long features; /* HAS_*, and SYSCALL_FAULTS once that is known */
 	unsigned long cr4, xcr0;
 	int has_rdtscp;
+	int keeps_outside; /* the extended state: KVM offers no XSAVE, but code in ring 3 has what XSAVE is for */
 } processor;
 struct kvm_cpuid2 *processor_study(int kvm_fd, const char **why);
 struct kvm_cpuid_entry2 *cpuid_leaf(struct kvm_cpuid2 *cpuid, unsigned int function, unsigned int index);
 void processor_drop_smap(void);
-int machine_has_xsave(void);
+int processor_has_xstate(void);
 
 /* machine.c */
 int machine_make(int kvm_fd, int n_cpus, int params_fd, const char **why);
@@ -81,6 +82,7 @@ void vcpu_leave_space(struct vcpu *v);
 /* xstate.c */
 unsigned long xstate_choose(unsigned long offered, const int (*layout)[2]);
 void xstate_reset(char *state);
+int kv_xstate_size(void);
 
 /* vcpu.c */
 enum { RAN_EVENT, RAN_STOP };

@@ -50,7 +50,7 @@ static unsigned long choose_xstate(struct kvm_cpuid2 *cpuid)
 	return xstate_choose(cpuid_leaf(cpuid, 0xd, 0)->eax, layout);
 }
 
-/* What code in ring 3 sees: a host that runs it on its own processor may show it more than its KVM offers. */
+/* A host that runs ring 3 on its own processor may show it more than its KVM offers. */
 static int host_has_avx(void)
 {
 	unsigned int eax, ebx, ecx, edx;
@@ -75,9 +75,10 @@ static const char *study_processor(struct kvm_cpuid2 *cpuid)
 		processor.xcr0 = choose_xstate(cpuid);
 		if (cpuid_leaf(cpuid, 0xd, 1)->eax & 1)
 			processor.features |= HAS_XSAVEOPT;
-	} else if (host_has_avx()) {
-		return "its virtual processors do not save the vector registers that programs see";
 	}
+	processor.keeps_outside = !(processor.features & HAS_XSAVE) && host_has_avx();
+	if (processor.keeps_outside)
+		choose_xstate(cpuid);
 	if (more & 1) {
 		processor.features |= HAS_FSGSBASE;
 		processor.cr4 |= CR4_FSGSBASE;
@@ -122,6 +123,8 @@ struct kvm_cpuid2 *processor_study(int kvm_fd, const char **why)
 	if (!cpuid)
 		return NULL;
 	*why = study_processor(cpuid);
+	if (!*why && processor.keeps_outside && ioctl(kvm_fd, KVM_CHECK_EXTENSION, KVM_CAP_XSAVE) <= 0)
+		*why = "its virtual processors show vector registers that it does not save";
 	if (!*why)
 		return cpuid;
 	free(cpuid);
@@ -135,9 +138,10 @@ void processor_drop_smap(void)
 	processor.cr4 &= ~CR4_SMAP;
 }
 
-int machine_has_xsave(void)
+/* Do contexts have more than FXSAVE's 512 bytes? */
+int processor_has_xstate(void)
 {
-	return !!(processor.features & HAS_XSAVE);
+	return processor.features & HAS_XSAVE || processor.keeps_outside;
 }
 
 int kv_has_rdtscp(void)

@@ -366,14 +366,19 @@ put_failed:
 
 /* ---- exceptions of ring 0's own ---- */
 
-/* Three kinds are foreseen: a debug exception that SYSCALL has overtaken; the application's registers refused by IRET or by
- * a segment load; the application's memory, in ring0.c.  Stack as at exception. */
+/* Four kinds are foreseen: a debug exception that SYSCALL has overtaken; SYSCALL itself, of a host that gets it half
+ * right; the application's registers refused by IRET or by a segment load; the application's memory, in ring0.c.
+ * Stack as at exception. */
 exception_of_ring0:
 	cmpq $1, (%rsp)
 	je resume_ring0
 	cmpq $2, (%rsp)
 	je resume_ring0
 	push %rax
+	lea ring0_syscall32(%rip), %rax
+	mov %eax, %eax
+	cmp %rax, 24(%rsp)
+	je call_of_32_bits
 	lea ring0_iret(%rip), %rax
 	cmp %rax, 24(%rsp)
 	je refused_by_iret
@@ -399,6 +404,12 @@ resume_ring0:
 	andl $~0x100, 32(%rsp)		/* without the trap flag */
 	add $16, %rsp
 	iretq
+
+/* A host whose SYSCALL of 32-bit code loads no more than 32 bits of rip: it faults on its way to us, all else done. */
+call_of_32_bits:
+	pop %rax
+	mov 40(%rsp), %rsp
+	jmp ring0_syscall32
 
 /* The registers are in the context still: it gets the exception as if its first instruction had raised it. */
 refused_by_iret:

@@ -89,19 +89,45 @@ static int may_run(const struct ring0_regs *regs)
 	return (regs->cs & 3) == 3 && (regs->ss & 3) == 3 && is_canonical(regs->fs_base) && is_canonical(regs->gs_base);
 }
 
-static void prepare(struct vcpu *v, struct kv_ctx *ctx)
+/* ---- extended state that ring 0 does not know of ---- */
+
+static void fetch_extended(struct vcpu *v, struct kv_ctx *ctx)
+{
+	struct kvm_xsave state;
+
+	if (ioctl(v->fd, KVM_GET_XSAVE, &state) == 0)
+		memcpy(ctx->xstate, &state, kv_xstate_size());
+}
+
+/* 0, or an errno: it is none that a processor could have. */
+static int hand_over_extended(struct vcpu *v, const struct kv_ctx *ctx)
+{
+	struct kvm_xsave state = { { 0 } };
+
+	memcpy(&state, ctx->xstate, kv_xstate_size());
+	return ioctl(v->fd, KVM_SET_XSAVE, &state) ? errno : 0;
+}
+
+/* 0, or an errno: it can't be run. */
+static int prepare(struct vcpu *v, struct kv_ctx *ctx)
 {
 	struct ring0_cpu *shared = v->shared;
 
 	ctx->regs->eflags = (ctx->regs->eflags & USER_FLAGS) | ALWAYS_FLAGS;
 	shared->ctx = ctx->address;
 	if (v->extended != ctx || ctx->ran_on != v->index || ctx->replaced) {
-		shared->restore = ctx->address + CTX_XSAVE;
+		int err = processor.keeps_outside ? hand_over_extended(v, ctx) : 0;
+
+		if (err)
+			return err;
+		if (!processor.keeps_outside)
+			shared->restore = ctx->address + CTX_XSAVE;
 		v->extended = ctx;
 		ctx->ran_on = v->index;
 		ctx->replaced = 0;
 	}
 	fill_stock(v);
+	return 0;
 }
 
 /* Its registers are not where we could look at them: have ring 0 put them there, as soon as it can be interrupted. */
@@ -258,12 +284,17 @@ static int page_fault(struct vcpu *v, struct kv_ctx *ctx, struct kv_event *ev)
 	return RAN_EVENT;
 }
 
-/* A host that runs ring 3 on its own processor but emulates ring 0 does not know the instruction INT. */
-static int is_int(struct kv_ctx *ctx)
+static int has_code(struct kv_ctx *ctx, unsigned long addr, unsigned char expected)
 {
 	unsigned char code;
 
-	return kv_read(ctx->space, ctx->regs->rip, (char *)&code, 1) == 1 && code == 0xcd;
+	return kv_read(ctx->space, addr, (char *)&code, 1) == 1 && code == expected;
+}
+
+/* A host that runs ring 3 on its own processor but emulates ring 0 does not know the instruction INT. */
+static int is_int(struct kv_ctx *ctx)
+{
+	return has_code(ctx, ctx->regs->rip, 0xcd);
 }
 
 static int software_interrupt(struct kv_ctx *ctx, struct kv_event *ev)
@@ -277,13 +308,11 @@ static int software_interrupt(struct kv_ctx *ctx, struct kv_event *ev)
 	return system_call(ctx, ev, 0);
 }
 
-/* A debug exception is a single step, or the instruction for it. */
+/* A debug exception is a single step, or the instruction for it; some hosts under the host do not step over that. */
 static int is_icebp(struct kv_ctx *ctx)
 {
-	unsigned char code;
-
-	return !(ctx->regs->eflags & FLAG_TF) && kv_read(ctx->space, ctx->regs->rip - 1, (char *)&code, 1) == 1 &&
-	       code == 0xf1;
+	return !(ctx->regs->eflags & FLAG_TF) &&
+	       (has_code(ctx, ctx->regs->rip - 1, 0xf1) || has_code(ctx, ctx->regs->rip, 0xf1));
 }
 
 /* As Linux tells of each exception: arch/x86/kernel/traps.c. */
@@ -357,20 +386,23 @@ static int left(struct vcpu *v, struct kv_ctx *ctx, int err, struct kv_event *ev
 		return broken(v, ev, v->run->exit_reason, v->run->internal.suberror);
 	v->parked = 1;
 	v->faults = 0;
+	if (processor.keeps_outside)
+		fetch_extended(v, ctx);
 	return exception(v, ctx, ev);
 }
 
 /* Run a context until something is the Sentry's to hear (RAN_EVENT: *ev tells), or somebody wants it out (RAN_STOP). */
 int vcpu_stay(struct vcpu *v, struct kv_ctx *ctx, struct kv_event *ev)
 {
-	int result = -1;
+	int result = -1, err;
 
 	if (!may_run(ctx->regs))
 		return fault(ev, SIGSEGV, SI_KERNEL, 0);
-	prepare(v, ctx);
+	err = prepare(v, ctx);
+	if (err)
+		return broken(v, ev, err, 0);
 	do {
-		int err = enter(v, ctx);
-
+		err = enter(v, ctx);
 		if (err == EINTR && v->index == 0)
 			v->preempt = 1; /* perhaps the signal is Python's to see */
 		if (v->inside)

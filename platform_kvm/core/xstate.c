@@ -1,7 +1,8 @@
 /* The extended state: which of it contexts have, and as the Sentry reads and writes it.
  *
  * A context's page holds it as XSAVE left it: of a component in its initial state (its bit in the header is clear) nothing
- * was written, so what lies there is old.  Where the processor has no XSAVE, FXSAVE's 512 bytes are all there is.
+ * was written, so what lies there is old.  Where the processor has no XSAVE, FXSAVE's 512 bytes are all there is, or KVM
+ * has the rest (processor.keeps_outside).
  */
 #include "core.h"
 #include <string.h>
@@ -82,7 +83,7 @@ void xstate_reset(char *state)
 /* Into size bytes: components in their initial state as that, all marked as in use or not as the processor did. */
 void kv_read_xstate(const struct kv_ctx *ctx, char *out)
 {
-	unsigned long in_use = machine_has_xsave() ? bitmap(ctx->xstate) : 3;
+	unsigned long in_use = processor_has_xstate() ? bitmap(ctx->xstate) : 3;
 	char initial[XSAVE_SIZE];
 
 	xstate_reset(initial);
