@@ -35,6 +35,7 @@ struct vcpu {
 	struct kv_ctx *extended; /* whose extended state is in its registers, unless it has run elsewhere since */
 	unsigned long entered;	 /* the time stamp counter when it went into the guest; 0: it is not there */
 	unsigned long root;	 /* of the space whose translations it may hold */
+	unsigned long former;	 /* held: the root in which it goes in, until ring 0 has loaded the other; 0: none */
 	int parked;		 /* it left by `out`: its context's registers are saved */
 	int in_stock;		 /* of shared->stock, what the guest was given */
 	int faults;		 /* host memory that was not there, one after the other */
@@ -78,6 +79,7 @@ void machine_drop_smap(void);
 void machine_forget_tables(void);
 int vcpu_reset(struct vcpu *v);
 void vcpu_leave_space(struct vcpu *v);
+void vcpu_drop_former(struct vcpu *v);
 
 /* xstate.c */
 unsigned long xstate_choose(unsigned long offered, const int (*layout)[2]);

@@ -244,6 +244,14 @@ static int set_msrs(struct vcpu *v)
 	return 0;
 }
 
+/* It is in v->root's tables now. */
+void vcpu_drop_former(struct vcpu *v)
+{
+	if (v->former)
+		kv_root_put(v->former);
+	v->former = 0;
+}
+
 /* Make it begin at ring0_start, whatever became of it.  0 or -errno. */
 int vcpu_reset(struct vcpu *v)
 {
@@ -256,6 +264,7 @@ int vcpu_reset(struct vcpu *v)
 	v->parked = 1;
 	v->extended = NULL;
 	v->root = 0;
+	vcpu_drop_former(v);
 	if (ioctl(v->fd, KVM_GET_VCPU_EVENTS, &events))
 		return -errno;
 	memset(&events.exception, 0, sizeof(events.exception));

@@ -90,6 +90,9 @@ struct kv_space *kv_space_new(struct kv_account *account, unsigned long end, uns
 int kv_space_fork(struct kv_space *parent, struct kv_space **child);
 void kv_space_free(struct kv_space *space); /* no virtual CPU runs in it, nor has its tables in a TLB when it next runs */
 unsigned long kv_space_root(const struct kv_space *space); /* gpa of the top table */
+/* Keep a top table, of which the kernel's half alone is left when its space is freed, until it is put back. */
+void kv_root_hold(unsigned long root);
+void kv_root_put(unsigned long root);
 
 /* The address, or -errno. */
 long kv_map(struct kv_space *space, unsigned long addr, unsigned long length, int prot, int flags, int fd,

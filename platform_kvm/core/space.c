@@ -28,6 +28,20 @@ unsigned long kv_space_root(const struct kv_space *space)
 	return host_gpa(frame_host(space->top));
 }
 
+void kv_root_hold(unsigned long root)
+{
+	kv_lock();
+	frame_at(entry_frame(root))->references++;
+	kv_unlock();
+}
+
+void kv_root_put(unsigned long root)
+{
+	kv_lock();
+	frame_put(entry_frame(root));
+	kv_unlock();
+}
+
 /* The child does not see these, or sees them empty. */
 static int leave_out(const struct kv_space *parent, struct kv_space *child)
 {

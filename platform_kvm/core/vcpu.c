@@ -158,6 +158,18 @@ static void flush_from_outside(struct vcpu *v)
 	ioctl(v->fd, KVM_SET_SREGS, &sregs);
 }
 
+/* Ring 0 is to load this root as the first thing it does.  Its first instructions run on the tables of the space before,
+ * which may be freed before they have: so their top, and with it ring 0's half, is held until it has left again. */
+static void change_root(struct vcpu *v, unsigned long root)
+{
+	if (v->root && v->root != root) {
+		v->former = v->root;
+		kv_root_hold(v->former);
+	}
+	v->shared->cr3 = v->root = root;
+	v->shared->flush = 1;
+}
+
 /* From here on nobody may change the space, until this virtual CPU is no more in it. */
 static void go_in(struct vcpu *v, struct kv_space *space)
 {
@@ -169,10 +181,8 @@ static void go_in(struct vcpu *v, struct kv_space *space)
 	__atomic_store_n(&v->inside, space, __ATOMIC_SEQ_CST);
 	if (!v->parked && v->flush)
 		flush_from_outside(v);
-	if (v->parked && (v->flush || v->root != root)) {
-		v->shared->cr3 = v->root = root;
-		v->shared->flush = 1;
-	}
+	if (v->parked && (v->flush || v->root != root))
+		change_root(v, root);
 	v->flush = 0;
 	kv_unlock();
 }
@@ -386,6 +396,7 @@ static int left(struct vcpu *v, struct kv_ctx *ctx, int err, struct kv_event *ev
 		return broken(v, ev, v->run->exit_reason, v->run->internal.suberror);
 	v->parked = 1;
 	v->faults = 0;
+	vcpu_drop_former(v);
 	if (processor.keeps_outside)
 		fetch_extended(v, ctx);
 	return exception(v, ctx, ev);

@@ -14,7 +14,7 @@ import pytest
 
 from sentry.abi.errno import EFAULT
 from sentry.mm.mm import MAP_PRIVATE, PROT_READ
-from sentry.platform import PAGE_SIZE, ExitTrap, InterruptTrap, SpaceGone, SyscallTrap, Trap
+from sentry.platform import PAGE_SIZE, Context, ExitTrap, InterruptTrap, SpaceGone, SyscallTrap, Trap
 from tests.bare import AWAIT, CODE, COUNT, DATA, FIXED, LOOP, READ_WRITE, STACK, Bare, call
 from tests.integration.daemon import own_cgroup
 from tests.integration.platforms import ANONYMOUS, Subject, host_state, place, wait_until, word
@@ -38,6 +38,24 @@ def test_a_fork_copies_memory_and_registers(bare: Bare) -> None:
     assert (bare.syscall(parent).args[0], bare.syscall(child).args[0]) == (100, 0)
     for context in (parent, child):
         assert (context.regs.rbx, context.regs.r15, context.regs.rsp) == (5, 6, STACK - 64)
+
+
+def test_spaces_go_while_others_are_entered(bare: Bare) -> None:
+    """On kvm a processor entered ring 0 on the tables of the space it had left, and these could be gone by then."""
+    parent = bare.load(call(1) + call(2))
+    bare.syscall(parent)
+    running: set[Context] = set()
+    for number in range(1000):
+        child = parent.clone(share_space=False, same_process=False)
+        child.space.write(DATA, b"touched")
+        bare.start(child)
+        running.add(child)
+        while running and (number == 999 or len(running) > 5):
+            for context, trap in bare.turn(10):
+                assert isinstance(trap, SyscallTrap) and trap.number == 2
+                running.remove(context)
+                context.release()
+    assert bare.syscall(parent).number == 2
 
 
 @pytest.mark.parametrize("same_process", [False, True])
