@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from platform_kvm.platform import is_emulated
 from sentry.abi.errno import LinuxError
 from sentry.mm.mm import PROT_EXEC
 from sentry.platform import PAGE_SIZE, Context, FaultTrap, InterruptTrap, SyscallTrap
@@ -220,6 +221,15 @@ def test_instructions_that_not_all_processors_have_are_refused(wall: Wall) -> No
     assert found == {}
 
 
+def reads_behind_data(trap: object) -> bool:
+    """A processor that has tiles reads the three pages of its largest state before it looks what is wrong with it."""
+    return (
+        isinstance(trap, FaultTrap)
+        and (trap.signo, trap.code) == (signal.SIGSEGV, 1)
+        and DATA + PAGE_SIZE <= trap.addr < DATA + 3 * PAGE_SIZE
+    )
+
+
 def test_extended_state_that_no_processor_takes_is_refused_or_is_ring_3s_own_trouble(wall: Wall) -> None:
     for name, code in hostile.BAD_STATE.items():
         context = wall.attacker(code + SYSCALL + SYSCALL)
@@ -228,7 +238,8 @@ def test_extended_state_that_no_processor_takes_is_refused_or_is_ring_3s_own_tro
             wall.witness.look()
             wall.bare.run(context)
         else:
-            assert trap in (REFUSED, FaultTrap(signal.SIGILL, 2, context.regs.rip)), name
+            undefined = FaultTrap(signal.SIGILL, 2, context.regs.rip)
+            assert trap in (REFUSED, undefined) or reads_behind_data(trap), name
             assert CODE <= context.regs.rip < CODE + len(code), name
         context.release()
         wall.witness.look()
@@ -249,7 +260,10 @@ def test_hypercalls_do_nothing(wall: Wall) -> None:
 
 
 def test_hypercalls_in_a_writable_page_stay_as_they_are(wall: Wall) -> None:
-    """In ring 0 KVM writes its processor's own over the other maker's (KVM_X86_QUIRK_FIX_HYPERCALL_INSN)."""
+    """In ring 0 KVM writes its processor's own over the other maker's (KVM_X86_QUIRK_FIX_HYPERCALL_INSN).
+
+    Where ring 0 is emulated, it does so for ring 3 as well, which is then that program's own trouble; it may write there.
+    """
     if wall.name == "ptrace":
         pytest.skip("what a host under the host makes of it is not ours")
     for code in hostile.HYPERCALLS.values():
@@ -257,7 +271,10 @@ def test_hypercalls_in_a_writable_page_stay_as_they_are(wall: Wall) -> None:
         context.space.protect(CODE, PAGE_SIZE, READ_WRITE | PROT_EXEC)
         trap = wall.bare.run(context)
         assert isinstance(trap, FaultTrap) and trap.signo in (signal.SIGILL, signal.SIGSEGV)
-        assert context.space.read(CODE, len(code) + len(UNDEFINED)) == code + UNDEFINED
+        left = context.space.read(CODE, len(code) + len(UNDEFINED))
+        assert left.endswith(UNDEFINED)
+        mended = wall.name == "kvm" and is_emulated() and left[: -len(UNDEFINED)] in hostile.HYPERCALLS.values()
+        assert left == code + UNDEFINED or mended
         context.release()
         wall.witness.look()
 
