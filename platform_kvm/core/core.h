@@ -84,7 +84,7 @@ void vcpu_drop_former(struct vcpu *v);
 /* xstate.c */
 unsigned long xstate_choose(unsigned long offered, const int (*layout)[2]);
 void xstate_reset(char *state);
-int kv_xstate_size(void);
+void xstate_take(char *state, const char *from);
 
 /* vcpu.c */
 enum { RAN_EVENT, RAN_STOP };

@@ -96,7 +96,7 @@ static void fetch_extended(struct vcpu *v, struct kv_ctx *ctx)
 	struct kvm_xsave state;
 
 	if (ioctl(v->fd, KVM_GET_XSAVE, &state) == 0)
-		memcpy(ctx->xstate, &state, kv_xstate_size());
+		xstate_take(ctx->xstate, (const char *)&state);
 }
 
 /* 0, or an errno: it is none that a processor could have. */

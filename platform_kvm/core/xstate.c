@@ -80,6 +80,15 @@ void xstate_reset(char *state)
 	memcpy(state + MXCSR_OFFSET, &mxcsr, sizeof(mxcsr));
 }
 
+/* Of what KVM has, only what contexts have: the next one's protection keys, for one, are to be as at a start again. */
+void xstate_take(char *state, const char *from)
+{
+	unsigned long in_use = bitmap(from) & features;
+
+	memcpy(state, from, size);
+	memcpy(state + HEADER, &in_use, sizeof(in_use));
+}
+
 /* Into size bytes: components in their initial state as that, all marked as in use or not as the processor did. */
 void kv_read_xstate(const struct kv_ctx *ctx, char *out)
 {
