@@ -109,6 +109,7 @@ void space_stop(struct kv_space *space);
 void space_stop_for_page(struct kv_space *space);
 void window_forget_page(char *host);
 void window_tables_freed(void);
+void window_table_comes(const struct kv_space *space);
 void space_unlock_to_wait(struct kv_space *space);
 void space_lock_again(struct kv_space *space);
 

@@ -62,10 +62,10 @@ struct kv_frames_info {
 int kv_memory_init(int (*add_slot)(unsigned long gpa, void *host, unsigned long size),
 		   void (*quiesce)(struct kv_space *space));
 /* From now on there are copies of page tables that do not follow their changes, but do follow those of the window's
- * mappings: a KVM without nested paging makes them.  kv_copies_are_stale: since it was last asked, has anything changed
- * that makes them wrong?  Asked with the lock held. */
-void kv_expect_copies(void);
-int kv_copies_are_stale(void);
+ * mappings: a KVM without nested paging makes them, and loses them all by `forget`.  kv_forget_stale_copies has it do so
+ * if anything has changed since that makes them wrong.  Called with the lock held. */
+void kv_expect_copies(void (*forget)(void));
+void kv_forget_stale_copies(void);
 void kv_memory_close(void); /* every space and account has been released */
 char *kv_window(void);
 void kv_lock(void);

@@ -74,7 +74,7 @@ static int judge_tables(struct kv_ctx *ctx)
 
 	if (result)
 		return result < 0 ? result : 0;
-	kv_expect_copies();
+	kv_expect_copies(machine_forget_tables);
 	machine_forget_tables();
 	result = is_protected(ctx);
 	return result < 0 ? result : result ? 0 : -EPROTO;

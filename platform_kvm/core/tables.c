@@ -51,6 +51,13 @@ uint64_t *tables_next(const struct kv_space *space, unsigned long *at, unsigned 
 	return NULL;
 }
 
+/* Have the entry lead to a table, which is new to this space. */
+static void lead_to(const struct kv_space *space, uint64_t *entry, const void *table)
+{
+	window_table_comes(space);
+	entry_store(entry, host_gpa(table) | PTE_TABLE);
+}
+
 /* The entry that leads, or would, to addr's leaf; NULL: there is none, or no memory to make it. */
 static uint64_t *leaf_entry(struct kv_space *space, unsigned long addr, int make, int beyond_limit)
 {
@@ -64,7 +71,7 @@ static uint64_t *leaf_entry(struct kv_space *space, unsigned long addr, int make
 
 			if (new == NO_FRAME)
 				return NULL;
-			entry_store(entry, host_gpa(frame_host(new)) | PTE_TABLE);
+			lead_to(space, entry, frame_host(new));
 		}
 		table = (uint64_t *)entry_host(*entry);
 	}
@@ -125,7 +132,7 @@ static int copy_leaf(struct kv_space *space, uint64_t *entry, int beyond_limit)
 		}
 		to[i] = page;
 	}
-	entry_store(entry, host_gpa(to) | PTE_TABLE);
+	lead_to(space, entry, to);
 	frame_put(old);
 	return 0;
 }
@@ -142,7 +149,7 @@ uint64_t *tables_own(struct kv_space *space, unsigned long addr, int beyond_limi
 
 		if (new == NO_FRAME)
 			return NULL;
-		entry_store(entry, host_gpa(frame_host(new)) | PTE_TABLE);
+		lead_to(space, entry, frame_host(new));
 	} else if (!(*entry & PTE_RW)) {
 		if (frame_at(entry_frame(*entry))->references == 1)
 			__atomic_fetch_or(entry, PTE_RW, __ATOMIC_ACQ_REL);

@@ -176,8 +176,7 @@ static void go_in(struct vcpu *v, struct kv_space *space)
 	unsigned long root = kv_space_root(space);
 
 	kv_lock();
-	if (kv_copies_are_stale())
-		machine_forget_tables();
+	kv_forget_stale_copies();
 	__atomic_store_n(&v->inside, space, __ATOMIC_SEQ_CST);
 	if (!v->parked && v->flush)
 		flush_from_outside(v);

@@ -6,7 +6,8 @@
 
 char *window;
 static unsigned char slot_added[SLOTS];
-static int copies_expected, copies_are_stale;
+static int copies_are_stale;
+static void (*forget_copies)(void);
 static int (*add_slot)(unsigned long gpa, void *host, unsigned long size);
 static void (*quiesce)(struct kv_space *space);
 static pthread_mutex_t lock = PTHREAD_RECURSIVE_MUTEX_INITIALIZER_NP;
@@ -65,7 +66,8 @@ int kv_memory_init(int (*slot)(unsigned long gpa, void *host, unsigned long size
 void kv_memory_close(void)
 {
 	kv_lock();
-	copies_expected = copies_are_stale = 0;
+	copies_are_stale = 0;
+	forget_copies = NULL;
 	if (window) {
 		exchange_close();
 		close_parts();
@@ -116,7 +118,7 @@ static void stop(struct kv_space *space)
 void space_stop(struct kv_space *space)
 {
 	stop(space);
-	copies_are_stale = copies_expected;
+	copies_are_stale = forget_copies != NULL;
 }
 
 /* The same for one entry, which is about to be replaced: window_forget_page is to follow. */
@@ -128,27 +130,34 @@ void space_stop_for_page(struct kv_space *space)
 /* An entry no longer leads to this page: copies of it vanish with the host's own mapping, which comes again. */
 void window_forget_page(char *host)
 {
-	if (copies_expected)
+	if (forget_copies)
 		madvise(host, PAGE, MADV_DONTNEED);
 }
 
 /* Tables are freed, and may be other tables soon. */
 void window_tables_freed(void)
 {
-	copies_are_stale = copies_expected;
+	copies_are_stale = forget_copies != NULL;
 }
 
-void kv_expect_copies(void)
+/* Before a table, which may have been another's, is led to by one of a space in which virtual CPUs may be executing now:
+ * they would find the other's copies. */
+void window_table_comes(const struct kv_space *space)
 {
-	copies_expected = 1;
+	if (!space->stopped)
+		kv_forget_stale_copies();
 }
 
-int kv_copies_are_stale(void)
+void kv_expect_copies(void (*forget)(void))
 {
-	int stale = copies_are_stale;
+	forget_copies = forget;
+}
 
+void kv_forget_stale_copies(void)
+{
+	if (copies_are_stale)
+		forget_copies();
 	copies_are_stale = 0;
-	return stale;
 }
 
 void space_unlock_to_wait(struct kv_space *space)
