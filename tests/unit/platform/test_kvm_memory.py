@@ -710,6 +710,43 @@ def test_large_and_growing_files_are_mapped_in_few_pieces(core: Core, memory: Me
     core.sync(AT, 5 << 30)
 
 
+# -- tables that are used again --
+
+
+def test_a_top_table_that_is_held_outlives_its_space(memory: Memory, account: Any) -> None:
+    """A processor enters ring 0 on the tables of the space that it was in last: their upper half is to be there."""
+    kernel_half = ffi.new("unsigned long[256]", [0x1000 + n for n in range(256)])
+    space = lib.kv_space_new(account, END, MMAP_BASE, kernel_half)
+    core = Core(memory, account, space)
+    core.map(AT, PAGE, READ_WRITE, FIXED)
+    core.store(AT, b"x")
+    root = lib.kv_space_root(space)
+    lib.kv_root_hold(root)
+    core.free()
+    others = [Core(memory, account) for _ in range(4)]
+    assert root not in [lib.kv_space_root(other.space) for other in others]
+    top = memory.entry(root, 0)
+    assert [top[n] for n in range(512)] == [0] * 256 + list(kernel_half)
+    lib.kv_root_put(root)
+
+
+def test_copies_of_tables_are_lost_before_a_table_is_used_again(memory: Memory, account: Any) -> None:
+    """Where KVM has copies of tables: in a space that other processors run in, they would find the old table's."""
+    old, new = Core(memory, account), Core(memory, account)
+    led_to: list[int] = []  # entries of the new space's top table, each time that copies are lost
+    forget = ffi.callback("void(void)", lambda: led_to.append(memory.entry(lib.kv_space_root(new.space), AT >> 39)[0]))
+    lib.kv_expect_copies(forget)
+    for core in (old, new):
+        core.map(AT, PAGE, READ_WRITE, FIXED)
+    old.store(AT, b"x")
+    old.free()
+    assert led_to == []
+    new.store(AT, b"x")
+    assert led_to == [0]
+    lib.kv_forget_stale_copies()
+    assert led_to == [0]
+
+
 # -- advice --
 
 
