@@ -11,6 +11,7 @@
 #define CR4_OSXSAVE (1ul << 18)
 #define CR4_SMEP (1ul << 20)
 #define CR4_SMAP (1ul << 21)
+#define XCR0_VECTORS 0xe4 /* AVX; AVX-512's masks, upper halves and upper registers */
 
 struct processor processor;
 
@@ -50,12 +51,29 @@ static unsigned long choose_xstate(struct kvm_cpuid2 *cpuid)
 	return xstate_choose(cpuid_leaf(cpuid, 0xd, 0)->eax, layout);
 }
 
-/* A host that runs ring 3 on its own processor may show it more than its KVM offers. */
-static int host_has_avx(void)
+/* The vector registers that ring 3 has on a host that runs it on its own processor, as bits of XCR0: that may be more than
+ * its KVM offers. */
+static unsigned long shown_vectors(void)
 {
 	unsigned int eax, ebx, ecx, edx;
 
-	return __get_cpuid(1, &eax, &ebx, &ecx, &edx) && (ecx & (bit_OSXSAVE | bit_AVX)) == (bit_OSXSAVE | bit_AVX);
+	if (!__get_cpuid(1, &eax, &ebx, &ecx, &edx) || !(ecx & bit_OSXSAVE))
+		return 0;
+	asm volatile("xgetbv" : "=a"(eax), "=d"(edx) : "c"(0));
+	return eax & XCR0_VECTORS;
+}
+
+/* Without XSAVE in ring 0, KVM itself has to save what ring 3 sees all the same.  NULL, or why that can't be. */
+static const char *keep_outside(struct kvm_cpuid2 *cpuid, int kvm_fd)
+{
+	unsigned long shown = shown_vectors();
+
+	processor.keeps_outside = shown != 0;
+	if (!shown)
+		return NULL;
+	if (shown & ~choose_xstate(cpuid) || ioctl(kvm_fd, KVM_CHECK_EXTENSION, KVM_CAP_XSAVE) <= 0)
+		return "its virtual processors do not save the vector registers that programs see";
+	return NULL;
 }
 
 /* NULL, or what is missing. */
@@ -76,9 +94,6 @@ static const char *study_processor(struct kvm_cpuid2 *cpuid)
 		if (cpuid_leaf(cpuid, 0xd, 1)->eax & 1)
 			processor.features |= HAS_XSAVEOPT;
 	}
-	processor.keeps_outside = !(processor.features & HAS_XSAVE) && host_has_avx();
-	if (processor.keeps_outside)
-		choose_xstate(cpuid);
 	if (more & 1) {
 		processor.features |= HAS_FSGSBASE;
 		processor.cr4 |= CR4_FSGSBASE;
@@ -123,8 +138,8 @@ struct kvm_cpuid2 *processor_study(int kvm_fd, const char **why)
 	if (!cpuid)
 		return NULL;
 	*why = study_processor(cpuid);
-	if (!*why && processor.keeps_outside && ioctl(kvm_fd, KVM_CHECK_EXTENSION, KVM_CAP_XSAVE) <= 0)
-		*why = "its virtual processors show vector registers that it does not save";
+	if (!*why && !(processor.features & HAS_XSAVE))
+		*why = keep_outside(cpuid, kvm_fd);
 	if (!*why)
 		return cpuid;
 	free(cpuid);

@@ -91,12 +91,15 @@ static int may_run(const struct ring0_regs *regs)
 
 /* ---- extended state that ring 0 does not know of ---- */
 
-static void fetch_extended(struct vcpu *v, struct kv_ctx *ctx)
+/* 0, or an errno: it is lost. */
+static int fetch_extended(struct vcpu *v, struct kv_ctx *ctx)
 {
 	struct kvm_xsave state;
 
-	if (ioctl(v->fd, KVM_GET_XSAVE, &state) == 0)
-		xstate_take(ctx->xstate, (const char *)&state);
+	if (ioctl(v->fd, KVM_GET_XSAVE, &state))
+		return errno;
+	xstate_take(ctx->xstate, (const char *)&state);
+	return 0;
 }
 
 /* 0, or an errno: it is none that a processor could have. */
@@ -396,9 +399,8 @@ static int left(struct vcpu *v, struct kv_ctx *ctx, int err, struct kv_event *ev
 	v->parked = 1;
 	v->faults = 0;
 	vcpu_drop_former(v);
-	if (processor.keeps_outside)
-		fetch_extended(v, ctx);
-	return exception(v, ctx, ev);
+	err = processor.keeps_outside ? fetch_extended(v, ctx) : 0;
+	return err ? broken(v, ev, err, 0) : exception(v, ctx, ev);
 }
 
 /* Run a context until something is the Sentry's to hear (RAN_EVENT: *ev tells), or somebody wants it out (RAN_STOP). */

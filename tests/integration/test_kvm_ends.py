@@ -10,10 +10,11 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyseccomp
 import pytest
 
 from platform_kvm.core._core import ffi, lib
-from platform_kvm.platform import KvmContext, KvmPlatform
+from platform_kvm.platform import KvmContext, KvmPlatform, is_emulated
 from platform_kvm.platform import probe as probe_of
 from sentry.platform import PAGE_SIZE, Context, ExitTrap, PlatformError
 from tests.bare import DATA, LOOP, Bare, call
@@ -47,6 +48,46 @@ def test_a_machine_can_be_made_after_one_that_could_not() -> None:
     assert probe_of(-1)
     with kvm_device() as fd:
         assert probe_of(fd) == ""
+
+
+CHECK_EXTENSION = 0xAE03  # KVM_CHECK_EXTENSION
+LACKS = {  # KVM_CAP_*, include/uapi/linux/kvm.h
+    3: "it lacks guest memory of the user's",
+    16: "it lacks guest memory that follows the user's mappings",
+    41: "it lacks events of virtual CPUs",
+    136: "it lacks immediate exits",
+}
+CAP_XSAVE = 55
+
+
+def deny(capability: int) -> None:
+    """From now on, KVM says to this process that it lacks it."""
+    rules = pyseccomp.SyscallFilter(pyseccomp.ALLOW)
+    arguments = (pyseccomp.Arg(number, pyseccomp.EQ, value) for number, value in ((1, CHECK_EXTENSION), (2, capability)))
+    rules.add_rule(pyseccomp.ERRNO(0), "ioctl", *arguments)
+    rules.load()
+
+
+@own_process
+@pytest.mark.parametrize("capability", LACKS)
+def test_a_kvm_that_lacks_something_is_refused_with_a_reason(capability: int) -> None:
+    skip_without("kvm")
+    deny(capability)
+    with kvm_device() as fd:
+        assert probe_of(fd) == f"no virtual machine can be made with KVM: {LACKS[capability]}"
+
+
+@own_process
+def test_a_kvm_that_neither_offers_nor_saves_what_ring_3_sees_is_refused() -> None:
+    """Else one process would find what another had in its vector registers."""
+    skip_without("kvm")
+    if not is_emulated():
+        pytest.skip("ring 3 sees here what KVM offers")
+    if " avx " not in Path("/proc/cpuinfo").read_text():
+        pytest.skip("this processor has no registers but those that FXSAVE saves")
+    deny(CAP_XSAVE)
+    with kvm_device() as fd:
+        assert probe_of(fd).endswith("its virtual processors do not save the vector registers that programs see")
 
 
 # -- processors that can't go on --
