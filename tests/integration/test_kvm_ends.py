@@ -63,8 +63,8 @@ CAP_XSAVE = 55
 def deny(capability: int) -> None:
     """From now on, KVM says to this process that it lacks it."""
     rules = pyseccomp.SyscallFilter(pyseccomp.ALLOW)
-    arguments = (pyseccomp.Arg(number, pyseccomp.EQ, value) for number, value in ((1, CHECK_EXTENSION), (2, capability)))
-    rules.add_rule(pyseccomp.ERRNO(0), "ioctl", *arguments)
+    request = pyseccomp.Arg(1, pyseccomp.EQ, CHECK_EXTENSION)
+    rules.add_rule(pyseccomp.ERRNO(0), "ioctl", request, pyseccomp.Arg(2, pyseccomp.EQ, capability))
     rules.load()
 
 

@@ -262,7 +262,7 @@ def test_hypercalls_do_nothing(wall: Wall) -> None:
 def test_hypercalls_in_a_writable_page_stay_as_they_are(wall: Wall) -> None:
     """In ring 0 KVM writes its processor's own over the other maker's (KVM_X86_QUIRK_FIX_HYPERCALL_INSN).
 
-    Where ring 0 is emulated, it does so for ring 3 as well, which is then that program's own trouble; it may write there.
+    Where ring 0 is emulated, it does so for ring 3 as well: the trouble of that program alone, which may write there.
     """
     if wall.name == "ptrace":
         pytest.skip("what a host under the host makes of it is not ours")
