@@ -459,6 +459,8 @@ const unsigned long *kv_kernel_half(void)
 	return kernel_half;
 }
 
+/* See call_of_32_bits in ring0.S. */
+_Static_assert((unsigned int)KERNEL_BASE + CORE_TEXT + CORE_TEXT_SIZE <= KV_MIN_ADDR, "half of ring 0's addresses");
 _Static_assert(sizeof(struct ring0_ctx) == PAGE, "a context is a page");
 _Static_assert(offsetof(struct ring0_ctx, answered) == CTX_ANSWERED, "answered");
 _Static_assert(offsetof(struct ring0_ctx, answers) == CTX_ANSWERS, "answers");

@@ -88,7 +88,7 @@ static long find_address(struct kv_space *space, unsigned long addr, unsigned lo
 		return -EINVAL;
 	if (range_is_bad(space, addr, length))
 		return -ENOMEM;
-	if (addr < MIN_ADDR)
+	if (addr < KV_MIN_ADDR)
 		return -EPERM;
 	if (flags & MAP_FIXED_NOREPLACE && !regions_free_at(space, addr, addr + length))
 		return -EEXIST;

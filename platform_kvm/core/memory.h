@@ -33,7 +33,6 @@
 #define PAGE_SHIFT 12
 #define ENTRIES 512
 #define LEAF_SPAN (1ul << 21) /* what one leaf table maps */
-#define MIN_ADDR 65536ul      /* mmap_min_addr: nothing lies below */
 #define MAX_REGIONS 65530     /* vm.max_map_count */
 
 /* The lower half of the window holds frames, the upper one files. */

@@ -12,6 +12,7 @@
 #define KV_WINDOW_GPA 0x100000000
 #define KV_WINDOW_SIZE 0x8000000000
 #define KV_SLOT_SIZE 0x100000000
+#define KV_MIN_ADDR 0x10000 /* mmap_min_addr: no space has anything below */
 
 /* kv_fault's access: what the faulting instruction did; neither: it read. */
 #define KV_WRITE 1

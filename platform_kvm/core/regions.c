@@ -204,7 +204,7 @@ static unsigned long search_down(const struct kv_space *space, unsigned long hig
 			return high - length;
 		high = below->start;
 	}
-	return high >= MIN_ADDR + length ? high - length : 0;
+	return high >= KV_MIN_ADDR + length ? high - length : 0;
 }
 
 static unsigned long search_up(const struct kv_space *space, unsigned long low, unsigned long high, unsigned long length)
@@ -223,7 +223,7 @@ unsigned long regions_choose(struct kv_space *space, unsigned long hint, unsigne
 	unsigned long addr, high = flags & MAP_32BIT_FLAG ? LOW_END : space->end;
 
 	hint = page_up(hint);
-	if (hint >= MIN_ADDR && length <= high && hint <= high - length && regions_free_at(space, hint, hint + length))
+	if (hint >= KV_MIN_ADDR && length <= high && hint <= high - length && regions_free_at(space, hint, hint + length))
 		return hint;
 	if (flags & MAP_32BIT_FLAG)
 		return search_up(space, LOW_START, LOW_END, length);

@@ -19,7 +19,7 @@ static int check(const struct kv_space *space, unsigned long old, unsigned long 
 		return -EINVAL;
 	if (old + old_length > new && new + new_length > old)
 		return -EINVAL;
-	return new < MIN_ADDR ? -EPERM : 0;
+	return new < KV_MIN_ADDR ? -EPERM : 0;
 }
 
 /* May the region be made this long from old on? */

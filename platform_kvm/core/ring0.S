@@ -405,7 +405,8 @@ resume_ring0:
 	add $16, %rsp
 	iretq
 
-/* A host whose SYSCALL of 32-bit code loads no more than 32 bits of rip: it faults on its way to us, all else done. */
+/* A host whose SYSCALL of 32-bit code loads no more than 32 bits of rip: it faults on its way to us, all else done.  It
+ * must fault, being in ring 0 already: machine.c asserts that it is where the application can have no memory. */
 call_of_32_bits:
 	pop %rax
 	mov 40(%rsp), %rsp
