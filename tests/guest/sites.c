@@ -221,9 +221,12 @@ static void on_alarm(int signo, siginfo_t *info, void *context)
         outside = true;
 }
 
+/* Not so often that a slow machine does nothing else. */
 static void alarm_every(long us)
 {
-    struct itimerval timer = {{0, us}, {0, us}};
+    us *= slowness();
+    struct timeval interval = {us / 1000000, us % 1000000};
+    struct itimerval timer = {interval, interval};
     MUST(setitimer(ITIMER_REAL, &timer, NULL));
 }
 
