@@ -106,5 +106,5 @@ bench-kvm: setup  ## beside runsc's kvm platform in the machine with software SV
 
 clean:  ## remove what setup and the tests made
 	rm -rf $(VENV) .cache build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
-	rm -f platform_*/core/_*.c platform_*/core/*.o sandbox/_*.c sentry/vdso/_*.c
+	rm -f platform_*/core/_*.c platform_*/core/*.o sandbox/_*.c sandbox/deputy sentry/vdso/_*.c
 	find . -name __pycache__ -prune -exec rm -rf {} + -o -name '*.so' -exec rm -f {} +

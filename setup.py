@@ -1,4 +1,4 @@
-"""Builds the C cores with cffi in API mode, and the vDSO's image; everything else is in pyproject.toml."""
+"""Builds the C cores with cffi in API mode, the vDSO's image and the deputy; all else is in pyproject.toml."""
 
 import subprocess
 import sys
@@ -7,16 +7,20 @@ from pathlib import Path
 from setuptools import setup
 from setuptools.command.build_ext import build_ext
 
-IMAGE = "sentry/vdso/linux-vdso.so"
+BUILDERS = {
+    "sentry/vdso/linux-vdso.so": "sentry/vdso/build_image.py",
+    "sandbox/deputy": "sandbox/deputy_build.py",
+}
 
 
 class BuildCores(build_ext):
-    """Puts the image where the extension modules go: beside its package's source, or into the wheel."""
+    """Puts them where the extension modules go: beside their packages' source, or into the wheel."""
 
     def run(self) -> None:
         super().run()
-        target = Path("." if self.inplace else self.build_lib) / IMAGE
-        subprocess.run([sys.executable, "sentry/vdso/build_image.py", target], check=True)
+        for name, builder in BUILDERS.items():
+            target = Path("." if self.inplace else self.build_lib) / name
+            subprocess.run([sys.executable, builder, target], check=True)
 
 
 setup(

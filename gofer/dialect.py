@@ -135,11 +135,6 @@ def place(s: Session, t: d.Tplace) -> d.Rplace:
     return d.Rplace()
 
 
-def end(s: Session, t: d.Tend) -> d.Rend:
-    s.exit_status = t.status & 0xFF
-    return d.Rend()
-
-
 def getxattr(s: Session, t: d.Tgetxattr) -> d.Rgetxattr:
     return d.Rgetxattr(localfs.get_xattr(s.fids.get(t.fid).fd, t.name))
 
@@ -208,7 +203,6 @@ LOOKING: dict[type[Message], Handler] = {
     d.Tgetxattr: getxattr,
     d.Tlistxattr: listxattr,
     d.Tplace: place,
-    d.Tend: end,
 }
 
 CHANGING: dict[type[Message], Handler] = {

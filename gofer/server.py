@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from socket import socket
 
 RECEIVE_SIZE = 64 << 10
-KILLED = 128 + 9  # for who takes our end for the container's: the Sentry has gone without a word about that
 SEND_SIZE = 64 << 10  # replies of so many bytes are sent without waiting for others
 
 _pack_fd = Struct("i").pack
@@ -112,26 +111,23 @@ class Server:
         self.when_idle = when_idle
         self.poller = epoll()
         self.peers: dict[int, Peer] = {}
-        self.exit_status: int | None = None
-        """What a client has told this process to end with."""
         for sock, root_fd, readonly in mounts:
             peer = self.peers[sock.fileno()] = Peer(sock, root_fd, readonly)
             self.poller.register(peer.sock, EPOLLIN)
 
-    def run(self) -> int:
-        """Serve until the last connection has ended, or a client says that it is over: the exit status."""
-        while self.exit_status is None and (len(self.peers) > 1 or self._serve_last()):
+    def run(self) -> None:
+        """Serve until the last connection has ended."""
+        while len(self.peers) > 1 or self._serve_last():
             for fd, _ in self._wait():
                 self._turn(fd, self.peers[fd], MSG_DONTWAIT)
         self.poller.close()
-        return KILLED if self.exit_status is None else self.exit_status
 
     def _serve_last(self) -> bool:
         """One connection alone is waited for by receiving, which spares a system call for each message.
 
         True when it waits for its client to read; False when it has ended.
         """
-        while self.peers and self.exit_status is None:
+        while self.peers:
             [(fd, peer)] = self.peers.items()
             if peer.unsent:
                 return True
@@ -164,7 +160,6 @@ class Server:
         except OSError:  # of the socket: the client has gone
             self._drop(fd, peer)
             return
-        self.exit_status = peer.session.exit_status
         if bool(peer.unsent) != was_blocked:
             self.poller.modify(fd, EPOLLOUT if peer.unsent else EPOLLIN)
 
@@ -192,4 +187,5 @@ def serve(
     os.umask(0)
     enter_proc(proc_fd)
     gc.freeze()  # what is loaded by now stays: leave it out of every collection
-    return Server(mounts, idle_after_s, when_idle).run()
+    Server(mounts, idle_after_s, when_idle).run()
+    return 0

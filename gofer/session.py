@@ -40,7 +40,6 @@ class Session:
     salt      makes inode numbers, see localfs
     msize     the agreed limit of a frame
     donated   the descriptor that goes with the reply just made, or -1
-    exit_status  the client wants this process to end with it; None: not yet
     """
 
     def __init__(self, root_fd: int, readonly: bool) -> None:
@@ -49,7 +48,6 @@ class Session:
         self.fids = FidTable()
         self.salt = InodeSalt(os.stat(root_fd).st_dev)
         self.donated = -1
-        self.exit_status: int | None = None
         self._decoder = Decoder(MAX_MSIZE)
         self._handlers: dict[type[Message], Handler] = {}
 

@@ -49,9 +49,11 @@ def only(folder: Path, pattern: str) -> Path:
 def unpack(path: Path, folder: Path) -> None:
     """What the wheel installs as modules; its metadata and scripts are not for us."""
     with zipfile.ZipFile(path) as archive:
-        for name in archive.namelist():
-            if not re.match(r"[^/]+\.(dist-info|data)/", name) and not name.endswith("/"):
-                archive.extract(name, folder)
+        for entry in archive.infolist():
+            if not re.match(r"[^/]+\.(dist-info|data)/", entry.filename) and not entry.is_dir():
+                made = Path(archive.extract(entry, folder))
+                if entry.external_attr >> 16 & 0o100:  # the mode, which extract() forgets
+                    made.chmod(0o755)
 
 
 def licence(path: Path) -> bytes:

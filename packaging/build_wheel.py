@@ -20,7 +20,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = ("pyproject.toml", "setup.py", "README.md", "packaging/bin")
 PIP = (sys.executable, "-m", "pip", "--quiet")
-BUILT = shutil.ignore_patterns("__pycache__", "*.so", "*.o", "_*.c")
+BUILT = shutil.ignore_patterns("__pycache__", "*.so", "*.o", "_*.c", "deputy")
 
 
 def project() -> dict[str, Any]:

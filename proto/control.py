@@ -25,6 +25,10 @@ SERVICE = "pysc.control.v1.Sentry"
 
 # Roles in `fds`.  A missing std* is /dev/null inside; with a console there are no std*.
 STDIN, STDOUT, STDERR, CONSOLE, CGROUP = "stdin", "stdout", "stderr", "console", "cgroup"
+DEPUTY = "deputy"
+"""Of CreateContainer: a stream socket to the process that stands for the container on the host, if there is one.  The
+Sentry sends the exit status, one byte, and closes it; it gets the numbers of signals, a byte each.  When the deputy
+dies, so does the container."""
 
 # Container states, as in the OCI runtime specification, and runc's "paused".
 CREATED, RUNNING, PAUSED, STOPPED = "created", "running", "paused", "stopped"
@@ -379,8 +383,7 @@ class BootConfig(Message):
     strace_fd: int | None = None
     platform: str = "auto"
     exit_with_init: bool = False
-    """Exit with the root container's status when it ends (for callers that reap the pid in a pid file), and let the
-    gofers of others exit with theirs."""
+    """Exit when the root container has ended: nobody is there to say so."""
     hostname: str = ""
     ncpus: int = 1
     total_ram: int = 0

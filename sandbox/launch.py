@@ -127,8 +127,10 @@ class _Launch:
         self.container.gofer = gofer.wait_ready()
         self._finish_sandbox()
         self._save()
+        deputy = self._start_deputy()
+        self._save()
         self._run_create_hooks()
-        self._create_container(mount_list, connections)
+        self._create_container(mount_list, connections, deputy)
         self.container.created_ns = time.time_ns()
         self._save()
 
@@ -137,6 +139,24 @@ class _Launch:
 
     def _finish_sandbox(self) -> None:
         """Wait for that."""
+
+    def _start_deputy(self) -> int | None:
+        """The Sentry's end of its socket; None where nobody wants one."""
+        sentry = self.sandbox.record.sentry
+        if not self.options.exit_with_init or sentry is None:
+            return None
+        from sandbox import deputy
+
+        files = self.container.cgroup.open_procs() if self.container.cgroup else []
+        try:
+            self.container.deputy, connection = deputy.start(self.container.id, files, sentry)
+        finally:
+            for fd in files:
+                os.close(fd)
+        self._own(connection)
+        if self.spec.oom_score_adj is not None:
+            rlimits.set_oom_score_adj(self.spec.oom_score_adj, self.container.deputy.pid)
+        return connection
 
     def _own(self, fd: int) -> int:
         self.resources.callback(os.close, fd)
@@ -216,10 +236,13 @@ class _Launch:
 
                 run_hooks(point, self.spec.hooks[point], self.sandbox.oci_state("creating"))
 
-    def _create_container(self, mount_list: list[Mount], connections: Sequence[int]) -> None:
+    def _create_container(self, mount_list: list[Mount], connections: Sequence[int], deputy: int | None) -> None:
         roles, fds = self.stdio.donated()
         roles += [gofer_role(i) for i in range(len(connections))]
         fds += connections
+        if deputy is not None:
+            roles.append(control.DEPUTY)
+            fds.append(deputy)
         if self.container.cgroup:
             procs = [self._own(fd) for fd in self.container.cgroup.open_procs()]
             roles += [control.CGROUP] * len(procs)
@@ -303,8 +326,8 @@ class _Joining(_Launch):
         self.namespaces = pod.shared_namespaces(pod_sandbox, self.spec)
         self.when_it_died = f"the pod's sandbox {pod_sandbox.id} has ended"
 
-    def _create_container(self, mount_list: list[Mount], connections: Sequence[int]) -> None:
-        super()._create_container(mount_list, connections)
+    def _create_container(self, mount_list: list[Mount], connections: Sequence[int], deputy: int | None) -> None:
+        super()._create_container(mount_list, connections, deputy)
         self._set_oom_score()
 
     def _set_oom_score(self) -> None:

@@ -46,6 +46,7 @@ EXIT_TIMEOUT = 10.0
 STATS_TIMEOUT = 1.0
 LEAVE_TIMEOUT = 2.0
 """For a container's removal, when it is not the last word: containerd gives its `delete` 5 s in all."""
+DEPUTY_TIMEOUT = 1.0
 CREATING = "creating"
 
 
@@ -72,7 +73,8 @@ class Options(_Record):
     """cgroupsPath is slice:prefix:name; None: if it looks so."""
     ignore_cgroups: bool = False
     exit_with_init: bool = False
-    """The Sentry exits with the root container's status, for callers that reap the pid of a pid file."""
+    """The sandbox ends with its root container, and a deputy ends with the container's status: for callers that leave,
+    and have others find the container by a pid."""
     lifeline: bool = False
     """The sandbox dies with its creator, or when the creator calls `release`."""
     nursery: Nursery | None = None
@@ -154,15 +156,19 @@ class Sandbox:
     def pid(self) -> int:
         """The host pid that stands for the container; 0 while there is none yet.
 
-        The Sentry's for the root.  For another container the gofer's: it is there from the container's creation to its
-        end on any platform, and the container does not outlive it.
+        The deputy's, if there is one.  Else the Sentry's for the root; for another container the gofer's: it is there
+        from the container's creation to its end on any platform, and the container does not outlive it.
         """
-        process = self.record.sentry if self.is_root else self._gofer
+        process = self._deputy or (self.record.sentry if self.is_root else self._gofer)
         return process.pid if process else 0
 
     @property
     def _gofer(self) -> ProcessId | None:
         return self.record.container.gofer if self.record.container else None
+
+    @property
+    def _deputy(self) -> ProcessId | None:
+        return self.record.container.deputy if self.record.container else None
 
     @property
     def control_path(self) -> str:
@@ -389,7 +395,8 @@ class Sandbox:
     def destroy_locked(self) -> None:
         """`destroy` for who holds the lock."""
         container = self.record.container
-        steps: list[Callable[[], None]] = [self.release, self._end_sandbox if self.is_root else self._leave_sandbox]
+        end = self._end_sandbox if self.is_root else self._leave_sandbox
+        steps: list[Callable[[], None]] = [self.release, end, self._end_deputy]
         if container and container.cgroup:
             steps.append(container.cgroup.remove)
         steps.append(lambda: self._run_hooks("poststop", control.STOPPED))
@@ -418,6 +425,11 @@ class Sandbox:
         except SandboxError:
             pass
         self._end_processes(self._gofer)
+
+    def _end_deputy(self) -> None:
+        """It ends by itself, with the status that it was told, now that the container has ended."""
+        if self._deputy and not wait_gone(self._deputy, DEPUTY_TIMEOUT):
+            self._end_processes(self._deputy)
 
     def _end_processes(self, *known: ProcessId | None) -> None:
         processes = [process for process in known if process is not None]

@@ -55,6 +55,8 @@ class ContainerRecord(_Record):
     terminal: bool = False
     annotations: dict[str, str] = field(default_factory=dict)
     gofer: ProcessId | None = None
+    deputy: ProcessId | None = None
+    """Stands for the container on the host, if its creator wanted that."""
     cgroup: Cgroup | None = None
     created_ns: int = 0
     """Unix time; 0 while it is being created."""
@@ -71,6 +73,7 @@ class ContainerRecord(_Record):
             "terminal": self.terminal,
             "annotations": self.annotations,
             "gofer": self.gofer and self.gofer.to_json(),
+            "deputy": self.deputy and self.deputy.to_json(),
             "cgroup": self.cgroup and self.cgroup.to_json(),
             "created_ns": self.created_ns,
             "hooks": {point: [vars(hook) for hook in hooks] for point, hooks in self.hooks.items()},
@@ -83,6 +86,7 @@ class ContainerRecord(_Record):
             **{
                 **obj,
                 "gofer": ProcessId.from_json(obj["gofer"]) if obj["gofer"] else None,
+                "deputy": ProcessId.from_json(obj["deputy"]) if obj.get("deputy") else None,
                 "cgroup": Cgroup.from_json(obj["cgroup"]) if obj["cgroup"] else None,
                 "hooks": {point: [Hook(**hook) for hook in hooks] for point, hooks in obj["hooks"].items()},
                 "resources": Resources(**obj.get("resources", {})),

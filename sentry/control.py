@@ -21,6 +21,7 @@ from sentry import sysctls
 from sentry.abi import stat as st
 from sentry.abi.errno import LinuxError
 from sentry.abi.fcntl import O_NOCTTY, O_RDWR
+from sentry.deputy import SETTLE_NS, Deputy
 from sentry.fs import proc_status
 from sentry.fs.console import Console, new_console
 from sentry.fs.devpts import DevPts
@@ -395,8 +396,10 @@ class ControlServer:
         if not self._root:
             self._root = m.id
             self.kernel.loop.spawn(self._end_pod_with(init), "end of the root container")
-        elif self._exit_with_init:
-            self.kernel.loop.spawn(self._end_gofer_with(init, clients[0]), "exit with init")
+            if self._exit_with_init:
+                self.kernel.loop.spawn(self._end_with(init), "exit with init")
+        if (fd := fds.take(c.DEPUTY)) is not None:
+            self._appoint(container, fd)
 
     def _new_container(self, m: c.CreateContainer, cgroup_fds: list[int]) -> Container:
         """Its template is in the cgroup already.  StartError: it can't share what it is to share."""
@@ -440,10 +443,27 @@ class ControlServer:
             if container.id != self._root:
                 self._kill(container)
 
-    async def _end_gofer_with(self, init: Process, gofer: GoferClient) -> None:
-        """It stands for the container on the host, as this process does for the root."""
-        await init.ended.wait()
-        gofer.end_server(init.status)
+    def _appoint(self, container: Container, fd: int) -> None:
+        """A deputy: what happens to it happens to the container, and the other way round."""
+        init = container.processes[""]
+
+        def signalled(signo: int) -> None:
+            if init.tg is not None and not init.ended.is_set:
+                init.tg.send_signal(SigInfo(signo), forced=True)
+            elif not init.ended.is_set:
+                self._kill_created(container, init, signo)
+
+        def lost() -> None:
+            log.warning("the deputy of container %s is gone", container.id)
+            if self.kernel.containers.get(container.id) is container:
+                self._kill(container)
+
+        async def tell() -> None:
+            await init.ended.wait()
+            deputy.end(init.status)
+
+        deputy = Deputy(self.kernel.loop, fd, signalled, lost)
+        self.kernel.loop.spawn(tell(), "tell the deputy")
 
     def _kill(self, container: Container) -> None:
         """End a container from outside, whatever its state."""
@@ -489,8 +509,6 @@ class ControlServer:
         finally:
             doomed = m.id in self._doomed
             self._doomed.discard(m.id)
-        if self._exit_with_init and m.id == self._root:
-            self.kernel.loop.spawn(self._end_with(process), "exit with init")
         if doomed:
             container.kill()
         return c.Empty()
@@ -516,7 +534,7 @@ class ControlServer:
         await init.ended.wait()
         self.exit_status = init.status
         self.stopping = True
-        self.kernel.loop.call_at(self.kernel.loop.now_ns() + 20_000_000, self.kernel.loop.stop)
+        self.kernel.loop.call_at(self.kernel.loop.now_ns() + SETTLE_NS, self.kernel.loop.stop)
 
     async def exec(self, m: c.Exec, raw_fds: list[int]) -> c.Message:
         fds = _Fds(m.fds, raw_fds)
@@ -565,8 +583,6 @@ class ControlServer:
             return
         self._abandon_pending(container.id)
         container.end(process, 128 + signo)
-        if self._exit_with_init and container.id == self._root:
-            self.kernel.loop.spawn(self._end_with(process), "exit with init")
 
     def _abandon_pending(self, container_id: str) -> None:
         pending = self._pending.pop(container_id, None)

@@ -32,8 +32,6 @@ and where the server runs.
     225 size[4] Rremovexattr tag[2]
     226 size[4] Tplace tag[2] cpu[4]
     227 size[4] Rplace tag[2]
-    228 size[4] Tend tag[2] status[4]
-    229 size[4] Rend tag[2]
 
 Rules common to them:
 - Where a request has a newfid, NOFID in it means that the client wants no fid for the file.
@@ -320,17 +318,3 @@ class Tplace(Message):
 @message(227)
 class Rplace(Message):
     """size[4] Rplace tag[2]"""
-
-
-@message(228)
-class Tend(Message):
-    """size[4] Tend tag[2] status[4]: the server's process ends, after the reply, with this exit status.
-
-    All its connections end.  For servers that stand for whom they serve, so that this one's end can be waited for."""
-
-    status: u32
-
-
-@message(229)
-class Rend(Message):
-    """size[4] Rend tag[2]"""

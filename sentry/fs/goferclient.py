@@ -23,7 +23,7 @@ from collections.abc import Callable
 from typing import Final
 
 from proto.ninep.connection import Connection
-from proto.ninep.dialect import Tclunkmany, Tend, Tplace
+from proto.ninep.dialect import Tclunkmany, Tplace
 from proto.ninep.message import Message, ProtocolError
 from proto.ninep.messages import NOTAG, Rlerror
 from sentry.abi.errno import EIO, from_code
@@ -245,13 +245,6 @@ class GoferClient:
                 self.loop.wake(call.job)
         if self._on_lost is not None:
             self._on_lost()
-
-    def end_server(self, status: int) -> None:
-        """Let the server's process end with this exit status; the connection, and its others, end with it."""
-        self._on_lost = None
-        if not self.lost:
-            self.post(Tend(status))
-            self._send_posted()
 
     def close(self) -> None:
         """End the connection on purpose."""

@@ -17,7 +17,6 @@ from proto.ninep.dialect import (
     Attr,
     Rwalkgetattr,
     Tclunkmany,
-    Tend,
     Tlcreatefd,
     Tlopenfd,
     Tmake,
@@ -179,12 +178,6 @@ class TestSending:
         assert os.sched_getaffinity(gofer.pid) == {cpu}
         with fails(errno.EINVAL):
             client.call(Tplace(1 << 20))
-
-
-    def test_the_gofer_ends_as_its_client_says(self, client: Client, gofer: Gofer) -> None:
-        """It may stand for the container."""
-        client.call(Tend(42))
-        assert gofer.wait() == 42
 
 
 class TestOpening:
