@@ -89,8 +89,9 @@ def _ps(flags: Values, values: Values, words: list[str]) -> int:
     sandbox = Sandbox.load(state_root(flags), words[0])
     processes = sandbox.processes()
     if form == "json":
-        # Engines look these up on the host (docker top): there, the sandbox stands for all of them.
-        print(dumps([sandbox.pid] if processes else []))
+        # Engines look these up on the host (docker top).  Where the host has none of them, the sandbox stands for all.
+        pids = list(sandbox.host_pids(processes).values())
+        print(dumps(pids or [sandbox.pid] if processes else []))
     else:
         header = ("UID", "PID", "PPID", "THREADS", "STATE", "START", "TTY", "TIME", "CMD")
         print(table(header, [_row(process) for process in processes]), end="")
@@ -114,7 +115,7 @@ COMMANDS = (
         (_FORMAT, Flag("quiet", "ids only", short="q")),
     ),
     Command(
-        "ps", "ID", "List a container's processes; JSON: the host pid that stands for them.", _ps,
+        "ps", "ID", "List a container's processes; JSON: their pids on the host.", _ps,
         (_FORMAT,), (1, 1),
     ),
 )  # fmt: skip

@@ -107,6 +107,10 @@ class KvmContext:
         platform.contexts[self.id] = self
 
     @property
+    def host_pid(self) -> int:
+        return 0
+
+    @property
     def regs(self) -> Regs:
         if self.gone:
             raise SpaceGone("context")
@@ -291,6 +295,9 @@ class KvmSpace:
     def sync(self, addr: int, length: int, flags: int) -> None:
         self._check_range(addr, length)
         _done(lib.kv_sync(self._alive(), addr, length, flags))
+
+    def show(self, name: bytes, arguments: tuple[int, int], environment: tuple[int, int], scratch: int) -> None:
+        """There is no host process of its own."""
 
     def read(self, addr: int, length: int) -> bytes:
         data = self.read_some(addr, length)

@@ -34,6 +34,10 @@ SYS_MUNMAP: Final = 11
 SYS_MREMAP: Final = 25
 SYS_MSYNC: Final = 26
 SYS_MADVISE: Final = 28
+SYS_PRCTL: Final = 157
+PR_SET_NAME: Final = 15
+PR_SET_MM: Final = 35
+PR_SET_MM_MAP: Final = 14
 MREMAP_FIXED: Final = 2
 MAP_FIXED: Final = 0x10
 MAP_FIXED_NOREPLACE: Final = 0x100000
@@ -89,6 +93,10 @@ def check(result: int, what: str) -> int:
     raise PlatformError(f"{what}: {os.strerror(-result)}")
 
 
+_MM_MAP: Final = struct.Struct("<12QII")
+"""struct prctl_mm_map (linux/prctl.h): code, data, heap, stack, arguments, environment; auxv, executable: as before."""
+
+
 class PtraceContext:
     """One stub thread.  Implements sentry.platform.Context."""
 
@@ -103,6 +111,10 @@ class PtraceContext:
         self.stop_wanted = False
         space.contexts.append(self)
         space.platform.contexts[c.tid] = self
+
+    @property
+    def host_pid(self) -> int:
+        return int(self.c.pid)
 
     @property
     def gone(self) -> bool:
@@ -341,6 +353,15 @@ class PtraceSpace:
     def sync(self, addr: int, length: int, flags: int) -> None:
         self._check_range(addr, length)
         self._inject(SYS_MSYNC, addr, length, flags)
+
+    def show(self, name: bytes, arguments: tuple[int, int], environment: tuple[int, int], scratch: int) -> None:
+        """The host must have been built with CONFIG_CHECKPOINT_RESTORE, else it shows the name alone."""
+        code, heap = (STUB_START, STUB_END), (STUB_END, STUB_END)
+        fields = (*code, *code, *heap, STUB_START, *arguments, *environment, 0, 0, 0xFFFFFFFF)
+        self.write(scratch, _MM_MAP.pack(*fields) + name[:15] + b"\0")
+        stopped = self._stopped()
+        lib.pt_inject(stopped, SYS_PRCTL, PR_SET_NAME, scratch + _MM_MAP.size, 0, 0, 0, 0)
+        lib.pt_inject(stopped, SYS_PRCTL, PR_SET_MM, PR_SET_MM_MAP, scratch, _MM_MAP.size, 0, 0)
 
     def _other(self) -> Any:
         """A thread in whose memory to look, after the one through which we did turned out to be gone.  EFAULT."""

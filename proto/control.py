@@ -249,6 +249,8 @@ class Process(Message):
     args: list[str] = field(default_factory=list)
     is_first: bool = False
     """Whether it is the container's first process, which is pid 1 only in a namespace of its own."""
+    host_pid: int = 0
+    """Of the host process that runs it, in the Sentry's PID namespace; 0: it has none of its own."""
 
 
 class ProcessesResponse(Message):

@@ -221,6 +221,19 @@ class Cgroup:
                 pass
         return found
 
+    def nested_pids(self) -> dict[int, int]:
+        """Of the processes inside that are in a PID namespace below ours: the innermost pid, and the one here."""
+        found = {}
+        for pid in self.pids():
+            try:
+                with open(f"/proc/{pid}/status", "rb") as f:
+                    numbers = next(line for line in f if line.startswith(b"NSpid:")).split()[1:]
+            except OSError:  # it has ended
+                continue
+            if len(numbers) > 1:
+                found[int(numbers[-1])] = int(numbers[0])
+        return found
+
     def apply(self, resources: Resources) -> None:
         """Set the limits that `resources` names and leave the others as they are."""
         if self.version == 1:

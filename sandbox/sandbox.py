@@ -348,6 +348,12 @@ class Sandbox:
         request = control.Processes(self.id)
         return self.call("Processes", request, control.ProcessesResponse, CALL_TIMEOUT).processes
 
+    def host_pids(self, processes: Sequence[Process]) -> dict[int, int]:
+        """The container's pids of these, and the host's of what runs them: of those that have a process there."""
+        cgroup = self.cgroup()
+        here = cgroup.nested_pids() if cgroup else {}
+        return {process.pid: here[process.host_pid] for process in processes if process.host_pid in here}
+
     def stats(self) -> Stats:
         """What a container uses; without a cgroup, version 0, only what the Sentry knows."""
         from sandbox.cgroup_stats import Stats, read_stats

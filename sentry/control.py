@@ -624,6 +624,7 @@ class ControlServer:
             command=t.task_name,
             args=args,
             is_first=is_first,
+            host_pid=tg.tasks[0].context.host_pid if tg.tasks else 0,
         )
 
     async def state(self, m: c.State, fds: list[int]) -> c.Message:

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 PAGE_SIZE = 4096
+SHOW_SCRATCH = 128
 
 
 @dataclass(slots=True)
@@ -122,6 +123,10 @@ class Context(Protocol):
     def regs(self) -> Regs: ...
     @property
     def space(self) -> AddressSpace: ...
+    @property
+    def host_pid(self) -> int:
+        """Of the host process that runs it, in the Sentry's PID namespace; 0 if that is nobody's own."""
+
     def registers(self) -> tuple[int, ...]:
         """The values of all of regs, in its order: for who wants nearly all of them, at the price of two."""
 
@@ -203,6 +208,12 @@ class AddressSpace(Protocol):
     def remap(self, addr: int, old_length: int, new_length: int, flags: int, new_addr: int) -> int: ...
     def advise(self, addr: int, length: int, advice: int) -> None: ...
     def sync(self, addr: int, length: int, flags: int) -> None: ...
+    def show(self, name: bytes, arguments: tuple[int, int], environment: tuple[int, int], scratch: int) -> None:
+        """Have the host's ps show this name and the words at these addresses, if a host process stands for the space.
+
+        scratch: SHOW_SCRATCH bytes of the application's that are lost; everybody may write what is shown.
+        """
+
     def read(self, addr: int, length: int) -> bytes:
         """Exactly length bytes.  Raises EFAULT."""
 

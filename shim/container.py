@@ -20,7 +20,6 @@ from typing import Any
 from google.protobuf.message import Message
 
 from proto.containerd import events_pb2, task_pb2
-from proto.control import Process as ProcessRow
 from proto.ttrpc.status import (
     ALREADY_EXISTS,
     FAILED_PRECONDITION,
@@ -435,10 +434,11 @@ class Container:
     async def _read_stats(self) -> Stats:
         return await asyncio.to_thread(self.sandbox.stats)
 
-    async def processes(self) -> list[ProcessRow]:
-        """All processes, with pids of the container's own; none if the sandbox does not answer."""
+    async def host_pids(self) -> dict[int, int]:
+        """Of all processes the container's pid and the host's; none if the sandbox does not answer."""
         try:
-            return await self._control.processes()
+            rows = await self._control.processes()
         except (RpcError, ConnectionLost) as e:
             log.debug("container %s: processes: %s", self.id, e)
-            return []
+            return {}
+        return await asyncio.to_thread(self.sandbox.host_pids, rows)

@@ -292,17 +292,18 @@ class TaskService:
         return container.init
 
     async def pids(self, request: task_pb2.PidsRequest) -> Message:
-        """The processes: the first one under its host pid, the others under those of the container."""
+        """Pids of the host: first what stands for the container, then what runs each of its processes.
+
+        Clients look them up there (`nerdctl top`); a process for which the host has none of its own is not listed.
+        """
         container = self._container(request.id)
         answer = task_pb2.PidsResponse()
         answer.processes.add(pid=container.init.pid)
         exec_ids = {process.pid: process.exec_id for process in container.execs.values() if process.pid}
-        for row in await container.processes():
-            if row.is_first:
-                continue
-            info = answer.processes.add(pid=row.pid)
-            if row.pid in exec_ids:
-                details = ProcessDetails(exec_id=exec_ids[row.pid])
+        for pid, host_pid in (await container.host_pids()).items():
+            info = answer.processes.add(pid=host_pid)
+            if pid in exec_ids:
+                details = ProcessDetails(exec_id=exec_ids[pid])
                 info.info.type_url = details.DESCRIPTOR.full_name
                 info.info.value = details.SerializeToString()
         return answer

@@ -70,6 +70,7 @@ def metrics_v1(stats: Stats) -> v1.Metrics:
 
 
 def _fill_blkio(message: v1.BlkIOStat, stats: Stats) -> None:
+    message.SetInParent()  # nerdctl follows the pointer before it looks whether there is one
     for device in stats.io:
         path = _device_path(device)
         for entries, values in (
@@ -107,6 +108,7 @@ def metrics_v2(stats: Stats) -> v2.Metrics:
     memory.swap_limit = NO_LIMIT_V2 if stats.swap_limit is None else stats.swap_limit
     for name in ("low", "high", "max", "oom", "oom_kill"):
         setattr(message.memory_events, name, stats.memory_events.get(name, 0))
+    message.io.SetInParent()
     for device in stats.io:
         message.io.usage.add(
             major=device.major, minor=device.minor, rbytes=device.read_bytes, wbytes=device.written_bytes,

@@ -99,6 +99,8 @@ class Memory:
 class IdleContext:
     """A context that never runs."""
 
+    host_pid = 0
+
     def __init__(self, space: Memory) -> None:
         self.space = space
         self.owner: Any = None

@@ -230,6 +230,9 @@ class ScriptedSpace:
     def sync(self, addr: int, length: int, flags: int) -> None:
         self._range(addr, length)
 
+    def show(self, name: bytes, arguments: tuple[int, int], environment: tuple[int, int], scratch: int) -> None:
+        """Nobody looks."""
+
     def _walk(self, addr: int, length: int, prot: int) -> Iterator[tuple[bytearray, int, int]]:
         """(page, start, end) as far as the range allows prot."""
         while length > 0:
@@ -320,6 +323,8 @@ class ScriptedContext:
     answers  what the kernel said that calls return, for a platform that answers by itself
     Without steps left it runs until it is interrupted.
     """
+
+    host_pid = 0
 
     def __init__(self, platform: ScriptedPlatform, space: ScriptedSpace) -> None:
         self.platform = platform

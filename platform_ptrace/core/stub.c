@@ -105,6 +105,11 @@ int pt_build_filter(struct sock_filter *filter)
 		ALLOW_NR(SYS_clone),
 		ALLOW_NR(SYS_exit),
 		ALLOW_NR(SYS_exit_group),
+		IF_EQ(SYS_prctl, 0, 4),
+		LOAD(args[0]),
+		IF_EQ(PR_SET_NAME, 1, 0),
+		IF_EQ(PR_SET_MM, 0, 1),
+		ALLOW,
 		KILL,
 	};
 	_Static_assert(sizeof(program) / sizeof(program[0]) <= MAX_FILTER, "filter size");

@@ -384,6 +384,8 @@ def push_stack(mm: Mm, program: Program, auxv: list[tuple[int, int]]) -> int:
     words = [len(program.argv), *pointers[0], 0, *pointers[1], 0]
     table = struct.pack(f"<{len(words)}Q", *words) + mm.auxv
     sp = (platform_addr - len(table)) & ~15
+    name = os.path.basename(program.filename)
+    mm.space.show(name, (mm.arg_start, mm.arg_end), (mm.env_start, mm.env_end), scratch=sp)  # which comes next
     middle = platform.ljust(16, b"\0") + os.urandom(16)
     mm.space.write(sp, table.ljust(platform_addr - sp, b"\0") + middle)
     mm.space.write(area_start, area)

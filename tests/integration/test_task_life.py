@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from pathlib import Path
 
 import pytest
 from google.protobuf.empty_pb2 import Empty
@@ -163,15 +164,22 @@ async def test_signal_to_all(shims: RealShims) -> None:
 
 
 async def test_pids_are_all_processes(shims: RealShims) -> None:
-    task = await running(shims, "sh", "-c", "sleep 1000 & sleep 1000 & wait")
+    """As the host has them: what stands for the container, and what runs each process, under its name."""
+    task = await running(shims, "sh", "-c", "sleep 1001 & sleep 1002 & wait")
     await task.exec("e1", SLEEP)
-    exec_pid = await task.start("e1")
-    while len(rows := (await task.call("Pids", task_pb2.PidsResponse)).processes) < 4:
+    await task.start("e1")
+    sleeps = [b"sleep\0001000\0", b"sleep\0001001\0", b"sleep\0001002\0"]
+    while True:
+        rows = (await task.call("Pids", task_pb2.PidsResponse)).processes
+        shown = [Path(f"/proc/{row.pid}/cmdline").read_bytes() for row in rows[1:]]
+        if sorted(shown[1:]) == sleeps:  # else they have not called execve yet
+            break
         await asyncio.sleep(0.02)
+    assert shown[0].startswith(b"sh\0")
     assert rows[0].pid == (await task.state()).pid
-    assert len({row.pid for row in rows}) == 4
     details = {row.pid: ProcessDetails.FromString(row.info.value).exec_id for row in rows if row.info.value}
-    assert details == {exec_pid: "e1"}
+    assert list(details.values()) == ["e1"]
+    assert set(details) <= {row.pid for row in rows[1:]}
     await task.kill(signal.SIGKILL)
     await task.wait()
     await end(task, shims)

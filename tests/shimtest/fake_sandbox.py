@@ -118,6 +118,9 @@ class Sandbox:
             raise errors.NotFound(f"no sandbox {id}") from None
         return cls(Path(root, id), Path(bundle), ProcessId.from_json(process))
 
+    def host_pids(self, processes: Sequence[control.Process]) -> dict[int, int]:
+        return {process.pid: process.host_pid for process in processes}
+
     def stats(self) -> Stats:
         if not self._folder.exists():
             raise errors.NotFound(f"no sandbox {self.id}")

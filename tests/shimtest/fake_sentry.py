@@ -192,7 +192,9 @@ class FakeSentry:
         for exec_id, guest in self.guests.items():
             if guest.child is not None and guest.ended is None:
                 pid = guest.child.pid if exec_id else 1
-                rows.append(control.Process(pid, 0, 1, 0, "S", "?", 0, 0, guest.process["args"][0], is_first=pid == 1))
+                row = control.Process(pid, 0, 1, 0, "S", "?", 0, 0, guest.process["args"][0], is_first=pid == 1)
+                row.host_pid = guest.child.pid
+                rows.append(row)
         return control.ProcessesResponse(rows)
 
 

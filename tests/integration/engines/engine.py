@@ -36,8 +36,6 @@ class Engine:
     image = "test/busybox"
     needs: tuple[str, ...] = ()
     """Programs without which there is no such engine."""
-    shows_processes = False
-    """Whether `top` shows the processes of a container of pysc, and not what the host has for them."""
 
     def __init__(self, folder: Path, runtime: str) -> None:
         self.folder = folder

@@ -357,6 +357,44 @@ def test_process_id_is_one_of_the_host(engine: Engine) -> None:
     assert Path(f"/proc/{pid}/ns/net").readlink() != Path("/proc/self/ns/net").readlink()
 
 
+def test_signal_to_the_process_from_outside(engine: Engine) -> None:
+    only_with(engine, "docker", "podman")  # containerd's shims: see docs/nerdctl.md
+    name = engine.start("sh", "-c", "trap 'echo heard; exit 3' TERM; echo ready; while :; do sleep 0.1; done")
+    assert until(lambda: has_logged(engine, name, "ready"))
+    subprocess.run(["kill", engine.inspect(name, ".State.Pid")], check=True, timeout=SECONDS)
+    assert until(lambda: not is_running(engine, name))
+    assert engine.inspect(name, ".State.ExitCode") == "3"
+    assert has_logged(engine, name, "heard")
+
+
+def test_top_shows_the_processes(engine: Engine) -> None:
+    name = engine.start("sh", "-c", "sleep 1001 & sleep 1002 & wait")
+    # Without flags podman looks for them in the mounts of the container's process, and pysc has none there.
+    flags = ["-ef"] if engine.name == "podman" and engine.is_pysc else []
+
+    def shown() -> str:
+        return engine.call("top", name, *flags).stdout
+
+    assert until(lambda: "sleep 1001" in shown() and "sleep 1002" in shown()), shown()
+
+
+def test_figures_are_the_containers_own(engine: Engine) -> None:
+    script = 'BEGIN { x = sprintf("%60000000s", ""); print "ready"; fflush(); system("sleep 1000") }'
+    name = engine.start("awk", script, options=("--memory", "512m"))
+    assert until(lambda: has_logged(engine, name, "ready"), 30)
+    shown = engine.call("stats", "--no-stream", "--format", "{{.MemUsage}}", name).stdout.split()
+    assert shown[2] in ("512MiB", "536.9MB"), shown
+    assert 50 < float(shown[0].rstrip("MiB")) < 400, shown
+
+
+def test_end_for_lack_of_memory_is_told(engine: Engine) -> None:
+    only_with(engine, "docker")  # podman 4.3 says so of no container, with cgroup v1
+    name = engine.start("tail", "/dev/zero", options=("--memory", "32m", "--memory-swap", "32m"))
+    assert until(lambda: not is_running(engine, name))
+    assert engine.inspect(name, ".State.ExitCode") == "137"
+    assert until(lambda: engine.inspect(name, ".State.OOMKilled") == "true")
+
+
 def test_container_dies_with_its_process(engine: Engine) -> None:
     """The one that the engine knows of, killed from outside."""
     name = engine.start("sleep", "1000")

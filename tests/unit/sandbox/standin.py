@@ -38,6 +38,7 @@ class Program:
         self.ended = None
         self.waiters = []
         self.namespaces = {}
+        self.deputy = None
         if args[0] == "missing":
             raise RpcError(Code.NOT_FOUND, 'exec: "missing": executable file not found in $PATH')
         if args[0] == "noexec":
@@ -90,6 +91,9 @@ class Program:
             os.close(fd)
         self.roles = {}
         self.stdin = self.stdout = None
+        if self.deputy is not None:
+            os.write(self.deputy, bytes([status]))
+            os.close(self.deputy)
         for answer in self.waiters:
             answer(self.ended)
 
@@ -178,12 +182,14 @@ class Sentry:
     def handle(self, m, fds, answer):
         match m:
             case control.CreateContainer():
-                cgroups = m.fds.count("cgroup")
-                for fd in fds[len(fds) - cgroups :]:
-                    os.close(fd)
-                given = len(fds) - cgroups
-                self.programs[m.id, ""] = Program(m.spec["process"]["args"], m.fds[:given], fds[:given])
+                kept = [(role, fd) for role, fd in zip(m.fds, fds) if role not in ("cgroup", control.DEPUTY)]
+                for role, fd in zip(m.fds, fds):
+                    if role == "cgroup":
+                        os.close(fd)
+                roles, given = [role for role, _ in kept], [fd for _, fd in kept]
+                self.programs[m.id, ""] = Program(m.spec["process"]["args"], roles, given)
                 self.program(m).namespaces = m.namespaces
+                self.program(m).deputy = next((fd for role, fd in zip(m.fds, fds) if role == control.DEPUTY), None)
             case control.StartContainer():
                 self.program(m).start()
             case control.Exec():

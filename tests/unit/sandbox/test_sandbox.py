@@ -229,7 +229,7 @@ def test_the_sandbox_ends_when_its_lifeline_is_let_go(create):
     assert sandbox.status() == "stopped"
 
 
-def test_the_sentry_exits_with_the_containers_status_if_asked_to(create, as_subreaper):
+def test_a_deputy_exits_with_the_containers_status_if_asked_for(create, as_subreaper):
     """The pid in a pid file is what conmon and containerd's runc shim reap."""
     sandbox = create("exit", "42", exit_with_init=True)
     sandbox.start()

@@ -45,7 +45,9 @@ def test_v2_in_microseconds() -> None:
 
 
 def test_without_a_cgroup_the_blocks_are_there_nevertheless() -> None:
-    """CRI leaves out CPU and memory altogether when their messages are missing."""
+    """CRI leaves out CPU and memory altogether when their messages are missing; nerdctl dies without the last."""
     message = stats.metrics(Stats(version=0))
     assert message.HasField("cpu")
     assert message.HasField("memory")
+    assert stats.metrics_v1(Stats(version=1)).HasField("blkio")
+    assert stats.metrics_v2(Stats(version=2)).HasField("io")
