@@ -51,11 +51,11 @@ check: setup  ## ruff, mypy --strict, import rules, generated files fresh
 	$(BIN)/ruff check .
 	$(BIN)/mypy .
 	$(BIN)/lint-imports
-	@for generator in packaging/gen/*.py; do $(BIN)/python $$generator --check; done
+	@$(BIN)/python packaging/generate.py --check
 
 gen: setup  ## write the generated files again
 	@$(NEED) gen
-	@for generator in packaging/gen/*.py; do $(BIN)/python $$generator; done
+	@$(BIN)/python packaging/generate.py
 
 package: setup  ## dist/: a wheel, the wheels that it needs, and a Debian package
 	@$(NEED) package

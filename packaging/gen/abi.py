@@ -1,15 +1,13 @@
 """Generates sentry/abi/nr_x86_64.py and sentry/abi/errno.py from the installed kernel headers.
 
-Run it without arguments to write both files, with --check to fail when one of them is stale. The headers of a
-distribution lag behind the kernel, so numbers that came later are listed here by hand; the union is the same on
-every host whose headers are not newer than that list.
+The headers of a distribution lag behind the kernel, so numbers that came later are listed here by hand; the union is the
+same on every host whose headers are not newer than that list.
 """
 
 from __future__ import annotations
 
 import os
 import re
-import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -150,19 +148,3 @@ def errno_module() -> str:
 def outputs() -> dict[Path, str]:
     abi = ROOT / "sentry" / "abi"
     return {abi / "nr_x86_64.py": nr_module(), abi / "errno.py": errno_module()}
-
-
-def main(argv: list[str]) -> int:
-    stale = [path for path, text in outputs().items() if not path.exists() or path.read_text() != text]
-    if argv == ["--check"]:
-        for path in stale:
-            print(f"{path.relative_to(ROOT)} is stale: run make gen", file=sys.stderr)
-        return 1 if stale else 0
-    for path in stale:
-        path.write_text(outputs()[path])
-        print(f"wrote {path.relative_to(ROOT)}")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -1,8 +1,7 @@
-"""Writes the options in docs/configuration.md from sandbox/settings.py, with --check: fails when it is stale."""
+"""Writes the options in docs/configuration.md from sandbox/settings.py."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -35,19 +34,5 @@ def with_sections(text: str) -> str:
     return before + BEGIN + sections() + END + after
 
 
-def main(argv: list[str]) -> int:
-    sys.path.insert(0, str(ROOT))
-    old = OUT.read_text()
-    new = with_sections(old)
-    if new == old:
-        return 0
-    if argv == ["--check"]:
-        print(f"{OUT.relative_to(ROOT)} is stale: run make gen", file=sys.stderr)
-        return 1
-    OUT.write_text(new)
-    print(f"wrote {OUT.relative_to(ROOT)}")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+def outputs() -> dict[Path, str]:
+    return {OUT: with_sections(OUT.read_text())}
