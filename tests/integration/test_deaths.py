@@ -8,12 +8,15 @@ import signal
 import subprocess
 import time
 import uuid
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from tests.integration.daemon import Daemon, command_line, until
 from tests.integration.events import Events
+from tests.integration.tasks import Client, Stdio, make_fifos
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("containerd")]
 
@@ -74,6 +77,48 @@ def test_restart_of_containerd_keeps_the_task(daemon: Daemon, task: str) -> None
     assert done.stdout == "still here\n"
     daemon.ctr("task", "kill", "-s", "9", task)
     assert until(lambda: daemon.status(task) == "STOPPED")
+
+
+def test_open_streams_outlive_a_restart_of_containerd(
+    daemon: Daemon, client: Client, busybox: Path, tmp_path: Path
+) -> None:
+    """Of the container and of an exec: input and output go on, and the input can be ended."""
+    with client.container(busybox, ["cat"]) as task, ExitStack() as ends:
+
+        def begin(name: str, make: Callable[[Stdio], object], exec_id: str) -> Callable[[bytes], bytes]:
+            stdio = make_fifos(tmp_path / name, "stdin", "stdout")
+            reader = os.open(stdio.stdout, os.O_RDONLY | os.O_NONBLOCK)
+            ends.callback(os.close, reader)
+            os.set_blocking(reader, True)
+            writer = os.open(stdio.stdin, os.O_RDWR)
+            ends.callback(os.close, writer)
+            make(stdio)
+            task.start(exec_id)
+
+            def echo(text: bytes) -> bytes:
+                os.write(writer, text)
+                return os.read(reader, len(text))
+
+            return echo
+
+        main = begin("main", task.create, "")
+        more = begin("more", lambda stdio: task.exec("e", ["cat"], stdio), "e")
+        assert (main(b"before\n"), more(b"before\n")) == (b"before\n", b"before\n")
+        daemon.restart()
+        assert (main(b"after\n"), more(b"after\n")) == (b"after\n", b"after\n")
+        ends.close()  # the client's ends; the shim has its own until it is told
+        task.close_stdin("e")
+        assert (task.wait("e"), task.delete("e")) == (0, 0)
+        task.close_stdin()
+        assert (task.wait(), task.delete()) == (0, 0)
+
+
+def test_the_shims_log_reaches_a_containerd_that_was_restarted(daemon: Daemon, task: str) -> None:
+    daemon.restart()
+    before = len(daemon.log.read_text())
+    os.kill(process_with(daemon, rf"shim.* -id {task}"), signal.SIGTERM)
+    assert until(lambda: "ignored a request to end" in daemon.log.read_text()[before:])
+    assert daemon.status(task) == "RUNNING"
 
 
 def test_task_that_ended_while_containerd_was_away(daemon: Daemon, tmp_path: Path) -> None:

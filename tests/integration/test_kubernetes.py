@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,7 +17,7 @@ from tests.integration.stubs import platform_of
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("cri")]
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-KUBERNETES = REPOSITORY / "packaging" / "kubernetes"
+DOCUMENTS = ("README.md", "docs/kubernetes.md")
 OURS = re.compile(r"    \[.*\.runtimes\.pysc\]\n(?:      .*\n)*")
 
 
@@ -25,6 +26,15 @@ def handler_in(document: str) -> str:
     blocks = re.findall(r"^( *)```toml\n(.*?)^ *```", (REPOSITORY / document).read_text(), re.MULTILINE | re.DOTALL)
     (found,) = (text for _, text in blocks if '"io.containerd.grpc.v1.cri".containerd.runtimes.pysc' in text)
     return str(found)
+
+
+def kubectl_in(document: str) -> list[list[str]]:
+    """The words of the commands that a document says to give once a node's containerd has the handler."""
+    after = (REPOSITORY / document).read_text().partition(handler_in(document).splitlines()[0])[2]
+    (block,) = (
+        text for text in re.findall(r"^ *```sh\n(.*?)^ *```", after, re.MULTILINE | re.DOTALL) if "kubectl" in text
+    )
+    return [words[1:] for line in block.splitlines() if (words := shlex.split(line, comments=True))[0] == "kubectl"]
 
 
 class Documented(CriDaemon):
@@ -48,15 +58,23 @@ def cri() -> Iterator[CriDaemon]:
 
 
 def test_both_documents_say_the_same() -> None:
-    lines = [[line.strip() for line in handler_in(name).splitlines()] for name in ("README.md", "docs/kubernetes.md")]
+    lines = [[line.strip() for line in handler_in(name).splitlines()] for name in DOCUMENTS]
     assert lines[0] == lines[1]
+    assert kubectl_in(DOCUMENTS[0]) == kubectl_in(DOCUMENTS[1])
     assert "runtimes.pysc]" not in OURS.sub("", CRI_CONFIG)
 
 
-def test_the_example_runs_through_the_handler_of_the_class(cri: CriDaemon) -> None:
-    """As the kubelet would do it: the handler is the class's, command and annotations are the pod's."""
-    handler = yaml.safe_load((KUBERNETES / "runtimeclass.yaml").read_text())["handler"]
-    example = yaml.safe_load((KUBERNETES / "example.yaml").read_text())
+def test_what_the_commands_ask_for_runs(cri: CriDaemon) -> None:
+    """As the API server, the scheduler and the kubelet would do it with what the commands give them."""
+    label, *applied = kubectl_in("README.md")
+    assert label[:3] == ["label", "node", "NODE"]
+    assert all(words[:2] == ["apply", "-f"] for words in applied)
+    documents = [yaml.safe_load((REPOSITORY / words[2]).read_text()) for words in applied]
+    runtime_class, example = documents
+    assert [document["kind"] for document in documents] == ["RuntimeClass", "Pod"]
+    assert runtime_class["scheduling"]["nodeSelector"] == dict(word.split("=") for word in label[3:])
+    assert example["spec"]["runtimeClassName"] == runtime_class["metadata"]["name"]
+    handler = runtime_class["handler"]
     (main,) = example["spec"]["containers"]
     pod = cri.run_pod("sandboxed", handler, example["metadata"]["annotations"])
     try:

@@ -20,13 +20,15 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.xdist_grou
 VERSION = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["version"]
 CORES = {
     "platform_kvm/core/_core.abi3.so", "platform_ptrace/core/_core.abi3.so", "sandbox/_hostcalls.abi3.so",
-    "sandbox/_common_heap.abi3.so", "sentry/vdso/_clock.abi3.so", "sentry/vdso/linux-vdso.so",
+    "sandbox/_common_heap.abi3.so", "sandbox/deputy", "sentry/vdso/_clock.abi3.so", "sentry/vdso/linux-vdso.so",
 }  # fmt: skip
 RUN_A_BUNDLE = """
 mkdir -p /tmp/b/rootfs/bin && cp /bin/busybox /tmp/b/rootfs/bin/sh && cd /tmp/b
 {pysc} spec sh -c 'echo one; exit 7'
 sed -i 's/"terminal": true/"terminal": false/' config.json
 {pysc} run c1 && exit 1 || echo "status $?"
+{pysc} create c2 </dev/null >/tmp/b/out 2>&1 || cat /tmp/b/out
+{pysc} delete c2
 """
 
 
