@@ -142,21 +142,35 @@ def _is_id(text: str) -> bool:
 def make_directory(root: StrPath, container_id: str) -> str:
     """The container's folder, which must not exist yet."""
     check_id(container_id)
-    os.makedirs(root, _DIRECTORY_MODE, exist_ok=True)
-    st = os.stat(root)
-    if st.st_uid != os.geteuid() or st.st_mode & stat.S_IWOTH:
-        raise SandboxError(f"{root} is somebody else's, or everybody's: not safe to keep state in")
     directory = os.path.join(root, container_id)
-    try:
-        os.mkdir(directory, _DIRECTORY_MODE)
-    except FileExistsError:
-        raise AlreadyExists(f"container {container_id} already exists") from None
+    while not _was_made(root, directory):
+        pass
     try:
         os.close(os.open(f"{directory}/lock", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
     except OSError:
         os.rmdir(directory)
         raise
     return directory
+
+
+def _was_made(root: StrPath, directory: str) -> bool:
+    """Make both folders; False if the outer one has just been removed, with the last container in it."""
+    try:
+        os.makedirs(root, _DIRECTORY_MODE, exist_ok=True)
+    except FileExistsError:  # also if it went between makedirs' two looks at it
+        if os.path.lexists(root):
+            raise
+        return False
+    try:
+        st = os.stat(root)
+        if st.st_uid != os.geteuid() or st.st_mode & stat.S_IWOTH:
+            raise SandboxError(f"{root} is somebody else's, or everybody's: not safe to keep state in")
+        os.mkdir(directory, _DIRECTORY_MODE)
+    except FileNotFoundError:
+        return False
+    except FileExistsError:
+        raise AlreadyExists(f"container {os.path.basename(directory)} already exists") from None
+    return True
 
 
 def remove_directory(directory: str) -> None:

@@ -52,6 +52,14 @@ def remove(path: str) -> None:
         pass
 
 
+def leave_state_root(namespace: str) -> None:
+    """Remove the folder if no container of the namespace is left; whoever makes the next one makes it again."""
+    try:
+        os.rmdir(state_root(namespace))
+    except OSError:  # ENOTEMPTY, or somebody else was quicker
+        pass
+
+
 def is_served(path: str) -> bool:
     """Whether a process listens on the socket."""
     probe = socket(AF_UNIX)

@@ -13,7 +13,7 @@ from typing import TextIO
 from proto.ttrpc import aio
 from sandbox import hostcalls
 from sandbox.spawn import Nursery
-from shim.address import remove, state_root
+from shim.address import leave_state_root, remove, state_root
 from shim.events import Publisher
 from shim.reaper import Reaper
 from shim.rest import RestingSelector, Workers
@@ -70,7 +70,6 @@ class Daemon:
         background = Background()
         publisher = Publisher(config.events_address, config.namespace)
         root = state_root(config.namespace)
-        os.makedirs(root, 0o700, exist_ok=True)
         nursery = Nursery(config.nursery_fd)
         surroundings = Surroundings(
             config.namespace, root, config.debug, publisher, Reaper(), background, nursery, self._stopping.set
@@ -86,6 +85,7 @@ class Daemon:
         remove(config.socket_path)
         server.stop_accepting()
         await service.close()
+        leave_state_root(config.namespace)
         nursery.close()
         await publisher.close(FLUSH_TIMEOUT_S)
         await background.settle(SETTLE_TIMEOUT_S)

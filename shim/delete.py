@@ -10,7 +10,7 @@ import time
 
 from proto.ttrpc.protobuf import bytes_field, int_field
 from shim import rootfs
-from shim.address import is_served, read_address, remove, socket_path, state_root
+from shim.address import is_served, leave_state_root, read_address, remove, socket_path, state_root
 from shim.flags import Flags
 
 KILLED = 128 + 9
@@ -22,6 +22,7 @@ def run(flags: Flags) -> int:
     """Kill, unmount, clean up; print a DeleteResponse."""
     bundle = flags.bundle or os.path.join(os.path.dirname(os.getcwd()), flags.id)
     destroy_sandbox(flags.namespace, flags.id)
+    leave_state_root(flags.namespace)
     rootfs.unmount(f"{bundle}/rootfs")
     remove_stale_socket(read_address(bundle), socket_path(flags.address, flags.namespace, flags.id))
     sys.stdout.buffer.write(response(time.time_ns()))

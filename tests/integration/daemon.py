@@ -183,7 +183,7 @@ class Daemon:
         left = [f"process {pid}: {command_line(pid)}" for pid in self.processes()]
         left += [line for line in Path("/proc/mounts").read_text().splitlines() if self.is_containers(line.split()[1])]
         left += [socket for socket in map(self.socket_of, self.names) if Path(socket).exists()]
-        left += [str(path) for path in Path("/run/pysc-shim", self.namespace).glob("*")]
+        left += [str(path) for path in Path("/run/pysc-shim").glob(f"{self.namespace}*")]
         left += [str(path) for path in (self.folder / "state").glob("io.containerd.runtime.v2.task/*/*")]
         return left + [str(path) for path in self.cgroups()]
 

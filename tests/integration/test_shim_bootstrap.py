@@ -17,6 +17,7 @@ from proto.containerd import task_pb2
 from proto.containerd.bootstrap_pb2 import BootstrapParams, BootstrapResult
 from proto.ttrpc import aio
 from proto.ttrpc.protobuf import as_bytes, as_text, bytes_field, fields, text_field
+from tests.integration.daemon import command_line
 from tests.integration.shims import RealShims
 from tests.shimtest.harness import Bundle, Task, wait_gone
 
@@ -172,6 +173,22 @@ async def test_flags_of_versions_to_come_are_skipped(rootfs: Path) -> None:
     done = await shims.action(bundle, "start", b"", "-some-switch", "--other=value", "-debug")
     assert done.stdout.startswith(b"unix://")
     await connect(shims, bundle, done.stdout.decode())
+    await shims.close()
+
+
+async def test_delete_removes_the_socket_of_a_shim_that_was_killed_before_anybody_came(rootfs: Path) -> None:
+    shims = RealShims(rootfs)
+    bundle = shims.container("c1", ["true"])
+    done = await shims.action(bundle, "start")
+    socket = Path(done.stdout.decode().removeprefix("unix://"))
+    words = f" -namespace {shims.namespace} "
+    [shim] = [int(pid) for pid in os.listdir("/proc") if pid.isdigit() and words in command_line(int(pid))]
+    os.kill(shim, signal.SIGKILL)
+    await asyncio.to_thread(wait_gone, shim)
+    assert socket.is_socket()
+    done = await shims.action(bundle, "delete", b"", "-bundle", str(bundle.path))
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert not socket.exists()
     await shims.close()
 
 

@@ -1,4 +1,4 @@
-"""The lock of a container's folder, against who removes the folder meanwhile."""
+"""Folders of containers, and their locks, against who removes them meanwhile."""
 
 import os
 import shutil
@@ -70,3 +70,25 @@ def test_folder_whose_creator_died_at_once_can_be_locked(tmp_path, monkeypatch):
 def test_no_folder(tmp_path):
     with pytest.raises(NotFound), state.locked(tmp_path / "c1"):
         pass
+
+
+def test_a_folder_is_made_while_others_remove_the_one_around_it(tmp_path):
+    """As the last container of a namespace goes when the next one comes."""
+    root = tmp_path / "root"
+    over = threading.Event()
+
+    def remove():
+        while not over.is_set():
+            try:
+                root.rmdir()
+            except OSError:
+                pass
+
+    thread = threading.Thread(target=remove)
+    thread.start()
+    try:
+        for number in range(500):
+            state.remove_directory(state.make_directory(root, f"c{number}"))
+    finally:
+        over.set()
+        thread.join()
