@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -12,6 +13,7 @@ import pytest
 import yaml
 
 from tests.integration.cri import CRI_CONFIG, CriDaemon
+from tests.integration.kubelet.pods import Kubelet, Pod
 from tests.integration.stubs import platform_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("cri")]
@@ -57,6 +59,18 @@ def cri() -> Iterator[CriDaemon]:
             daemon.close()
 
 
+@contextmanager
+def running_pod(cri: CriDaemon, handler: str, annotations: dict[str, str]) -> Iterator[Pod]:
+    kubelet = Kubelet(cri, handler)
+    pod = Pod(kubelet, "pod")
+    pod.config.annotations.update(annotations)
+    try:
+        yield pod.run()
+    finally:
+        pod.close()
+        kubelet.close()
+
+
 def test_both_documents_say_the_same() -> None:
     lines = [[line.strip() for line in handler_in(name).splitlines()] for name in DOCUMENTS]
     assert lines[0] == lines[1]
@@ -76,13 +90,10 @@ def test_what_the_commands_ask_for_runs(cri: CriDaemon) -> None:
     assert example["spec"]["runtimeClassName"] == runtime_class["metadata"]["name"]
     handler = runtime_class["handler"]
     (main,) = example["spec"]["containers"]
-    pod = cri.run_pod("sandboxed", handler, example["metadata"]["annotations"])
-    try:
-        container = cri.run_container(pod, "sandboxed", "main", *main["command"])
-        assert cri.is_running(container)
-        assert cri.exec_sync(container, "uname", "-s") == (b"Linux\n", b"", 0)
-    finally:
-        cri.remove_pod(pod)
+    with running_pod(cri, handler, example["metadata"]["annotations"]) as pod:
+        container = pod.started("main", *main["command"])
+        assert container.is_running()
+        assert container.exec("uname", "-s").stdout == b"Linux\n"
 
 
 @pytest.mark.parametrize(
@@ -91,9 +102,5 @@ def test_what_the_commands_ask_for_runs(cri: CriDaemon) -> None:
 def test_options_come_from_the_node_and_from_the_pod(
     cri: CriDaemon, annotations: dict[str, str], platform: str
 ) -> None:
-    pod = cri.run_pod("chosen", "pysc", annotations)
-    try:
-        container = cri.run_container(pod, "chosen", "main", "sleep", "1000")
-        assert platform_of(cri, container) == platform
-    finally:
-        cri.remove_pod(pod)
+    with running_pod(cri, "pysc", annotations) as pod:
+        assert platform_of(cri, pod.started("main").id) == platform

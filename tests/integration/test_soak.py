@@ -14,6 +14,7 @@ from shim.address import socket_path
 from tests.integration.census import Census, figures_of, growth, settled
 from tests.integration.cri import NAMESPACE, CriDaemon
 from tests.integration.daemon import Daemon, until
+from tests.integration.kubelet.pods import Kubelet, Pod
 
 HANDLER = os.environ.get("PYSC_TEST_HANDLER", "pysc")
 
@@ -75,21 +76,20 @@ def left_of_pods(cri: CriDaemon, ids: set[str]) -> list[str]:
 @pytest.mark.parametrize("turns", [Turns(4, 10), soak(100, 200)], ids=str)
 def test_pods_of_three_containers_come_and_go(cri_session: CriDaemon, turns: Turns) -> None:
     """Four at a time."""
-    cri = cri_session
+    cri, kubelet = cri_session, Kubelet(cri_session, HANDLER)
     ids: set[str] = set()
 
     def one(number: int) -> None:
-        name = f"pod{number}"
-        pod = cri.run_pod(name, HANDLER)
-        names = [f"{name}-c{n}" for n in range(3)]
-        containers = [cri.run_container(pod, name, each, "sh", "-c", f"echo {each}; sleep 1000") for each in names]
-        ids.update((pod, *containers))
-        for each in names:
-            assert until(lambda each=each: f"stdout F {each}\n" in cri.log_of(each), 60)  # type: ignore[misc]
-        assert all(map(cri.is_running, containers))
+        pod = Pod(kubelet, f"pod{number}").run()
+        containers = [pod.started(f"c{n}", "sh", "-c", f"echo {n}; sleep 1000") for n in range(3)]
+        ids.update((pod.id, *(container.id for container in containers)))
+        for n, container in enumerate(containers):
+            assert until(lambda n=n, each=container: each.printed() == f"{n}\n", 60)  # type: ignore[misc]
+        assert all(container.is_running() for container in containers)
         for container in containers[:2]:
-            cri.remove_container(container)
-        cri.remove_pod(pod)  # with a container in it, which is then CRI's to remove
+            container.stop()
+            container.remove()
+        pod.close()  # with a container in it, which is then CRI's to remove
 
     taken: list[Census] = []
     done = 0
@@ -100,6 +100,7 @@ def test_pods_of_three_containers_come_and_go(cri_session: CriDaemon, turns: Tur
         assert until(lambda: not left_of_pods(cri, ids), seconds=20), left_of_pods(cri, ids)
         taken.append(settled(lambda: [cri.process.pid, *cri.warm_parents()], taken[0] if taken else None))
         print(turns, taken[-1])
+    kubelet.close()
     assert growth(taken[0], taken[1], CONTAINERD_GROWTH_KIB) == []
 
 
@@ -107,38 +108,37 @@ def test_pods_of_three_containers_come_and_go(cri_session: CriDaemon, turns: Tur
 @pytest.mark.parametrize("turns", [Turns(5, 20), soak(100, 1000)], ids=str)
 def test_containers_come_and_go_in_a_pod_that_stays(cri_session: CriDaemon, turns: Turns) -> None:
     """Its shim, its Sentry, its gofer hold after many as much as after a few."""
-    cri = cri_session
-    pod = cri.run_pod("long", HANDLER)
-    ids = {pod}
+    cri, kubelet = cri_session, Kubelet(cri_session, HANDLER)
+    pod = Pod(kubelet, "long").run()
+    ids = {pod.id}
     try:
-        stays = cri.run_container(pod, "long", "stays", "sleep", "100000")
-        ids.add(stays)
+        stays = pod.started("stays", "sleep", "100000")
+        ids.add(stays.id)
         taken: list[Census] = []
         done = 0
         for count in turns.parts():
             for number in range(done, done + count):
-                ids.add(one_container(cri, pod, number))
-                assert cri.exec_sync(stays, "sh", "-c", f"exit {number % 256}").exit_code == number % 256
+                ids.add(one_container(pod, number))
+                assert stays.exec("sh", "-c", f"exit {number % 256}").exit_code == number % 256
             done += count
             taken.append(settled(cri.processes, taken[0] if taken else None))
             print(turns, taken[-1])
         assert growth(taken[0], taken[1], GROWTH_KIB) == []
-        cri.remove_container(stays)
     finally:
-        cri.remove_pod(pod)
+        pod.close()
+        kubelet.close()
     assert until(lambda: not left_of_pods(cri, ids), seconds=20), left_of_pods(cri, ids)
 
 
-def one_container(cri: CriDaemon, pod: str, number: int) -> str:
+def one_container(pod: Pod, number: int) -> str:
     """Every other one ends by itself; its id, when it is gone."""
-    name = f"long-c{number}"
     ends = number % 2 == 0
-    container = cri.run_container(pod, "long", name, "sh", "-c", f"exit {number % 256}" if ends else "sleep 1000")
+    container = pod.started(f"c{number}", "sh", "-c", f"exit {number % 256}" if ends else "sleep 1000")
     if ends:
-        assert until(lambda: not cri.is_running(container), 30)
-        assert cri.exit_code_of(container) == number % 256
-    cri.remove_container(container)
-    return container
+        assert container.ended(30).exit_code == number % 256
+    container.stop()
+    container.remove()
+    return container.id
 
 
 def test_census_sees_what_grows() -> None:

@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
-from tests.integration.cri import BUSYBOX, CONTAINER_PID, HOST_NETWORK, CriDaemon
+from tests.integration.cri import BUSYBOX, CriDaemon
 from tests.integration.daemon import until
 from tests.integration.engines.nerdctl import built
+from tests.integration.kubelet import runtime_pb2 as api
 from tests.integration.terminal import Terminal
 
 pytestmark = [pytest.mark.slow, pytest.mark.engines, pytest.mark.xdist_group("crictl")]
@@ -50,7 +51,7 @@ class Crictl:
         return str(path)
 
     def pod_file(self) -> str:
-        options = {"network": HOST_NETWORK, "pid": CONTAINER_PID}
+        options = {"network": api.NODE, "pid": api.CONTAINER}
         return self._file("pod", {
             "metadata": {"name": "pod", "namespace": "default", "uid": "u1", "attempt": 1},
             "log_directory": f"{self.daemon.folder}/logs",

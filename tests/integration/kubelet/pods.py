@@ -135,6 +135,12 @@ class Container:
         request = api.ContainerRequest(container_id=self.id)
         return self.kubelet.call("ContainerStatus", request, api.ContainerStatusResponse).status
 
+    def is_running(self) -> bool:
+        return self.status().state == api.CONTAINER_RUNNING
+
+    def exit_code(self) -> int:
+        return self.status().exit_code
+
     def ended(self, seconds: float = 20) -> api.ContainerStatus:
         """The status, once the container has ended by itself."""
         assert until(lambda: self.status().state == api.CONTAINER_EXITED, seconds), self.status()

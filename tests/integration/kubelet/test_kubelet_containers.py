@@ -259,3 +259,23 @@ def test_descriptors_that_nobody_gave_are_the_null_device(pod: Pod) -> None:
     container.start()
     assert until(lambda: container.printed() == "/dev/null\n0 666\nend\n"), container.log()
     assert container.exec("sh", "-c", show).stdout == b"/dev/null\n0 666\nend\n"
+
+
+def test_container_and_its_output_outlive_a_restart_of_containerd(pod: Pod) -> None:
+    container = pod.started("main", "sh", "-c", "i=0; while :; do i=$((i+1)); echo line $i; sleep 0.05; done")
+    assert until(lambda: "line 3\n" in container.printed())
+    pod.kubelet.daemon.restart()
+    assert until(lambda: runs_again(container))
+    before = len(container.log())
+    assert until(lambda: len(container.log()) > before + 5)
+    numbers = [int(line.split()[1]) for line in container.printed().splitlines()]
+    assert numbers == list(range(1, len(numbers) + 1))  # none is lost
+    assert container.exec("echo", "again").stdout == b"again\n"
+
+
+def runs_again(container: Container) -> bool:
+    """Whether it runs, once the service answers at all."""
+    try:
+        return container.is_running()
+    except grpc.RpcError:
+        return False

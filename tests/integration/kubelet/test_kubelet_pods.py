@@ -13,11 +13,12 @@ import grpc  # type: ignore[import-untyped]
 import pytest
 
 from tests.integration.cri import NAMESPACE
-from tests.integration.daemon import until
+from tests.integration.daemon import command_line, until
 from tests.integration.kubelet import runtime_pb2 as api
 from tests.integration.kubelet.network import NetworkDaemon
 from tests.integration.kubelet.pods import MIB, Container, Kubelet, Pod
 from tests.integration.kubelet.streams import opened
+from tests.integration.stubs import platform_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("cri")]
 
@@ -69,6 +70,37 @@ def test_status_and_list(new_pod: NewPod, kubelet: Kubelet) -> None:
     assert listed(kubelet, id=pod.id) == {pod.id: api.SANDBOX_NOTREADY}
 
 
+def shims(kubelet: Kubelet) -> list[str]:
+    lines = map(command_line, kubelet.daemon.processes())
+    return [line for line in lines if "containerd-shim-" in line and " -id " in line]
+
+
+def test_one_shim_serves_all_containers(pod: Pod) -> None:
+    containers = [pod.started(name) for name in ("one", "two")]
+    assert len(shims(pod.kubelet)) == 1
+    for container in containers:
+        container.remove()
+    assert len(shims(pod.kubelet)) == 1
+
+
+def test_annotation_of_a_pod_chooses_the_platform(new_pod: NewPod, kubelet: Kubelet) -> None:
+    if kubelet.handler != "pysc":
+        pytest.skip("it is pysc's annotation")
+    pod = new_pod("chosen")
+    pod.config.annotations["dev.pysc.platform"] = "ptrace"
+    container = pod.run().started("main")
+    assert {platform_of(kubelet.daemon, each) for each in (pod.id, container.id)} == {"ptrace"}
+
+
+def test_a_container_that_storms_leaves_the_others_of_its_pod_answering(pod: Pod) -> None:
+    """Signals, forks and system calls as fast as it can."""
+    storm = "trap : USR1; (while :; do kill -USR1 $$; done) & while :; do (:); cat /proc/self/stat >/dev/null; done"
+    stormy, quiet = pod.started("stormy", "sh", "-c", storm), pod.started("quiet")
+    for _ in range(5):
+        assert quiet.exec("echo", "here").stdout == b"here\n"
+        assert stormy.exec("echo", "here").stdout == b"here\n"
+
+
 def test_containers_end_with_their_pod(pod: Pod) -> None:
     containers = [pod.started(name) for name in ("one", "two")]
     for _ in range(2):
@@ -96,6 +128,10 @@ def test_names_of_hosts_are_looked_up_where_the_pod_says(new_pod: NewPod) -> Non
         "search default.svc.cluster.local svc.cluster.local\n"
         "nameserver 10.96.0.10\nnameserver 10.96.0.11\noptions ndots:5\n"
     )
+
+
+def test_hostname_of_a_pod_on_the_nodes_network(pod: Pod) -> None:
+    assert pod.started("main").sh("hostname").strip() == os.uname().nodename
 
 
 def test_hostname_of_a_pod_with_a_network_of_its_own(networked: Pod) -> None:
@@ -191,6 +227,7 @@ def test_figures_of_containers(pod: Pod) -> None:
     assert (stats.attributes.id, stats.attributes.metadata.name) == (limited.id, "limited")
     assert stats.cpu.usage_core_nano_seconds.value > 0
     assert 0 < stats.memory.working_set_bytes.value <= stats.memory.usage_bytes.value < 96 * MIB
+    assert stats.memory.rss_bytes.value <= stats.memory.usage_bytes.value
     assert stats.memory.available_bytes.value == 96 * MIB - stats.memory.working_set_bytes.value
     request = api.ListContainerStatsRequest(filter=api.ContainerStatsFilter(pod_sandbox_id=pod.id))
     all_of_them = pod.kubelet.call("ListContainerStats", request, api.ListContainerStatsResponse).stats
