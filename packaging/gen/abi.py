@@ -1,7 +1,7 @@
 """Generates sentry/abi/nr_x86_64.py and sentry/abi/errno.py from the installed kernel headers.
 
-The headers of a distribution lag behind the kernel, so numbers that came later are listed here by hand; the union is the
-same on every host whose headers are not newer than that list.
+The headers of a distribution lag behind the kernel, so numbers that came later are listed here by hand; the union is
+the same on every host whose headers are not newer than that list.
 """
 
 from __future__ import annotations

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +11,8 @@ import grpc  # type: ignore[import-untyped]
 import pytest
 
 from proto.ttrpc.protobuf import bytes_field, text_field
-from shim.service import RESOURCES_TYPE
+from sandbox.cgroups import OWN_TASKS
+from tests.integration.changes import pause_and_resume, update
 from tests.integration.daemon import RUNTIME, Daemon, until
 from tests.integration.events import Events
 from tests.integration.releases import RELEASES, Release, binaries
@@ -51,15 +50,6 @@ def daemon(released: Daemon) -> Iterator[Daemon]:
     released.remove_containers()
     until(lambda: not released.left_behind(), seconds=10)
     assert released.left_behind() == []
-
-
-def update(daemon: Daemon, name: str, **resources: object) -> None:
-    """Tasks.Update, for which ctr has no command: UpdateTaskRequest { container_id 1; resources 2 Any }."""
-    content = text_field(1, RESOURCES_TYPE) + bytes_field(2, json.dumps(resources).encode())
-    with grpc.insecure_channel(f"unix://{daemon.folder}/containerd.sock") as channel:
-        call = channel.unary_unary("/containerd.services.tasks.v1.Tasks/Update")
-        request = text_field(1, name) + bytes_field(2, content)
-        call(request, timeout=20, metadata=[("containerd-namespace", daemon.namespace)])
 
 
 def limit_of(daemon: Daemon, name: str) -> str:
@@ -112,25 +102,13 @@ def test_detached_container_with_exec_kill_and_removal(daemon: Daemon, tmp_path:
 
 
 def test_pause_and_resume(daemon: Daemon, tmp_path: Path) -> None:
-    mount = f"type=bind,src={tmp_path},dst=/mnt,options=rbind:rw"
-    script = "i=0; while :; do i=$((i+1)); echo $i > /mnt/count; done"
-    name = daemon.start_detached("sh", "-c", script, options=("--mount", mount))
-    count = tmp_path / "count"
-    assert until(count.exists)
-    daemon.ctr("task", "pause", name)
-    assert daemon.status(name) == "PAUSED"
-    before = count.read_text()
-    time.sleep(MOMENT_S)
-    assert count.read_text() == before
-    daemon.ctr("task", "resume", name)
-    assert daemon.status(name) == "RUNNING"
-    assert until(lambda: count.read_text() not in ("", before))
+    pause_and_resume(daemon, daemon.start_detached, tmp_path)
 
 
 def test_update(daemon: Daemon) -> None:
     name = daemon.start_detached("sleep", "1000")
     update(daemon, name, pids={"limit": 30}, memory={"limit": 64 << 20})
-    assert limit_of(daemon, name) == "32"
+    assert limit_of(daemon, name) == str(30 + OWN_TASKS)
     total = daemon.ctr("task", "exec", "--exec-id", "e1", name, "head", "-1", "/proc/meminfo").stdout
     assert total.split()[1] == str((64 << 20) // 1024)
     with pytest.raises(grpc.RpcError, match="the kernel refuses"):
