@@ -434,11 +434,11 @@ class Container:
     async def _read_stats(self) -> Stats:
         return await asyncio.to_thread(self.sandbox.stats)
 
-    async def host_pids(self) -> dict[int, int]:
-        """Of all processes the container's pid and the host's; none if the sandbox does not answer."""
+    async def other_host_pids(self) -> dict[int, int]:
+        """Of all processes but the first the container's pid and the host's; none if the sandbox does not answer."""
         try:
             rows = await self._control.processes()
         except (RpcError, ConnectionLost) as e:
             log.debug("container %s: processes: %s", self.id, e)
             return {}
-        return await asyncio.to_thread(self.sandbox.host_pids, rows)
+        return await asyncio.to_thread(self.sandbox.host_pids, [row for row in rows if not row.is_first])

@@ -292,7 +292,7 @@ class TaskService:
         return container.init
 
     async def pids(self, request: task_pb2.PidsRequest) -> Message:
-        """Pids of the host: first what stands for the container, then what runs each of its processes.
+        """Pids of the host: for the first process what stands for the container, then what runs each of the others.
 
         Clients look them up there (`nerdctl top`); a process for which the host has none of its own is not listed.
         """
@@ -300,7 +300,7 @@ class TaskService:
         answer = task_pb2.PidsResponse()
         answer.processes.add(pid=container.init.pid)
         exec_ids = {process.pid: process.exec_id for process in container.execs.values() if process.pid}
-        for pid, host_pid in (await container.host_pids()).items():
+        for pid, host_pid in (await container.other_host_pids()).items():
             info = answer.processes.add(pid=host_pid)
             if pid in exec_ids:
                 details = ProcessDetails(exec_id=exec_ids[pid])
