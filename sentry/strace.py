@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Final
 
-from sentry.abi.errno import ENOSYS, LinuxError
+from sentry.abi.errno import ENOENT, ENOSYS, LinuxError
 from sentry.abi.fcntl import O_CREAT, O_TMPFILE_BIT
 from sentry.kernel import restart
 from sentry.kernel.restart import Interrupted
@@ -309,6 +309,8 @@ class Strace:
         call = self._calls.pop(t, None)
         if call is None:
             return
+        if result == -ENOENT.code:
+            result = ENOENT()  # syscalls/paths.py:NO_SUCH_FILE
         self._begin_others()
         self._line(t, call.rest(result), call.result_text(result))
 

@@ -65,7 +65,7 @@ async def chdir(t: Task, path: PathAddr) -> int:
     """chdir(2): change the working directory.  Those of the walk, ENOTDIR, EACCES."""
     found = await walk_at(t, AT_FDCWD, read_name(t, path), 0, True)
     names.check_search(t.caller, found)
-    t.fs.cwd = found
+    t.fs.chdir(found)
     return 0
 
 
@@ -76,7 +76,7 @@ def fchdir(t: Task, fd: Fd) -> int:
     if path is None:
         raise ENOTDIR
     names.check_search(t.caller, path)
-    t.fs.cwd = path
+    t.fs.chdir(path)
     return 0
 
 
@@ -87,7 +87,7 @@ async def chroot(t: Task, path: PathAddr) -> int:
     names.check_search(t.caller, found)
     if not t.creds.has(CAP_SYS_CHROOT):
         raise EPERM
-    t.fs.root = found
+    t.fs.chroot(found)
     return 0
 
 

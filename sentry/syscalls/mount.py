@@ -174,7 +174,7 @@ async def pivot_root(t: Task, new_root: PathAddr, put_old: PathAddr) -> int:
     mounting.pivot(root, new, old)
     for task in list(t.container.members):
         if task.fs.root == root:
-            task.fs.root = new
+            task.fs.chroot(new)
         if task.fs.cwd == root:
-            task.fs.cwd = new
+            task.fs.chdir(new)
     return 0

@@ -6,7 +6,7 @@ import struct
 from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Final
 
-from sentry.abi.errno import E2BIG, EAGAIN, EINVAL, LinuxError
+from sentry.abi.errno import E2BIG, EAGAIN, EINVAL, ENOENT, LinuxError
 from sentry.abi.fcntl import (
     AT_FDCWD,
     O_ACCMODE,
@@ -30,6 +30,7 @@ from sentry.abi.fcntl import (
     O_TMPFILE_BIT,
     O_TRUNC,
     O_WRONLY,
+    PATH_MAX,
     RESOLVE_BENEATH,
     RESOLVE_CACHED,
     RESOLVE_IN_ROOT,
@@ -39,7 +40,7 @@ from sentry.abi.fcntl import (
 )
 from sentry.abi.stat import S_IALLUGO
 from sentry.syscalls.args import U32, Addr, DirFd, Fd, Flags, Mode, OpenFlags, PathAddr, Size
-from sentry.syscalls.paths import check_flags, find_now, read_name, start
+from sentry.syscalls.paths import NO_SUCH_FILE, check_flags, decode_name, find_any_now, read_name, start
 from sentry.syscalls.registry import syscall
 from sentry.vfs.open import open_cached, open_existing, open_name
 
@@ -93,15 +94,23 @@ def openat(t: Task, dirfd: DirFd, path: PathAddr, flags: OpenFlags, mode: Mode) 
     if not flags & (O_CREAT | O_TMPFILE_BIT):
         mode = 0
     check_open_flags(flags)
-    name = read_name(t, path)
+    name = t.mem.read_cstr(path, PATH_MAX)
+    if not name:
+        raise ENOENT
     t.files.check_room()
     flags |= O_LARGEFILE
     if not flags & _SPECIAL:
-        found = find_now(t, dirfd, name, not flags & O_NOFOLLOW)
+        fs, creds = t.fs, t.creds
+        found = fs.known.get(name) if dirfd == AT_FDCWD and fs.known_to is creds else None
+        if found is None:
+            found = find_any_now(t, dirfd, name, not flags & O_NOFOLLOW)
         if found is not None:
-            file = open_cached(t.caller, found, flags)
+            if found[1].inode is None:
+                return NO_SUCH_FILE
+            file = open_cached(creds.caller(fs.umask), found, flags)
             return put(t, file, flags) if file is not None else _open_found(t, found, flags)
-    return _open_and_put(t, start(t, dirfd, name), name, flags, mode & S_IALLUGO)
+    text = decode_name(name)
+    return _open_and_put(t, start(t, dirfd, text), text, flags, mode & S_IALLUGO)
 
 
 async def _open_found(t: Task, path: Path, flags: int) -> int:

@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from sentry.abi.errno import EINVAL, ENOENT
 from sentry.abi.fcntl import AT_EMPTY_PATH, AT_FDCWD, PATH_MAX, RESOLVE_BENEATH, RESOLVE_IN_ROOT
-from sentry.vfs.cachedwalk import find_cached, walk_cached
+from sentry.vfs.cachedwalk import find_any, find_cached, find_known, walk_cached
 from sentry.vfs.dentry import Path
 from sentry.vfs.walk import Where, walk
 
 if TYPE_CHECKING:
     from sentry.kernel.task import Task
 
+# The most frequent error by far, as a result: raising and catching it would take longer than finding it out.
+NO_SUCH_FILE: Final = -ENOENT.code
+
+
+def decode_name(name: bytes) -> str:
+    """As dentries have it."""
+    return name.decode("utf-8", "surrogateescape")
+
 
 def read_path(t: Task, addr: int) -> str:
     """The name at addr, which may be empty (getname).  EFAULT; ENAMETOOLONG at PATH_MAX bytes."""
-    return t.mem.read_cstr(addr, PATH_MAX).decode("utf-8", "surrogateescape")
+    return decode_name(t.mem.read_cstr(addr, PATH_MAX))
 
 
 def read_name(t: Task, addr: int) -> str:
     """read_path() of a name that must not be empty.  ENOENT."""
-    name = t.mem.read_cstr(addr, PATH_MAX).decode("utf-8", "surrogateescape")
+    name = decode_name(t.mem.read_cstr(addr, PATH_MAX))
     if not name:
         raise ENOENT
     return name
@@ -29,9 +37,17 @@ def read_name(t: Task, addr: int) -> str:
 
 def read_optional(t: Task, addr: int, flags: int) -> str:
     """A name that AT_EMPTY_PATH in flags allows to be empty, or to be a null pointer (since Linux 6.11).  ENOENT."""
-    if not flags & AT_EMPTY_PATH:
-        return read_name(t, addr)
-    return read_path(t, addr) if addr else ""
+    return decode_name(read_optional_bytes(t, addr, flags))
+
+
+def read_optional_bytes(t: Task, addr: int, flags: int) -> bytes:
+    """read_optional() for find_any_now()."""
+    if flags & AT_EMPTY_PATH:
+        return t.mem.read_cstr(addr, PATH_MAX) if addr else b""
+    name = t.mem.read_cstr(addr, PATH_MAX)
+    if not name:
+        raise ENOENT
+    return name
 
 
 def check_flags(flags: int, known: int) -> None:
@@ -56,6 +72,27 @@ def find_now(t: Task, dirfd: int, name: str, follow: bool, glance: bool = False)
     fs = t.fs
     where = fs.cwd if dirfd == AT_FDCWD or name[:1] == "/" else t.where(dirfd).start
     return find_cached(fs.root, where, t.creds.caller(fs.umask), name, follow, glance)
+
+
+def find_any_now(t: Task, dirfd: int, name: bytes, follow: bool, glance: bool = False) -> Path | None:
+    """find_now() that does not raise ENOENT but leads to a negative dentry; the callers have looked into known.
+
+    That is spelled out in each of them:
+
+        fs = t.fs
+        path = fs.known.get(name) if dirfd == AT_FDCWD and fs.known_to is t.creds else None
+        if path is None:
+            path = find_any_now(t, dirfd, name, follow)
+
+    Errors: EBADF, ENOENT (the name is empty), ENOTDIR, EACCES
+    """
+    if not name:
+        raise ENOENT
+    fs, creds = t.fs, t.creds
+    caller = creds.caller(fs.umask)
+    if dirfd == AT_FDCWD or name[:1] == b"/":
+        return find_known(fs.known_for(creds), fs.root, fs.cwd, caller, name, follow, glance)
+    return find_any(fs.root, t.where(dirfd).start, caller, decode_name(name), follow, glance)
 
 
 async def walk_at(t: Task, dirfd: int, name: str, flags: int, follow: bool) -> Path:

@@ -13,6 +13,7 @@ from sentry.abi.fcntl import (
     AT_NO_AUTOMOUNT,
     AT_STATX_SYNC_TYPE,
     AT_SYMLINK_NOFOLLOW,
+    PATH_MAX,
 )
 from sentry.abi.stat import (
     S_IFDIR,
@@ -27,7 +28,18 @@ from sentry.abi.stat import (
     STATX_RESERVED,
 )
 from sentry.syscalls.args import I32, Addr, AtFlags, DirFd, Fd, Flags, PathAddr
-from sentry.syscalls.paths import check_flags, find_now, read_name, read_optional, read_path, start, walk_at
+from sentry.syscalls.paths import (
+    NO_SUCH_FILE,
+    check_flags,
+    decode_name,
+    find_any_now,
+    find_now,
+    read_optional,
+    read_optional_bytes,
+    read_path,
+    start,
+    walk_at,
+)
 from sentry.syscalls.registry import syscall
 from sentry.vfs.cachedwalk import find_cached
 from sentry.vfs.caller import MAY_EXEC, MAY_WRITE, Caller
@@ -46,10 +58,22 @@ NO_DIO: Final = (0, 0, 0, 0, 0)  # stx_dio_*, stx_subvol, stx_atomic_write_*: no
 # ---- stat.
 
 
-def stat_name(t: Task, dirfd: int, name: str, follow: bool, buf: int) -> Result:
+def stat_name(t: Task, dirfd: int, name: bytes, follow: bool, buf: int) -> Result:
     """By name: at once if everything is cached, otherwise a coroutine."""
-    path = find_now(t, dirfd, name, follow, glance=True)
-    return _stat_walk(t, dirfd, name, follow, buf) if path is None else stat_inode(t, path.inode, buf)
+    fs = t.fs
+    path = fs.known.get(name) if dirfd == AT_FDCWD and fs.known_to is t.creds else None
+    if path is None:
+        path = find_any_now(t, dirfd, name, follow, glance=True)
+        if path is None:
+            return _stat_walk(t, dirfd, decode_name(name), follow, buf)
+    inode = path[1].inode
+    if inode is None:
+        return NO_SUCH_FILE
+    packed = inode.stat_now()
+    if packed is None:
+        return _stat_refresh(t, inode, buf)
+    t.mem.write(buf, packed)
+    return 0
 
 
 def stat_inode(t: Task, inode: Inode, buf: int) -> Result:
@@ -78,13 +102,13 @@ def stat(t: Task, path: PathAddr, buf: Addr) -> Result:
     Linux: fs/stat.c:vfs_statx
     Errors: EFAULT, ENAMETOOLONG, those of the walk
     """
-    return stat_name(t, AT_FDCWD, read_name(t, path), True, buf)
+    return stat_name(t, AT_FDCWD, t.mem.read_cstr(path, PATH_MAX), True, buf)
 
 
 @syscall
 def lstat(t: Task, path: PathAddr, buf: Addr) -> Result:
     """lstat(2): stat, of a symbolic link itself."""
-    return stat_name(t, AT_FDCWD, read_name(t, path), False, buf)
+    return stat_name(t, AT_FDCWD, t.mem.read_cstr(path, PATH_MAX), False, buf)
 
 
 @syscall
@@ -100,8 +124,10 @@ def newfstatat(t: Task, dirfd: DirFd, path: PathAddr, buf: Addr, flags: AtFlags)
     Linux: fs/stat.c:vfs_fstatat
     Errors: EINVAL (flags), EFAULT, EBADF, those of the walk
     """
+    if not flags:  # as glibc's stat() has it
+        return stat_name(t, dirfd, t.mem.read_cstr(path, PATH_MAX), True, buf)
     check_flags(flags, AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | AT_EMPTY_PATH | AT_STATX_SYNC_TYPE)
-    name = read_optional(t, path, flags)
+    name = read_optional_bytes(t, path, flags)
     if not name and flags & AT_EMPTY_PATH:
         return stat_inode(t, inode_at(t, dirfd), buf)
     return stat_name(t, dirfd, name, not flags & AT_SYMLINK_NOFOLLOW, buf)
@@ -122,12 +148,18 @@ def statx(t: Task, dirfd: DirFd, path: PathAddr, flags: AtFlags, mask: Flags, bu
     if mask & STATX_RESERVED or flags & AT_STATX_SYNC_TYPE == AT_STATX_SYNC_TYPE:
         raise EINVAL("mask or sync type")
     check_flags(flags, AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | AT_EMPTY_PATH | AT_STATX_SYNC_TYPE)
-    name = read_optional(t, path, flags)
+    name = read_optional_bytes(t, path, flags)
     if not name and flags & AT_EMPTY_PATH:
         return statx_inode(t, inode_at(t, dirfd), t.fs.cwd if dirfd == AT_FDCWD else t.files.get_any(dirfd).path, buf)
     follow = not flags & AT_SYMLINK_NOFOLLOW
-    found = find_now(t, dirfd, name, follow, glance=True)
-    return _statx_walk(t, dirfd, name, follow, buf) if found is None else statx_inode(t, found.inode, found, buf)
+    fs = t.fs
+    found = fs.known.get(name) if dirfd == AT_FDCWD and fs.known_to is t.creds else None
+    if found is None:
+        found = find_any_now(t, dirfd, name, follow, glance=True)
+        if found is None:
+            return _statx_walk(t, dirfd, decode_name(name), follow, buf)
+    inode = found[1].inode
+    return NO_SUCH_FILE if inode is None else statx_inode(t, inode, found, buf)
 
 
 def statx_inode(t: Task, inode: Inode, path: Path | None, buf: int) -> Result:

@@ -9,6 +9,7 @@ from sentry.abi.errno import EINVAL, EISDIR, EOPNOTSUPP, EPERM, EROFS
 from sentry.vfs.caller import CAP_CHOWN, CAP_FSETID, MAY_WRITE, Caller
 from sentry.vfs.dentry import Path
 from sentry.vfs.inode import NOW, AttrChange, Inode
+from sentry.vfs.known import forget_known
 
 UTIME_NOW: Final = (1 << 30) - 1
 UTIME_OMIT: Final = (1 << 30) - 2
@@ -43,6 +44,7 @@ async def change_mode(caller: Caller, path: Path, mode: int) -> None:
     if not may_keep_setgid(caller, inode.gid):
         mode &= ~st.S_ISGID
     await inode.setattr(AttrChange(mode=mode & st.S_IALLUGO))
+    _passable_to_others(inode)
 
 
 def may_keep_setgid(caller: Caller, gid: int) -> bool:
@@ -64,6 +66,13 @@ async def change_owner(caller: Caller, path: Path, uid: int | None, gid: int | N
     if not st.is_dir(inode.mode) and inode.mode & SETID_BITS:
         change.mode = _without_setid(caller, inode)
     await inode.setattr(change)
+    _passable_to_others(inode)
+
+
+def _passable_to_others(inode: Inode) -> None:
+    """Its mode or owner has changed: of a directory, these say who may walk through it."""
+    if st.is_dir(inode.mode):
+        forget_known()
 
 
 def _without_setid(caller: Caller, inode: Inode) -> int:

@@ -16,6 +16,7 @@ from sentry.abi.stat import S_IFDIR, S_IFLNK, S_IFMT
 from sentry.vfs.caller import CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, MAY_EXEC, Caller
 from sentry.vfs.dentry import CACHE, MS_NOSYMFOLLOW, Dentry, Path
 from sentry.vfs.inode import Inode
+from sentry.vfs.known import Known
 from sentry.vfs.walk import Where
 
 _new = tuple.__new__  # half the price of a NamedTuple's own, which is written in Python
@@ -59,6 +60,31 @@ def find_cached(
 
     glance: only the attributes are wanted, and before anything else happens: see Inode.glance().
     """
+    path = find_any(root, start, caller, name, follow, glance)
+    if path is not None and path[1].inode is None:
+        raise ENOENT
+    return path
+
+
+def find_known(
+    known: Known, root: Path, start: Path, caller: Caller, name: bytes, follow: bool, glance: bool = False
+) -> Path | None:
+    """find_any() of a name that is not in known, and is then, if it may be."""
+    path = find_any(root, start, caller, name.decode("utf-8", "surrogateescape"), follow, glance)
+    if path is not None:
+        dentry = path[1]
+        inode, parent = dentry.inode, dentry.parent
+        if (inode is None or inode.mode & S_IFMT != S_IFLNK) and (
+            parent is None or parent.children.get(dentry.name) is dentry  # or it is a glance
+        ):
+            known.note(name, path)
+    return path
+
+
+def find_any(
+    root: Path, start: Path, caller: Caller, name: str, follow: bool, glance: bool = False
+) -> Path | None:
+    """find_cached() that does not raise ENOENT: a missing file is a negative dentry, and so is one on the way to it."""
     if not name:
         raise ENOENT
     mount, dentry = root if name[0] == "/" else start
@@ -72,7 +98,7 @@ def find_cached(
         if not part:
             continue
         if inode is None:
-            raise ENOENT
+            break
         if kind != S_IFDIR:
             raise ENOTDIR
         if checked and inode.mode & 0o111 != 0o111:
@@ -91,7 +117,7 @@ def find_cached(
                 return None
         if inode.volatile:
             return None
-        child.used = True
+        child.used = child.passed = True
         inode = child.inode
         kind = inode.mode & S_IFMT if inode is not None else 0
         if kind == S_IFLNK and (follow or todo):
@@ -112,6 +138,4 @@ def find_cached(
             kind = inode.mode & S_IFMT if inode is not None else 0
         else:
             dentry = child
-    if inode is None:
-        raise ENOENT
     return _new(Path, (mount, dentry))

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from sentry.abi.errno import EBUSY, EINVAL, ENOENT
 from sentry.vfs.inode import FileSystem, Inode
+from sentry.vfs.known import forget_known
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,7 +48,7 @@ MANY_NAMES: Final = 64
 class Dentry:
     """A name.  `parent` is None for the root of a file system; `inode` None for a negative entry."""
 
-    __slots__ = ("__weakref__", "children", "inode", "mounted", "name", "parent", "used")
+    __slots__ = ("__weakref__", "children", "inode", "mounted", "name", "parent", "passed", "used")
 
     def __init__(self, name: str, parent: Dentry | None, inode: Inode | None) -> None:
         self.name = name
@@ -56,6 +57,7 @@ class Dentry:
         self.children: dict[str, Dentry] = {}
         self.mounted = 0  # mounts that cover it, in any namespace
         self.used = False
+        self.passed = False  # names in known.py may lead through it
 
     @property
     def deleted(self) -> bool:
@@ -73,6 +75,8 @@ class Dentry:
         parent = self.parent
         if parent is not None and parent.children.get(self.name) is self:
             del parent.children[self.name]
+        if self.passed:
+            forget_known()
 
     def forget_ended(self) -> None:
         """For a volatile directory: names no longer hold what has ended.  Looks when their number has doubled."""
@@ -103,6 +107,7 @@ class DentryCache:
         return dentry
 
     def _shrink(self) -> None:
+        forget_known()  # a walk marks as used what it passes, finding its name there does not
         entries = self._entries
         for _ in range(min(64, len(entries))):
             reference = entries.popleft()
@@ -187,6 +192,7 @@ class MountNamespace:
         where.mount.children.append(mount)
         where.dentry.mounted += 1
         self._covered[(where.mount, where.dentry)] = mount
+        forget_known()
 
     def _uncover(self, mount: Mount) -> None:
         assert mount.parent is not None
@@ -194,6 +200,7 @@ class MountNamespace:
         mount.parent.children.remove(mount)
         mount.mountpoint.mounted -= 1
         del self._covered[(mount.parent, mount.mountpoint)]
+        forget_known()
 
     def detach(self, mount: Mount) -> None:
         """umount(2).  EBUSY: something is mounted below it.  EINVAL: the namespace's root."""
@@ -233,6 +240,7 @@ class MountNamespace:
         self.root = None
         self.mounts.clear()
         self._covered.clear()
+        forget_known()
 
     def enter(self, path: Path) -> Path:
         """The top of whatever is mounted at path."""

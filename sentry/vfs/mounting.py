@@ -26,6 +26,7 @@ from sentry.vfs.dentry import (
     Path,
 )
 from sentry.vfs.inode import FileSystem
+from sentry.vfs.known import forget_known
 
 # What mount(2) sets on a mount and a remount can change.
 MOUNT_FLAGS: Final = (
@@ -101,6 +102,7 @@ def remount(path: Path, flags: int) -> None:
     mount = path.mount
     kept = 0 if flags & ATIME_FLAGS else mount.flags & ATIME_FLAGS
     mount.flags = mount.flags & ~MOUNT_FLAGS | flags & MOUNT_FLAGS | kept
+    forget_known()  # MS_NOSYMFOLLOW
 
 
 def move(source: Path, target: Path) -> None:

@@ -13,6 +13,7 @@ from sentry.abi.fcntl import RENAME_EXCHANGE, RENAME_NOREPLACE, RENAME_WHITEOUT
 from sentry.vfs.caller import CAP_MKNOD, MAY_EXEC, MAY_WRITE, Caller
 from sentry.vfs.dentry import CACHE, Dentry, Path
 from sentry.vfs.inode import Inode
+from sentry.vfs.known import forget_known
 from sentry.vfs.open import check_may_create, enter_name
 from sentry.vfs.walk import Last, Where, lookup_locked, walk_parent
 
@@ -280,6 +281,8 @@ async def _do_rename(old: Last, source: Dentry, new: Last, target: Dentry, flags
     await old.parent.inode.rename(old.name, new.parent.inode, new.name, flags)
     source.unhash()
     target.unhash()
+    if st.is_dir(moved.mode) or flags & RENAME_EXCHANGE:
+        forget_known()  # the `..` of what is below
     place_name(source, new.parent.dentry, new.name)
     if flags & RENAME_EXCHANGE:
         place_name(target, old.parent.dentry, old.name)

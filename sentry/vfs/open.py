@@ -24,6 +24,7 @@ from sentry.vfs.caller import MAY_EXEC, MAY_READ, MAY_WRITE, Caller
 from sentry.vfs.dentry import CACHE, MS_NODEV, Dentry, Path
 from sentry.vfs.file import File
 from sentry.vfs.inode import AttrChange, Inode
+from sentry.vfs.known import forget_known
 from sentry.vfs.walk import Where, lookup_locked, walk, walk_any, walk_parent
 
 # MAY_* for each access mode (ACC_MODE).
@@ -108,6 +109,8 @@ def enter_name(parent: Dentry, name: str, inode: Inode) -> Dentry:
     if known is not None:
         if known.inode is None:
             known.inode = inode
+            if known.passed:
+                forget_known()
         if known.inode is inode:
             return known
         known.unhash()
