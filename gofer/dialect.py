@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from errno import EBADF, EINVAL, EISDIR, ENOTDIR
-from stat import S_IFLNK, S_IFMT, S_IFREG, S_ISLNK
+from os import O_ACCMODE, O_TMPFILE
+from stat import S_IFDIR, S_IFLNK, S_IFMT, S_IFREG, S_ISLNK
 
 from gofer import localfs
 from gofer.fids import Fid
@@ -17,8 +18,12 @@ from proto.ninep.messages import MAX_WELEM, NOFID
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from gofer.session import Handler, Session
     from proto.ninep.message import Message
+
+_new: Any = tuple.__new__  # of a message whose fields are all there; its own checks that
 
 _OPEN_FLAGS = os.O_ACCMODE | os.O_TRUNC
 _REPLY_HEADER = 11  # of Rreaddirattr: size[4] type[1] tag[2] count[4]
@@ -30,7 +35,7 @@ _NO_ATTR = d.Attr(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
 def _directory(s: Session, number: int, newfid: int) -> Fid:
     """The directory to create in, after everything that could fail once the file is made."""
     fid = s.fids.get(number)
-    if not fid.is_directory():
+    if fid.kind != S_IFDIR:
         raise OSError(ENOTDIR, "not a directory")
     if newfid != NOFID:
         s.fids.check_free(newfid)
@@ -147,17 +152,18 @@ def listxattr(s: Session, t: d.Tlistxattr) -> d.Rlistxattr:
 
 
 def lcreatefd(s: Session, t: d.Tlcreatefd) -> d.Rlcreatefd:
-    directory = _directory(s, t.dfid, t.newfid)
-    wanted = t.newfid != NOFID
-    flags = t.flags & os.O_ACCMODE
-    owner = (t.uid, t.gid)
-    if t.flags & os.O_TMPFILE == os.O_TMPFILE:
-        s.donated, fd, st = localfs.create_unnamed(directory.fd, flags, t.mode, owner, wanted)
+    dfid, newfid, flags, mode, uid, gid, name = t
+    directory = _directory(s, dfid, newfid)
+    wanted = newfid != NOFID
+    if flags & O_TMPFILE == O_TMPFILE:
+        made = localfs.create_unnamed(directory.fd, flags & O_ACCMODE, mode, (uid, gid), wanted)
     else:
-        s.donated, fd, st = localfs.create_file(directory.fd, t.name, flags, t.mode, owner, wanted)
+        made = localfs.create_file(directory.fd, name, flags & O_ACCMODE, mode, (uid, gid), wanted)
+    s.donated, fd, st = made
     if wanted:
-        s.fids.put(t.newfid, Fid(fd, S_IFREG, (directory.path, t.name), directory.uid))
-    return d.Rlcreatefd(attr_of(st, s.salt), io_unit(s), 1)
+        s.fids.put(newfid, Fid(fd, S_IFREG, (directory.path, name), directory.uid))
+    reply: d.Rlcreatefd = _new(d.Rlcreatefd, (attr_of(st, s.salt), io_unit(s), 1))
+    return reply
 
 
 def make(s: Session, t: d.Tmake) -> d.Rmake:

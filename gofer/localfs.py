@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 NAME_MAX = 255
 UNCHANGED = -1  # as a uid or gid: chown(2)'s "leave it"
 
+_CREATE = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _HOLD = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _NO_NAMES = frozenset((b"", b".", b".."))
 _CLOCK_REALTIME_COARSE = 5  # the clock that file systems stamp with; a finer "now" would lie ahead of it
@@ -198,6 +199,9 @@ def _give(path: bytes | int, dir_fd: int, fd: int, mode: int, uid: int, gid: int
     Permission bits are left as the host made them, for a default ACL of the directory may have cut them.
     """
     st = os.stat(fd)
+    is_mode, _, _, _, is_uid, is_gid = st[:6]
+    if uid == is_uid and gid == is_gid and not mode & 0o7000 & ~is_mode:
+        return st  # this process's own ids are what most files are to have
     if gid not in (UNCHANGED, st.st_gid) and os.stat(dir_fd).st_mode & S_ISGID:
         gid = st.st_gid
     if uid not in (UNCHANGED, st.st_uid) or gid not in (UNCHANGED, st.st_gid):
@@ -217,8 +221,7 @@ def create_file(
     Nothing is left of it on failure.
     """
     check_name(name)
-    flags |= os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    fd = os.open(name, flags, mode & 0o777, dir_fd=dir_fd)
+    fd = os.open(name, flags | _CREATE, mode & 0o777, dir_fd=dir_fd)
     try:
         st = _give(fd, dir_fd, fd, mode, *owner)
         return fd, os.open(_link(fd), os.O_PATH | os.O_CLOEXEC) if held else -1, st

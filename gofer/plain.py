@@ -37,6 +37,8 @@ _OPEN_FLAGS = os.O_ACCMODE | os.O_TRUNC | os.O_APPEND | os.O_SYNC | os.O_DSYNC
 
 _REPLY_HEADER = 11  # of Rread and Rreaddir: size[4] type[1] tag[2] count[4]
 _MASK64 = (1 << 64) - 1
+_REMOVED = m.Runlinkat()
+
 _FLOCK = struct.Struct("hhqqi4x")  # struct flock, fcntl(2)
 _DT_UNKNOWN, _DT_DIR, _DT_REG, _DT_LNK = 0, 4, 8, 10
 
@@ -394,10 +396,11 @@ def renameat(s: Session, t: m.Trenameat) -> m.Rrenameat:
 
 
 def unlinkat(s: Session, t: m.Tunlinkat) -> m.Runlinkat:
-    if t.flags & ~AT_REMOVEDIR:
+    dirfid, name, flags = t
+    if flags & ~AT_REMOVEDIR:
         raise OSError(EINVAL, "unknown flags")
-    localfs.remove(_directory(s, t.dirfid).fd, t.name, directory=bool(t.flags))
-    return m.Runlinkat()
+    localfs.remove(_directory(s, dirfid).fd, name, bool(flags))
+    return _REMOVED
 
 
 def write(s: Session, t: m.Twrite) -> m.Rwrite:

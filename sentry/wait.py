@@ -164,6 +164,10 @@ class Mutex:
         while job in self._waiting:
             await park()
 
+    def take(self) -> None:
+        """acquire() for who knows that nobody holds it."""
+        self.held = True
+
     def release(self) -> None:
         """Hand it to the next in line: it stays held until nobody waits."""
         if self._waiting:
@@ -200,6 +204,11 @@ class Loop:
         self._idle_at_ns = 0
         self._patience_ns = NEVER  # how long to wait for something to happen; NEVER: no matter how long
         self.resting: list[Job] = []  # woken after the next look for traps: breathe()
+        self.likely: Callable[[], bool] | None = None
+        """What somebody waits for that will come soon: asked, when something came, before it is looked up what.
+
+        True: this was it.  Whoever put it here takes it out.
+        """
         platform.watch(self._epoll.fileno())
 
     # -- jobs --
@@ -341,6 +350,6 @@ class Loop:
                 for job in resting:
                     self.wake(job)
             before_io -= 1
-            if not traps or not before_io:
+            if not before_io or not (traps or (self.likely is not None and self.likely())):
                 before_io = self.IO_EVERY
                 self._look_around(timeout_ns, bool(traps))

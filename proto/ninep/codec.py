@@ -55,6 +55,11 @@ class Decoder:
 
     def feed(self, data: bytes) -> Iterator[tuple[int, Message]]:
         """Messages completed by data.  Exhaust the iterator before feeding again; ProtocolError ends everything."""
+        if not self._partial and len(data) >= HEADER_SIZE:
+            # One whole frame is what comes nearly always.
+            size, kind, tag = _HEADER.unpack_from(data)
+            if size == len(data) <= self.msize:
+                return iter(((tag, _decode(kind, data, HEADER_SIZE, size)),))
         if self._partial:
             self._partial += data
             if len(self._partial) < self._wanted:

@@ -19,8 +19,8 @@ import select
 import socket
 import struct
 from collections import deque
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
 
 from proto.ninep.connection import Connection
 from proto.ninep.dialect import Tclunkmany, Tplace
@@ -86,9 +86,9 @@ class GoferClient:
 
     # -- requests --
 
-    async def call(self, request: Message) -> tuple[Message, int]:
+    def call(self, request: Message) -> Coroutine[Any, Any, tuple[Message, int]]:
         """The reply and the descriptor that came with it (-1: none).  Raises what the server answered; EIO."""
-        return await self.result(self.post(request))
+        return self.result(self.post(request))
 
     def post(self, request: Message) -> Call:
         """Queue a request; result() sends it and waits for its reply."""
@@ -105,9 +105,12 @@ class GoferClient:
         """Wait for what post() sent."""
         if self._posted:
             self._send_posted()
-        while not call.done:
-            call.job = self.loop.current_job()
-            await park()
+        if not call.done:
+            loop = self.loop
+            call.job = loop.current_job()
+            loop.likely = self._look
+            while not call.done:
+                await park()
         reply = call.reply
         if reply is None:
             raise EIO("the gofer is gone")
@@ -197,6 +200,14 @@ class GoferClient:
             unsent.popleft()
         self.loop.watch_fd(self._sock.fileno(), select.EPOLLIN, self._on_event)
 
+    def _look(self) -> bool:
+        """Loop.likely: take a reply if one has come."""
+        try:
+            return self._receive()
+        except (OSError, ProtocolError):
+            self._lose()
+            return True
+
     def _on_event(self, events: int) -> None:
         try:
             if events & select.EPOLLOUT:
@@ -206,11 +217,12 @@ class GoferClient:
         except (OSError, ProtocolError):
             self._lose()
 
-    def _receive(self) -> None:
+    def _receive(self) -> bool:
+        """False: nothing was there."""
         try:
             data, control, flags, _ = self._sock.recvmsg(RECEIVE_SIZE, _CONTROL_SIZE, _CLOEXEC)
         except BlockingIOError:
-            return
+            return False
         if not data:
             raise ProtocolError("the server closed the connection")
         fds = _descriptors(control) if control else []
@@ -226,6 +238,9 @@ class GoferClient:
             call.done = True
             if call.job is not None:
                 wake(call.job)
+        if not calls and self.loop.likely == self._look:
+            self.loop.likely = None
+        return True
 
     def _lose(self) -> None:
         """The connection is at its end."""
@@ -238,6 +253,8 @@ class GoferClient:
         for fd in fds:
             if fd >= 0:
                 os.close(fd)
+        if self.loop.likely == self._look:
+            self.loop.likely = None
         calls, self._calls = self._calls, {}
         for call in calls.values():
             call.done = True

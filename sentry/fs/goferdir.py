@@ -10,8 +10,8 @@ latest when its name is taken away while it is open.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, ClassVar, Final, cast
+from collections.abc import Coroutine, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
 
 from proto.ninep.codec import ATTR_ENTRY_SIZE, attr_entries
 from proto.ninep.dialect import (
@@ -344,7 +344,7 @@ class GoferDir(GoferInode):
 
     async def create(self, name: str, mode: int, caller: Caller) -> Inode:
         mode, uid, gid = new_file_attrs(self, st.S_IFREG | mode, caller)
-        own = await self.need_fid()
+        own = self.fid if self.fid != NOFID else await self.need_fid()
         # The descriptor that comes with it is all that most new files ever need.  Where others rename them, only a fid
         # is sure to stay with them.
         fid = self.fs.client.new_fid() if self.fs.shared else NOFID
@@ -383,15 +383,15 @@ class GoferDir(GoferInode):
         target.outdate()
         self.entered(name, attr.ino, attr.mode)
 
-    async def unlink(self, name: str, victim: Inode) -> None:
-        await self._remove(name, victim, 0)
+    def unlink(self, name: str, victim: Inode) -> Coroutine[Any, Any, None]:
+        return self._remove(name, victim, 0)
 
-    async def rmdir(self, name: str, victim: Inode) -> None:
-        await self._remove(name, victim, AT_REMOVEDIR)
+    def rmdir(self, name: str, victim: Inode) -> Coroutine[Any, Any, None]:
+        return self._remove(name, victim, AT_REMOVEDIR)
 
     async def _remove(self, name: str, victim: Inode, flags: int) -> None:
         assert isinstance(victim, GoferInode)
-        own, client = await self.need_fid(), self.fs.client
+        own, client = self.fid if self.fid != NOFID else await self.need_fid(), self.fs.client
         held = self._hold_in_use(own, name, victim) if victim.fid == NOFID else None
         removal = client.post(Tunlinkat(own, encode_name(name), flags))
         if held is not None:

@@ -47,7 +47,7 @@ from sentry.fs.goferclient import Call
 from sentry.fs.hostcall import fallocate
 from sentry.fs.simple import open_special
 from sentry.vfs.dentry import Path
-from sentry.vfs.file import File
+from sentry.vfs.file import ALWAYS_READY, File
 from sentry.vfs.inode import NOW, AttrChange, Inode
 from sentry.vfs.iov import Sink, Source
 
@@ -436,21 +436,13 @@ class GoferInode(Inode):
         self._fds[which] = fd
         self.fs.keep_idle(self, which)
 
-    def use_host(self, which: int) -> int:
-        """One more open file works on _fds[which]."""
-        self._users[which] += 1
-        if self._kept[which]:
-            self._kept[which] = USED_AGAIN
-        return self._fds[which]
-
-    def unuse_host(self, which: int) -> None:
-        self._users[which] -= 1
-        if not self._users[which]:
-            if not self.nlink:
-                self.fs.forget_idle(self, which)
-                self.close_host(which)
-            elif not self._kept[which]:
-                self.fs.keep_idle(self, which)
+    def host_unused(self, which: int) -> None:
+        """The last open file on _fds[which] is gone."""
+        if not self.nlink:
+            self.fs.forget_idle(self, which)
+            self.close_host(which)
+        elif not self._kept[which]:
+            self.fs.keep_idle(self, which)
 
     def close_host(self, which: int) -> None:
         """Close _fds[which], which nobody uses; what it alone can tell is asked first."""
@@ -483,12 +475,36 @@ class GoferFile(File):
     inode: GoferInode
 
     def __init__(self, inode: GoferInode, path: Path, flags: int, which: int) -> None:
-        super().__init__(inode, path, flags)
+        # Not File's own: programs open regular files all the time, and these are always ready.
+        self.inode = inode
+        self.path = path
+        self.flags = flags
+        self.offset = self.refs = 0
+        self.queue = ALWAYS_READY
+        self.async_owner = None
         self.which = which
-        self.fd = inode.use_host(which)
+        self.fd = inode._fds[which]
+        inode._users[which] += 1
+        if inode._kept[which]:
+            inode._kept[which] = USED_AGAIN
 
-    def release(self) -> None:
-        self.inode.unuse_host(self.which)
+    def drop(self) -> None:
+        """As File's, in one piece: nobody waits in the queue, and to give back the descriptor is mostly to count."""
+        self.refs -= 1
+        if self.refs:
+            return
+        inode, which = self.inode, self.which
+        if self.flags & O_ACCMODE:  # an O_PATH description is none of ours
+            inode.writers -= 1
+        if inode._locks is not None:
+            inode._locks.release_file(self)
+        users = inode._users
+        users[which] -= 1
+        if not users[which] and not (inode.nlink and inode._kept[which]):
+            inode.host_unused(which)
+        inode.users -= 1
+        if not inode.users:
+            inode.unused()
 
     def read_at(self, dst: Sink, offset: int) -> int:
         return dst.fill(self.fd, offset)

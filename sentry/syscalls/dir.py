@@ -17,13 +17,14 @@ from sentry.abi.fcntl import (
     AT_FDCWD,
     AT_REMOVEDIR,
     AT_SYMLINK_FOLLOW,
+    PATH_MAX,
     RENAME_EXCHANGE,
     RENAME_NOREPLACE,
     RENAME_WHITEOUT,
 )
 from sentry.kernel.creds import CAP_SYS_CHROOT
 from sentry.syscalls.args import U32, Addr, AtFlags, DirFd, Fd, Flags, Mode, PathAddr, Size
-from sentry.syscalls.paths import check_flags, read_name, read_path, start, walk_at
+from sentry.syscalls.paths import check_flags, find_entry_now, named, read_name, read_path, start, walk_at
 from sentry.syscalls.registry import syscall
 from sentry.vfs import names
 from sentry.vfs.caller import CAP_DAC_READ_SEARCH
@@ -188,27 +189,38 @@ async def do_link(t: Task, old_dirfd: int, old_path: int, new_dirfd: int, new_pa
 
 
 @syscall
-async def unlink(t: Task, path: PathAddr) -> int:
+def unlink(t: Task, path: PathAddr) -> Awaitable[int]:
     """unlink(2): remove a name."""
-    name = read_name(t, path)
-    await names.unlink(start(t, AT_FDCWD, name), name)
-    return 0
+    return do_unlink(t, AT_FDCWD, path)
 
 
 @syscall
 async def unlinkat(t: Task, dirfd: DirFd, path: PathAddr, flags: AtFlags) -> int:
     """unlinkat(2): unlink, or with AT_REMOVEDIR rmdir, relative to a directory."""
     check_flags(flags, AT_REMOVEDIR)
-    name = read_name(t, path)
-    await (names.remove_dir if flags & AT_REMOVEDIR else names.unlink)(start(t, dirfd, name), name)
+    return await (do_rmdir if flags & AT_REMOVEDIR else do_unlink)(t, dirfd, path)
+
+
+async def do_unlink(t: Task, dirfd: int, path: int) -> int:
+    name = t.mem.read_cstr(path, PATH_MAX)
+    entry = find_entry_now(t, dirfd, name)
+    if entry is not None:
+        await names.unlink_here(*entry)
+        return 0
+    text = named(name)
+    await names.unlink(start(t, dirfd, text), text)
     return 0
 
 
 @syscall
 async def rmdir(t: Task, path: PathAddr) -> int:
     """rmdir(2): remove an empty directory."""
+    return await do_rmdir(t, AT_FDCWD, path)
+
+
+async def do_rmdir(t: Task, dirfd: int, path: int) -> int:
     name = read_name(t, path)
-    await names.remove_dir(start(t, AT_FDCWD, name), name)
+    await names.remove_dir(start(t, dirfd, name), name)
     return 0
 
 

@@ -6,7 +6,7 @@ import struct
 from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Final
 
-from sentry.abi.errno import E2BIG, EAGAIN, EINVAL, ENOENT, LinuxError
+from sentry.abi.errno import E2BIG, EAGAIN, EINVAL, LinuxError
 from sentry.abi.fcntl import (
     AT_FDCWD,
     O_ACCMODE,
@@ -38,15 +38,15 @@ from sentry.abi.fcntl import (
     RESOLVE_NO_SYMLINKS,
     RESOLVE_NO_XDEV,
 )
-from sentry.abi.stat import S_IALLUGO
+from sentry.abi.stat import S_IALLUGO, S_IFMT, S_IFREG
 from sentry.syscalls.args import U32, Addr, DirFd, Fd, Flags, Mode, OpenFlags, PathAddr, Size
-from sentry.syscalls.paths import NO_SUCH_FILE, check_flags, decode_name, find_any_now, read_name, start
+from sentry.syscalls.paths import NO_SUCH_FILE, check_flags, find_any_now, find_entry_now, named, read_name, start
 from sentry.syscalls.registry import syscall
-from sentry.vfs.open import open_cached, open_existing, open_name
+from sentry.vfs.dentry import Path
+from sentry.vfs.open import create_here, open_cached, open_existing, open_name
 
 if TYPE_CHECKING:
     from sentry.kernel.task import Task
-    from sentry.vfs.dentry import Path
     from sentry.vfs.file import File
     from sentry.vfs.walk import Where
 
@@ -91,12 +91,9 @@ def openat(t: Task, dirfd: DirFd, path: PathAddr, flags: OpenFlags, mode: Mode) 
     flags &= VALID_OPEN_FLAGS
     if flags & O_PATH:
         flags &= PATH_FLAGS
-    if not flags & (O_CREAT | O_TMPFILE_BIT):
-        mode = 0
-    check_open_flags(flags)
+    if flags & (O_DIRECTORY | O_TMPFILE_BIT):
+        check_open_flags(flags)
     name = t.mem.read_cstr(path, PATH_MAX)
-    if not name:
-        raise ENOENT
     t.files.check_room()
     flags |= O_LARGEFILE
     if not flags & _SPECIAL:
@@ -109,12 +106,30 @@ def openat(t: Task, dirfd: DirFd, path: PathAddr, flags: OpenFlags, mode: Mode) 
                 return NO_SUCH_FILE
             file = open_cached(creds.caller(fs.umask), found, flags)
             return put(t, file, flags) if file is not None else _open_found(t, found, flags)
-    text = decode_name(name)
-    return _open_and_put(t, start(t, dirfd, text), text, flags, mode & S_IALLUGO)
+    if flags & O_CREAT and not flags & O_PATH:
+        return _create_and_put(t, dirfd, name, flags, mode & S_IALLUGO)
+    text = named(name)
+    return _open_and_put(t, start(t, dirfd, text), text, flags, mode & S_IALLUGO if flags & O_TMPFILE_BIT else 0)
 
 
 async def _open_found(t: Task, path: Path, flags: int) -> int:
     return put(t, await open_existing(t.caller, path, flags), flags)
+
+
+async def _create_and_put(t: Task, dirfd: int, name: bytes, flags: int, mode: int) -> int:
+    """With O_CREAT.  Mostly the directory is known, and that the file is not there."""
+    entry = find_entry_now(t, dirfd, name)
+    if entry is not None:
+        caller, directory, dentry = entry
+        inode = dentry.inode
+        if inode is None:
+            return put(t, await create_here(caller, directory, dentry, flags, mode), flags)
+        if inode.mode & S_IFMT == S_IFREG and not flags & (O_EXCL | O_TRUNC):
+            file = open_cached(caller, Path(directory[0], dentry), flags)
+            if file is not None:
+                return put(t, file, flags)
+    text = named(name)
+    return await _open_and_put(t, start(t, dirfd, text), text, flags, mode)
 
 
 async def _open_and_put(t: Task, where: Where, name: str, flags: int, mode: int) -> int:
@@ -131,7 +146,7 @@ def put(t: Task, file: File, flags: int) -> int:
 
 
 def check_open_flags(flags: int) -> None:
-    """fs/open.c:build_open_flags: EINVAL for combinations without a meaning."""
+    """fs/open.c:build_open_flags: EINVAL for combinations without a meaning; all have O_DIRECTORY or O_TMPFILE's bit."""
     if flags & (O_DIRECTORY | O_CREAT) == O_DIRECTORY | O_CREAT:
         raise EINVAL("O_CREAT of a directory")
     if flags & O_TMPFILE_BIT and (flags & O_TMPFILE != O_TMPFILE or flags & O_ACCMODE == O_RDONLY):

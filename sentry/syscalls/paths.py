@@ -6,12 +6,16 @@ from typing import TYPE_CHECKING, Final
 
 from sentry.abi.errno import EINVAL, ENOENT
 from sentry.abi.fcntl import AT_EMPTY_PATH, AT_FDCWD, PATH_MAX, RESOLVE_BENEATH, RESOLVE_IN_ROOT
-from sentry.vfs.cachedwalk import find_any, find_cached, find_known, walk_cached
-from sentry.vfs.dentry import Path
+from sentry.vfs.cachedwalk import find_any, find_cached, find_in, find_known, walk_cached
+from sentry.vfs.caller import Caller
+from sentry.vfs.dentry import Dentry, Path
 from sentry.vfs.walk import Where, walk
 
 if TYPE_CHECKING:
     from sentry.kernel.task import Task
+
+Entry = tuple[Caller, Path, Dentry]  # who asks, the directory, the (perhaps negative) dentry in it
+_NO_ENTRY: Final = (b"", b".", b"..")
 
 # The most frequent error by far, as a result: raising and catching it would take longer than finding it out.
 NO_SUCH_FILE: Final = -ENOENT.code
@@ -29,10 +33,14 @@ def read_path(t: Task, addr: int) -> str:
 
 def read_name(t: Task, addr: int) -> str:
     """read_path() of a name that must not be empty.  ENOENT."""
-    name = decode_name(t.mem.read_cstr(addr, PATH_MAX))
+    return named(t.mem.read_cstr(addr, PATH_MAX))
+
+
+def named(name: bytes) -> str:
+    """decode_name() of a name that must not be empty.  ENOENT."""
     if not name:
         raise ENOENT
-    return name
+    return decode_name(name)
 
 
 def read_optional(t: Task, addr: int, flags: int) -> str:
@@ -93,6 +101,30 @@ def find_any_now(t: Task, dirfd: int, name: bytes, follow: bool, glance: bool = 
     if dirfd == AT_FDCWD or name[:1] == b"/":
         return find_known(fs.known_for(creds), fs.root, fs.cwd, caller, name, follow, glance)
     return find_any(fs.root, t.where(dirfd).start, caller, decode_name(name), follow, glance)
+
+
+def find_entry_now(t: Task, dirfd: int, name: bytes) -> Entry | None:
+    """The directory entry that (dirfd, name) means, to be made or removed, if that can be said without waiting.
+
+    None: walk.  So it is as well where there is no such directory, or somebody changes names in it just now.  The
+    caller must not wait before it holds the directory's names_lock.
+    Errors: EBADF, ENOENT (the name is empty), ENOTDIR, EACCES
+    """
+    head, slash, last = name.rpartition(b"/")
+    if last in _NO_ENTRY:
+        return None
+    fs, creds = t.fs, t.creds
+    caller = creds.caller(fs.umask)
+    if slash:
+        known = fs.known if fs.known_to is creds else fs.known_for(creds)
+        directory = known.get(head) if head[:1] == b"/" or dirfd == AT_FDCWD else None
+        directory = directory or find_any_now(t, dirfd, head or b"/", True)
+        if directory is None:
+            return None
+    else:
+        directory = fs.cwd if dirfd == AT_FDCWD else t.where(dirfd).start
+    dentry = find_in(directory, caller, decode_name(last))
+    return None if dentry is None else (caller, directory, dentry)
 
 
 async def walk_at(t: Task, dirfd: int, name: str, flags: int, follow: bool) -> Path:

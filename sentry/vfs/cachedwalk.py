@@ -66,6 +66,21 @@ def find_cached(
     return path
 
 
+def find_in(directory: Path, caller: Caller, name: str) -> Dentry | None:
+    """The dentry of name, not "." nor "..", in directory, if nothing else is under way there; None: walk()."""
+    parent = directory[1]
+    inode = parent.inode
+    if inode is None or inode.mode & S_IFMT != S_IFDIR or inode.volatile:
+        return None
+    lock = inode.names_lock()
+    if lock is not None and lock.held:
+        return None
+    if not caller.caps & _SEARCH_ALL and inode.mode & 0o111 != 0o111:
+        caller.check(inode, MAY_EXEC)
+    dentry = parent.children.get(name) or _lookup_now(parent, inode, name)
+    return None if dentry is None or dentry.mounted else dentry
+
+
 def find_known(
     known: Known, root: Path, start: Path, caller: Caller, name: bytes, follow: bool, glance: bool = False
 ) -> Path | None:

@@ -81,8 +81,11 @@ class FdTable:
 
     def install(self, file: File, cloexec: bool = False, lowest: int = 0) -> int:
         """The lowest free descriptor, >= lowest.  EMFILE."""
-        fd = self._free_from(lowest)
-        self._files[fd] = file.hold()
+        files = self._files
+        fd = self._lowest
+        if lowest or fd in files or fd >= self.limit:
+            fd = self._free_from(lowest)
+        files[fd] = file.hold()
         if cloexec:
             self._cloexec.add(fd)
         return fd
@@ -133,7 +136,16 @@ class FdTable:
 
     def close(self, fd: int) -> None:
         """EBADF; what flush raises, after the descriptor is gone (close(2))."""
-        file = self.remove(fd)
+        # remove(), spelled out: every close passes here.
+        file = self._files.pop(fd, None)
+        if file is None:
+            raise EBADF
+        if self._cloexec:
+            self._cloexec.discard(fd)
+        if fd < self._lowest:
+            self._lowest = fd
+        if file.inode._locks is not None:
+            self._release_locks(file)
         try:
             file.flush()
         finally:

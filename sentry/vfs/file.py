@@ -8,7 +8,7 @@ kernel/blocking.py waits on `queue` and tries again.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Final, NamedTuple
 
 from sentry.abi.errno import EINVAL, ENODEV, ENOTDIR, ENOTTY, EOPNOTSUPP, EOVERFLOW, ESPIPE
 from sentry.abi.fcntl import (
@@ -27,7 +27,7 @@ from sentry.abi.poll import POLLFREE, READABLE, WRITABLE
 from sentry.vfs.dentry import Path
 from sentry.vfs.inode import Inode
 from sentry.vfs.iov import Sink, Source
-from sentry.wait import WaitQueue
+from sentry.wait import Waiter, WaitQueue
 
 MAX_OFFSET = (1 << 63) - 1
 
@@ -39,6 +39,19 @@ class DirEntry(NamedTuple):
     ino: int
     type: int
     next_offset: int
+
+
+class _NobodysQueue(WaitQueue):
+    """Of files that are always ready: nobody who waits in it would ever be woken."""
+
+    __slots__ = ()
+
+    def add(self, waiter: Waiter) -> None:
+        pass
+
+
+# One for all of them, so that opening one need not make one.
+ALWAYS_READY: Final = _NobodysQueue()
 
 
 class File:

@@ -170,6 +170,25 @@ async def unlink(where: Where, name: str) -> None:
         forget_name(last.parent.dentry, last.name, inode)
 
 
+async def unlink_here(caller: Caller, directory: Path, dentry: Dentry) -> None:
+    """unlink() of what find_in() found just now: its directory's lock is free."""
+    if directory.mount.readonly:
+        raise EROFS
+    if dentry.inode is None:
+        raise ENOENT
+    inode = check_may_delete(caller, directory, dentry, is_dir=False)
+    parent = directory.inode
+    lock = parent.names_lock()
+    if lock is not None:
+        lock.take()
+    try:
+        await parent.unlink(dentry.name, inode)
+        forget_name(directory[1], dentry.name, inode)
+    finally:
+        if lock is not None:
+            lock.release()
+
+
 async def remove_dir(where: Where, name: str) -> None:
     """rmdir(2).
 

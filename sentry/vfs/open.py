@@ -19,6 +19,7 @@ from sentry.abi.fcntl import (
     O_TMPFILE_BIT,
     O_TRUNC,
 )
+from sentry.abi.stat import S_IFMT, S_IFREG
 from sentry.vfs.attrs import mode_after_write
 from sentry.vfs.caller import MAY_EXEC, MAY_READ, MAY_WRITE, Caller
 from sentry.vfs.dentry import CACHE, MS_NODEV, Dentry, Path
@@ -92,6 +93,22 @@ async def _create_in(caller: Caller, directory: Path, name: str, mode: int) -> P
             lock.release()
 
 
+async def create_here(caller: Caller, directory: Path, dentry: Dentry, flags: int, mode: int) -> File:
+    """open_name() of a negative dentry, which find_in() found just now: its directory's lock is free."""
+    lock = directory[1].inode.names_lock()  # type: ignore[union-attr]  # find_in() has seen to that
+    if lock is not None:
+        lock.take()
+    try:
+        parent = check_may_create(caller, directory)
+        name = dentry.name
+        inode = await parent.create(name, mode & ~caller.umask & st.S_IALLUGO, caller)
+        path = Path(directory[0], enter_name(directory[1], name, inode))
+    finally:
+        if lock is not None:
+            lock.release()
+    return inode.open_now(path, flags & ~CREATION_FLAGS) or await _open_inode(path, flags)
+
+
 def check_may_create(caller: Caller, directory: Path) -> Inode:
     """may_create(): the directory's inode, if caller may make names in it."""
     parent = directory.inode
@@ -150,7 +167,8 @@ async def open_existing(caller: Caller, path: Path, flags: int) -> File:
 
 def open_cached(caller: Caller, path: Path, flags: int) -> File | None:
     """As open_existing(), if that need not wait; None: await it.  Without O_TRUNC."""
-    inode = path.inode
+    inode = path[1].inode
+    assert inode is not None
     if not inode.fresh():
         return None
     check_may_open(caller, path, flags)
@@ -159,14 +177,16 @@ def open_cached(caller: Caller, path: Path, flags: int) -> File | None:
 
 def check_may_open(caller: Caller, path: Path, flags: int) -> None:
     """may_open(): raises ENOTDIR, ELOOP, EISDIR, EROFS, EACCES, ETXTBSY, EPERM."""
-    inode = path.inode
-    kind = inode.mode & st.S_IFMT
+    inode = path[1].inode
+    if inode is None:
+        raise ENOENT
+    kind = inode.mode & S_IFMT
     wanted = ACCESS[flags & O_ACCMODE]
     if flags & O_TRUNC:
         wanted |= MAY_WRITE
     if flags & O_DIRECTORY and kind != st.S_IFDIR:
         raise ENOTDIR
-    if kind == st.S_IFREG:
+    if kind == S_IFREG:
         if wanted & MAY_WRITE and path.mount.readonly:
             raise EROFS
     elif kind == st.S_IFLNK:
