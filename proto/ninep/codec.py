@@ -38,7 +38,7 @@ class Unknown(Message):
 
 def encode(tag: int, message: Message) -> bytes:
     """The frame of a message.  struct.error if a field is out of its range: the caller's bug, not the peer's."""
-    frame: bytes = _encoders[type(message)](tag, message)
+    frame: bytes = encoders[type(message)](tag, message)
     return frame
 
 
@@ -307,7 +307,7 @@ class _Decoders(dict[int, "Callable[[bytes, int, int], Message] | None"]):
         return made
 
 
-_encoders = _Encoders()
+encoders = _Encoders()  # for who has no time for encode()
 _decoders = _Decoders()
 
 
@@ -315,4 +315,4 @@ def prepare() -> None:
     """Generate all of them now, in a process from which many others are forked."""
     for kind, cls in MESSAGES.items():
         made = _functions(cls)
-        _encoders[cls], _decoders[kind] = made["encode"], made["decode"]
+        encoders[cls], _decoders[kind] = made["encode"], made["decode"]

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from proto.ninep.codec import DEFAULT_MSIZE, MIN_MSIZE, Decoder, encode
+from proto.ninep.codec import DEFAULT_MSIZE, MIN_MSIZE, Decoder, encode, encoders
 from proto.ninep.dialect import VERSION_PYSC, Rlcreatefd, Rlopenfd
 from proto.ninep.message import Message, ProtocolError
 from proto.ninep.messages import NOFID, NOTAG, Rlerror, Rversion, Tversion
@@ -36,19 +36,19 @@ class Numbers:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._next = 0
-        self._free: list[int] = []
+        self.free: list[int] = []
 
     def take(self) -> int | None:
         """A number that nobody has; None when all are taken."""
-        if self._free:
-            return self._free.pop()
+        if self.free:
+            return self.free.pop()
         if self._next == self._limit:
             return None
         self._next += 1
         return self._next - 1
 
     def give_back(self, number: int) -> None:
-        self._free.append(number)
+        self.free.append(number)
 
 
 class OutOfTags(Exception):
@@ -79,11 +79,12 @@ class Connection:
 
     def send(self, request: Message) -> tuple[int, bytes]:
         """The tag and the frame of a request.  ValueError if it does not fit msize; struct.error as encode()."""
-        tag = self._tags.take()
+        free = self._tags.free
+        tag = free.pop() if free else self._tags.take()
         if tag is None:
             raise OutOfTags
         try:
-            frame = encode(tag, request)
+            frame: bytes = encoders[type(request)](tag, request)
             if len(frame) > self.msize:
                 raise ValueError(f"{type(request).__name__} of {len(frame)} bytes, msize is {self.msize}")
         except Exception:
@@ -98,7 +99,13 @@ class Connection:
         replies: list[tuple[int, Message, int | None]] = []
         try:
             for tag, reply in self._decoder.feed(data):
-                replies.append((tag, reply, self._accept(tag, reply)))
+                if self._awaited.get(tag) == reply.TYPE and tag != NOTAG and type(reply) not in _DONATING:
+                    # _accept(), for most replies.
+                    del self._awaited[tag]
+                    self._tags.free.append(tag)
+                    replies.append((tag, reply, None))
+                else:
+                    replies.append((tag, reply, self._accept(tag, reply)))
         except ProtocolError:
             self._fds.extend(fd for _, _, fd in replies if fd is not None)  # for close() to return
             raise
@@ -110,7 +117,7 @@ class Connection:
         if wanted != reply.TYPE and (wanted is None or type(reply) is not Rlerror):
             raise ProtocolError(f"{type(reply).__name__} with tag {tag} answers no request of ours")
         if tag != NOTAG:
-            self._tags.give_back(tag)
+            self._tags.free.append(tag)
         elif isinstance(reply, Rversion):
             self._agree(reply)
         if type(reply) in _DONATING and reply.has_fd:  # type: ignore[attr-defined]

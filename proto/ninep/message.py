@@ -41,6 +41,8 @@ else:
 Str = bytes
 Data = bytes
 
+_new = tuple.__new__
+
 
 class ProtocolError(Exception):
     """The peer broke the protocol.  Nothing after it on that connection can be trusted: close it."""
@@ -58,9 +60,9 @@ class Named(_Tuple):
         def __new__(cls, *args, **kwargs):
             if kwargs:
                 args += tuple(kwargs.pop(name) for name in list(cls.FIELDS)[len(args) :] if name in kwargs)
-            if kwargs or len(args) != len(cls.FIELDS):
+            if len(args) != len(cls.FIELDS) or kwargs:
                 raise TypeError(f"{cls.__name__} takes the fields {', '.join(cls.FIELDS) or '(none)'}")
-            return tuple.__new__(cls, args)
+            return _new(cls, args)
 
         def __eq__(self, other):
             return type(other) is type(self) and tuple.__eq__(self, other)

@@ -46,13 +46,11 @@ _CONTROL_SIZE: Final = socket.CMSG_SPACE(MAX_FDS * 4)
 class Call:
     """One request under way.  `reply` is set when the answer is there; None with `lost` when there will be none."""
 
-    __slots__ = ("done", "fd", "job", "reply")
-
-    def __init__(self) -> None:
-        self.job: Job | None = None
-        self.reply: Message | None = None
-        self.fd = -1
-        self.done = False
+    # Defaults of the class, and no constructor: one is made for each request.
+    job: Job | None = None
+    reply: Message | None = None
+    fd = -1
+    done = False
 
 
 class GoferClient:
@@ -86,9 +84,22 @@ class GoferClient:
 
     # -- requests --
 
-    def call(self, request: Message) -> Coroutine[Any, Any, tuple[Message, int]]:
-        """The reply and the descriptor that came with it (-1: none).  Raises what the server answered; EIO."""
-        return self.result(self.post(request))
+    def call(self, request: Message) -> Coroutine[Any, Any, tuple[Any, int]]:
+        """The reply and the descriptor that came with it (-1: none).  Raises what the server answered; EIO.
+
+        The reply's class is the one that belongs to the request.
+        """
+        if self._posted or self.lost:
+            return self.result(self.post(request))
+        call = Call()
+        tag, frame = self._connection.send(request)
+        self._calls[tag] = call
+        if self._unplaced_sends:
+            self._unplaced_sends -= 1
+            self._send(frame)
+        else:
+            self._posted.append(frame)
+        return self.result(call)
 
     def post(self, request: Message) -> Call:
         """Queue a request; result() sends it and waits for its reply."""
@@ -101,7 +112,7 @@ class GoferClient:
         self._posted.append(frame)
         return call
 
-    async def result(self, call: Call) -> tuple[Message, int]:
+    async def result(self, call: Call) -> tuple[Any, int]:
         """Wait for what post() sent."""
         if self._posted:
             self._send_posted()
@@ -156,9 +167,6 @@ class GoferClient:
 
     def _place(self) -> None:
         """A Sentry that is bound to a processor wants its answers there, too: from another one they take longest."""
-        if self._unplaced_sends:
-            self._unplaced_sends -= 1
-            return
         self._unplaced_sends = PLACE_EVERY
         cpus = os.sched_getaffinity(0)
         if len(cpus) == 1 and cpus != self._placed and not self.lost:
@@ -166,7 +174,10 @@ class GoferClient:
             self.post(Tplace(*cpus))
 
     def _send_posted(self) -> None:
-        self._place()
+        if self._unplaced_sends:
+            self._unplaced_sends -= 1
+        else:
+            self._place()
         posted = self._posted
         self._send(posted[0] if len(posted) == 1 else b"".join(posted))
         posted.clear()
@@ -238,7 +249,7 @@ class GoferClient:
             call.done = True
             if call.job is not None:
                 wake(call.job)
-        if not calls and self.loop.likely == self._look:
+        if not calls:
             self.loop.likely = None
         return True
 
@@ -253,8 +264,7 @@ class GoferClient:
         for fd in fds:
             if fd >= 0:
                 os.close(fd)
-        if self.loop.likely == self._look:
-            self.loop.likely = None
+        self.loop.likely = None
         calls, self._calls = self._calls, {}
         for call in calls.values():
             call.done = True
@@ -271,6 +281,8 @@ class GoferClient:
 
 def _descriptors(control: list[tuple[int, int, bytes]]) -> list[int]:
     fds: list[int] = []
+    if len(control) == 1 and len(control[0][2]) == _FD.size and control[0][:2] == _FDS:
+        return [*_FD.unpack(control[0][2])]
     for level, kind, data in control:
         if (level, kind) == _FDS:
             fds += [fd for (fd,) in _FD.iter_unpack(data[: len(data) - len(data) % _FD.size])]

@@ -16,10 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
 from proto.ninep.codec import ATTR_ENTRY_SIZE, attr_entries
 from proto.ninep.dialect import (
     Attr,
-    Rlcreatefd,
-    Rmake,
     Rmakelink,
-    Rmakesymlink,
     Rreaddirattr,
     Rwalkgetattr,
     Tlcreatefd,
@@ -332,7 +329,7 @@ class GoferDir(GoferInode):
             if fid != NOFID:
                 client.unused_fid(fid)
             raise
-        attr = cast("Rlcreatefd | Rmake | Rmakesymlink", reply).attr
+        attr: Attr = reply.attr
         if name:
             self.entered(name, attr.ino, attr.mode)
         inode = self.fs.inode_of(attr, fid)

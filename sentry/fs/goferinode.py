@@ -58,6 +58,7 @@ if TYPE_CHECKING:
 
 RO: Final = 0
 RW: Final = 1
+NO_FDS: Final = [-1, -1]
 # GoferInode._kept
 NOT_KEPT: Final = 0
 KEPT: Final = 1
@@ -232,8 +233,8 @@ class GoferInode(Inode):
     def lost_name(self) -> None:
         """One of its names is gone; of a directory, its only one."""
         self.outdate()
-        self.nlink = 0 if st.is_dir(self.mode) else max(self.nlink - 1, 0)
-        if not self.nlink:
+        self.nlink = 0 if self.mode & st.S_IFMT == st.S_IFDIR or self.nlink < 2 else self.nlink - 1
+        if not self.nlink and self._fds != NO_FDS:
             self.close_idle()
         if self.fid == NOFID:
             self.gone = True  # files of several names have fids

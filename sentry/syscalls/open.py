@@ -97,10 +97,10 @@ def openat(t: Task, dirfd: DirFd, path: PathAddr, flags: OpenFlags, mode: Mode) 
     t.files.check_room()
     flags |= O_LARGEFILE
     if not flags & _SPECIAL:
-        fs, creds = t.fs, t.creds
-        found = fs.known.get(name) if dirfd == AT_FDCWD and fs.known_to is creds else None
+        fs, creds, follow = t.fs, t.creds, not flags & O_NOFOLLOW
+        found = fs.known.get(name) if follow and dirfd == AT_FDCWD and fs.known_to is creds else None
         if found is None:
-            found = find_any_now(t, dirfd, name, not flags & O_NOFOLLOW)
+            found = find_any_now(t, dirfd, name, follow)
         if found is not None:
             if found[1].inode is None:
                 return NO_SUCH_FILE
@@ -120,10 +120,10 @@ async def _create_and_put(t: Task, dirfd: int, name: bytes, flags: int, mode: in
     """With O_CREAT.  Mostly the directory is known, and that the file is not there."""
     entry = find_entry_now(t, dirfd, name)
     if entry is not None:
-        caller, directory, dentry = entry
+        caller, directory, dentry, lock = entry
         inode = dentry.inode
         if inode is None:
-            return put(t, await create_here(caller, directory, dentry, flags, mode), flags)
+            return put(t, await create_here(caller, directory, dentry, lock, flags, mode), flags)
         if inode.mode & S_IFMT == S_IFREG and not flags & (O_EXCL | O_TRUNC):
             file = open_cached(caller, Path(directory[0], dentry), flags)
             if file is not None:

@@ -10,11 +10,13 @@ from sentry.vfs.cachedwalk import find_any, find_cached, find_in, find_known, wa
 from sentry.vfs.caller import Caller
 from sentry.vfs.dentry import Dentry, Path
 from sentry.vfs.walk import Where, walk
+from sentry.wait import Mutex
 
 if TYPE_CHECKING:
     from sentry.kernel.task import Task
 
-Entry = tuple[Caller, Path, Dentry]  # who asks, the directory, the (perhaps negative) dentry in it
+# Who asks, the directory, the (perhaps negative) dentry in it, the directory's names_lock.
+Entry = tuple[Caller, Path, Dentry, Mutex | None]
 _NO_ENTRY: Final = (b"", b".", b"..")
 
 # The most frequent error by far, as a result: raising and catching it would take longer than finding it out.
@@ -88,7 +90,7 @@ def find_any_now(t: Task, dirfd: int, name: bytes, follow: bool, glance: bool = 
     That is spelled out in each of them:
 
         fs = t.fs
-        path = fs.known.get(name) if dirfd == AT_FDCWD and fs.known_to is t.creds else None
+        path = fs.known.get(name) if follow and dirfd == AT_FDCWD and fs.known_to is t.creds else None
         if path is None:
             path = find_any_now(t, dirfd, name, follow)
 
@@ -98,9 +100,11 @@ def find_any_now(t: Task, dirfd: int, name: bytes, follow: bool, glance: bool = 
         raise ENOENT
     fs, creds = t.fs, t.creds
     caller = creds.caller(fs.umask)
-    if dirfd == AT_FDCWD or name[:1] == b"/":
-        return find_known(fs.known_for(creds), fs.root, fs.cwd, caller, name, follow, glance)
-    return find_any(fs.root, t.where(dirfd).start, caller, decode_name(name), follow, glance)
+    if dirfd != AT_FDCWD and name[:1] != b"/":
+        return find_any(fs.root, t.where(dirfd).start, caller, decode_name(name), follow, glance)
+    if not follow:
+        return find_any(fs.root, fs.cwd, caller, decode_name(name), False, glance)
+    return find_known(fs.known_for(creds), fs.root, fs.cwd, caller, name, glance)
 
 
 def find_entry_now(t: Task, dirfd: int, name: bytes) -> Entry | None:
@@ -123,8 +127,8 @@ def find_entry_now(t: Task, dirfd: int, name: bytes) -> Entry | None:
             return None
     else:
         directory = fs.cwd if dirfd == AT_FDCWD else t.where(dirfd).start
-    dentry = find_in(directory, caller, decode_name(last))
-    return None if dentry is None else (caller, directory, dentry)
+    found = find_in(directory, caller, last.decode("utf-8", "surrogateescape"))
+    return None if found is None else (caller, directory, *found)
 
 
 async def walk_at(t: Task, dirfd: int, name: str, flags: int, follow: bool) -> Path:

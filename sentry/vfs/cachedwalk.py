@@ -18,6 +18,7 @@ from sentry.vfs.dentry import CACHE, MS_NOSYMFOLLOW, Dentry, Path
 from sentry.vfs.inode import Inode
 from sentry.vfs.known import Known
 from sentry.vfs.walk import Where
+from sentry.wait import Mutex
 
 _new = tuple.__new__  # half the price of a NamedTuple's own, which is written in Python
 _SEARCH_ALL = CAP_DAC_OVERRIDE | CAP_DAC_READ_SEARCH
@@ -66,8 +67,8 @@ def find_cached(
     return path
 
 
-def find_in(directory: Path, caller: Caller, name: str) -> Dentry | None:
-    """The dentry of name, not "." nor "..", in directory, if nothing else is under way there; None: walk()."""
+def find_in(directory: Path, caller: Caller, name: str) -> tuple[Dentry, Mutex | None] | None:
+    """The dentry of name, not "." nor "..", in directory, and its names_lock, which is free; None: walk()."""
     parent = directory[1]
     inode = parent.inode
     if inode is None or inode.mode & S_IFMT != S_IFDIR or inode.volatile:
@@ -78,20 +79,18 @@ def find_in(directory: Path, caller: Caller, name: str) -> Dentry | None:
     if not caller.caps & _SEARCH_ALL and inode.mode & 0o111 != 0o111:
         caller.check(inode, MAY_EXEC)
     dentry = parent.children.get(name) or _lookup_now(parent, inode, name)
-    return None if dentry is None or dentry.mounted else dentry
+    return None if dentry is None or dentry.mounted else (dentry, lock)
 
 
 def find_known(
-    known: Known, root: Path, start: Path, caller: Caller, name: bytes, follow: bool, glance: bool = False
+    known: Known, root: Path, start: Path, caller: Caller, name: bytes, glance: bool = False
 ) -> Path | None:
-    """find_any() of a name that is not in known, and is then, if it may be."""
-    path = find_any(root, start, caller, name.decode("utf-8", "surrogateescape"), follow, glance)
+    """find_any(), following links, of a name that is not in known, and is then, if it may be."""
+    path = find_any(root, start, caller, name.decode("utf-8", "surrogateescape"), True, glance)
     if path is not None:
         dentry = path[1]
-        inode, parent = dentry.inode, dentry.parent
-        if (inode is None or inode.mode & S_IFMT != S_IFLNK) and (
-            parent is None or parent.children.get(dentry.name) is dentry  # or it is a glance
-        ):
+        parent = dentry.parent
+        if parent is None or parent.children.get(dentry.name) is dentry:  # or it is a glance
             known.note(name, path)
     return path
 

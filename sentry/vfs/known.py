@@ -6,8 +6,7 @@ a Known for each combination of these (FsContext), and on what the walk has pass
 marked `passed`; when a marked one is unhashed or becomes another file, and whenever a directory moves, changes its mode
 or owner, or a mount comes or goes, forget_known() empties all of them.  So what is in one is what walking would find.
 
-cachedwalk.py fills it.  Never in it: what a volatile directory has, and a symbolic link itself, so that a name in it
-means the same to calls that follow the last link and to those that do not.
+cachedwalk.py fills it, with walks that follow a last symbolic link.  What a volatile directory has is never in it.
 """
 
 from __future__ import annotations

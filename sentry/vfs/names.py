@@ -11,11 +11,12 @@ from sentry.abi import stat as st
 from sentry.abi.errno import EBUSY, EEXIST, EINVAL, EISDIR, ENOENT, ENOTDIR, ENOTEMPTY, EPERM, EROFS, EXDEV
 from sentry.abi.fcntl import RENAME_EXCHANGE, RENAME_NOREPLACE, RENAME_WHITEOUT
 from sentry.vfs.caller import CAP_MKNOD, MAY_EXEC, MAY_WRITE, Caller
-from sentry.vfs.dentry import CACHE, Dentry, Path
+from sentry.vfs.dentry import CACHE, MS_RDONLY, Dentry, Path
 from sentry.vfs.inode import Inode
 from sentry.vfs.known import forget_known
 from sentry.vfs.open import check_may_create, enter_name
 from sentry.vfs.walk import Last, Where, lookup_locked, walk_parent
+from sentry.wait import Mutex
 
 DEVICES = (st.S_IFCHR, st.S_IFBLK)
 
@@ -139,10 +140,8 @@ def check_may_delete(caller: Caller, directory: Path, dentry: Dentry, is_dir: bo
     inode = dentry.inode
     assert inode is not None
     caller.check_delete(directory.inode, inode)
-    if is_dir and not st.is_dir(inode.mode):
-        raise ENOTDIR
-    if not is_dir and st.is_dir(inode.mode):
-        raise EISDIR
+    if is_dir != (inode.mode & st.S_IFMT == st.S_IFDIR):
+        raise ENOTDIR if is_dir else EISDIR
     return inode
 
 
@@ -170,20 +169,20 @@ async def unlink(where: Where, name: str) -> None:
         forget_name(last.parent.dentry, last.name, inode)
 
 
-async def unlink_here(caller: Caller, directory: Path, dentry: Dentry) -> None:
-    """unlink() of what find_in() found just now: its directory's lock is free."""
-    if directory.mount.readonly:
+async def unlink_here(caller: Caller, directory: Path, dentry: Dentry, lock: Mutex | None) -> None:
+    """unlink() of what find_in() found just now, with its directory's lock, which is free."""
+    mount, parent = directory
+    if mount.flags & MS_RDONLY:
         raise EROFS
     if dentry.inode is None:
         raise ENOENT
     inode = check_may_delete(caller, directory, dentry, is_dir=False)
-    parent = directory.inode
-    lock = parent.names_lock()
+    assert parent.inode is not None  # find_in() has seen to that
     if lock is not None:
         lock.take()
     try:
-        await parent.unlink(dentry.name, inode)
-        forget_name(directory[1], dentry.name, inode)
+        await parent.inode.unlink(dentry.name, inode)
+        forget_name(parent, dentry.name, inode)
     finally:
         if lock is not None:
             lock.release()

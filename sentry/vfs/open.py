@@ -27,6 +27,7 @@ from sentry.vfs.file import File
 from sentry.vfs.inode import AttrChange, Inode
 from sentry.vfs.known import forget_known
 from sentry.vfs.walk import Where, lookup_locked, walk, walk_any, walk_parent
+from sentry.wait import Mutex
 
 # MAY_* for each access mode (ACC_MODE).
 ACCESS: Final = (MAY_READ, MAY_WRITE, MAY_READ | MAY_WRITE, MAY_READ | MAY_WRITE)
@@ -93,9 +94,10 @@ async def _create_in(caller: Caller, directory: Path, name: str, mode: int) -> P
             lock.release()
 
 
-async def create_here(caller: Caller, directory: Path, dentry: Dentry, flags: int, mode: int) -> File:
-    """open_name() of a negative dentry, which find_in() found just now: its directory's lock is free."""
-    lock = directory[1].inode.names_lock()  # type: ignore[union-attr]  # find_in() has seen to that
+async def create_here(
+    caller: Caller, directory: Path, dentry: Dentry, lock: Mutex | None, flags: int, mode: int
+) -> File:
+    """open_name() of a negative dentry, which find_in() found just now, with its directory's lock, which is free."""
     if lock is not None:
         lock.take()
     try:
