@@ -53,6 +53,10 @@ class Peer:
             return True
         if not data:
             return False
+        reply = self.session.receive_whole(data)
+        if reply is not None:
+            self._send(*reply)
+            return True
         self.replies = self.session.receive(data)
         self.advance()
         return True
@@ -146,13 +150,18 @@ class Server:
         return self.poller.poll()
 
     def _turn(self, fd: int, peer: Peer, flags: int) -> None:
+        """flags 0: no other connection wants anything, so stay with this one for as long as it goes well."""
         was_blocked = bool(peer.unsent)
         try:
             if was_blocked:
                 peer.advance()
-            elif not peer.receive(flags):
-                self._drop(fd, peer)
-                return
+            else:
+                while peer.receive(flags):
+                    if flags or peer.unsent or peer.session.exit_status is not None:
+                        break
+                else:
+                    self._drop(fd, peer)
+                    return
         except ProtocolError as error:
             os.write(2, f"gofer: closing a connection: {error}\n".encode())
             self._drop(fd, peer)

@@ -18,7 +18,7 @@ from errno import EINVAL, EIO, EMSGSIZE, EOPNOTSUPP, EOVERFLOW, EROFS
 from gofer import dialect, plain
 from gofer.fids import FidTable
 from gofer.localfs import InodeSalt
-from proto.ninep.codec import MAX_MSIZE, MIN_MSIZE, Decoder, encode
+from proto.ninep.codec import MAX_MSIZE, MIN_MSIZE, Decoder, encode, encoders
 from proto.ninep.dialect import VERSION_PYSC
 from proto.ninep.message import Message, ProtocolError
 from proto.ninep.messages import VERSION_L, VERSION_UNKNOWN, Rlerror, Rversion, Tfsync, Tversion
@@ -55,6 +55,11 @@ class Session:
     def msize(self) -> int:
         return self._decoder.msize
 
+    def receive_whole(self, data: bytes) -> tuple[bytes, int] | None:
+        """receive() of exactly one request, as nearly all come: the reply.  None: it is not that."""
+        whole = self._decoder.whole(data)
+        return None if whole is None else self._answer(*whole)
+
     def receive(self, data: bytes) -> Iterator[tuple[bytes, int]]:
         """Carry out the requests completed by data: (reply frame, descriptor to send with it or -1).
 
@@ -69,9 +74,11 @@ class Session:
     def _answer(self, tag: int, request: Message) -> tuple[bytes, int]:
         try:
             reply = self._handlers.get(type(request), _not_handled)(self, request)
-            frame = encode(tag, reply)
-            if len(frame) <= self.msize:
-                fd, self.donated = self.donated, -1
+            frame: bytes = encoders[type(reply)](tag, reply)
+            if len(frame) <= self._decoder.msize:
+                fd = self.donated
+                if fd >= 0:
+                    self.donated = -1
                 return frame, fd
             errno = EMSGSIZE
         except OSError as error:

@@ -53,13 +53,16 @@ class Decoder:
         self._partial = bytearray()
         self._wanted = 0
 
+    def whole(self, data: bytes) -> tuple[int, Message] | None:
+        """The message, if data is exactly one and nothing was left over, as it nearly always is; None: feed() it."""
+        length = len(data)
+        if self._partial or length < HEADER_SIZE:
+            return None
+        size, kind, tag = _HEADER.unpack_from(data)
+        return (tag, _decode(kind, data, HEADER_SIZE, size)) if size == length <= self.msize else None
+
     def feed(self, data: bytes) -> Iterator[tuple[int, Message]]:
         """Messages completed by data.  Exhaust the iterator before feeding again; ProtocolError ends everything."""
-        if not self._partial and len(data) >= HEADER_SIZE:
-            # One whole frame is what comes nearly always.
-            size, kind, tag = _HEADER.unpack_from(data)
-            if size == len(data) <= self.msize:
-                return iter(((tag, _decode(kind, data, HEADER_SIZE, size)),))
         if self._partial:
             self._partial += data
             if len(self._partial) < self._wanted:

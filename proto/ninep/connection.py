@@ -96,16 +96,14 @@ class Connection:
     def receive(self, data: bytes, fds: Iterable[int] = ()) -> list[tuple[int, Message, int | None]]:
         """The replies completed by data: (tag, reply, donated descriptor or None)."""
         self._fds.extend(fds)
+        whole = self._decoder.whole(data)
+        if whole is not None:
+            tag, reply = whole
+            return [(tag, reply, self._accept(tag, reply))]
         replies: list[tuple[int, Message, int | None]] = []
         try:
             for tag, reply in self._decoder.feed(data):
-                if self._awaited.get(tag) == reply.TYPE and tag != NOTAG and type(reply) not in _DONATING:
-                    # _accept(), for most replies.
-                    del self._awaited[tag]
-                    self._tags.free.append(tag)
-                    replies.append((tag, reply, None))
-                else:
-                    replies.append((tag, reply, self._accept(tag, reply)))
+                replies.append((tag, reply, self._accept(tag, reply)))
         except ProtocolError:
             self._fds.extend(fd for _, _, fd in replies if fd is not None)  # for close() to return
             raise
