@@ -46,6 +46,7 @@ from sentry.abi.fcntl import O_ACCMODE, O_RDONLY, O_RDWR
 from sentry.fs.goferclient import Call
 from sentry.fs.hostcall import fallocate
 from sentry.fs.simple import open_special
+from sentry.platform import AddressSpace
 from sentry.vfs.dentry import Path
 from sentry.vfs.file import ALWAYS_READY, File
 from sentry.vfs.inode import NOW, AttrChange, Inode
@@ -510,10 +511,16 @@ class GoferFile(File):
     def read_at(self, dst: Sink, offset: int) -> int:
         return dst.fill(self.fd, offset)
 
+    def read_into(self, space: AddressSpace, addr: int, length: int, offset: int) -> int:
+        return space.read_from_file(self.fd, offset, addr, length)
+
     def write_at(self, src: Source, offset: int) -> int:
         n = src.pour(self.fd, offset)
         inode = self.inode
-        inode.wrote()
+        if inode.stale and inode.written and not inode.fs.watchers:
+            inode.version += 1  # which is all that wrote() would do again
+        else:
+            inode.wrote()
         if offset + n > inode.size:
             inode.size = offset + n
         return n

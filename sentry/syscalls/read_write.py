@@ -11,9 +11,20 @@ from typing import TYPE_CHECKING, Final
 
 from sentry.abi import stat as st
 from sentry.abi.errno import EAGAIN, EBADF, EFBIG, EINVAL, EISDIR, EOPNOTSUPP, EPIPE, ESPIPE, LinuxError
-from sentry.abi.fcntl import MAX_RW_COUNT, O_APPEND, O_DSYNC, O_NONBLOCK, O_SYNC, SEEK_HOLE, UIO_MAXIOV
+from sentry.abi.fcntl import (
+    MAX_RW_COUNT,
+    O_ACCMODE,
+    O_APPEND,
+    O_DSYNC,
+    O_NONBLOCK,
+    O_SYNC,
+    O_WRONLY,
+    SEEK_HOLE,
+    UIO_MAXIOV,
+)
 from sentry.abi.poll import POLLIN, POLLOUT
 from sentry.abi.signal import SI_KERNEL, SIGXFSZ
+from sentry.abi.stat import S_IFMT, S_IFREG
 from sentry.kernel.blocking import block_on
 from sentry.kernel.restart import Interrupted
 from sentry.kernel.rlimits import RLIM_INFINITY, RLIMIT_FSIZE
@@ -117,10 +128,16 @@ def pread64(t: Task, fd: Fd, buf: Addr, count: Size, offset: Offset) -> Result:
     """
     if offset < 0:
         raise EINVAL("negative offset")
-    file = positioned(t, fd)
-    if not file.readable:
+    file = t.files.get(fd)
+    if not file.seekable:
+        raise ESPIPE
+    if file.flags & O_ACCMODE == O_WRONLY:
         raise EBADF
-    return do_pread(t, file, UserBuffer(t.mem, buf, count if count < MAX_RW_COUNT else MAX_RW_COUNT), offset)
+    length = count if count < MAX_RW_COUNT else MAX_RW_COUNT
+    try:
+        return file.read_into(t.mem, buf, length, offset)
+    except (EAGAIN, EINVAL):
+        return do_pread(t, file, UserBuffer(t.mem, buf, length), offset)
 
 
 def positioned(t: Task, fd: int) -> File:
@@ -320,7 +337,7 @@ def do_pwrite(t: Task, file: File, src: Source, offset: int) -> Result:
     if file.flags & O_APPEND:
         offset = file.end_offset()
     inode = file.inode
-    if inode.mode & st.S_IFMT == st.S_IFREG:
+    if inode.mode & S_IFMT == S_IFREG:
         limit_size(t, src, offset)
         n = file.write_at(src, offset)
         if inode.mode & SETID_BITS or file.flags & O_SYNC:

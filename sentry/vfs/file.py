@@ -24,9 +24,10 @@ from sentry.abi.fcntl import (
     SEEK_SET,
 )
 from sentry.abi.poll import POLLFREE, READABLE, WRITABLE
+from sentry.platform import AddressSpace
 from sentry.vfs.dentry import Path
 from sentry.vfs.inode import Inode
-from sentry.vfs.iov import Sink, Source
+from sentry.vfs.iov import Sink, Source, UserBuffer
 from sentry.wait import Waiter, WaitQueue
 
 MAX_OFFSET = (1 << 63) - 1
@@ -124,6 +125,10 @@ class File:
     def read_at(self, dst: Sink, offset: int) -> int:
         """pread(2).  EINVAL: no such operation."""
         raise EINVAL
+
+    def read_into(self, space: AddressSpace, addr: int, length: int, offset: int) -> int:
+        """read_at() to one range of application memory: for files whose bytes the platform moves in one step."""
+        return self.read_at(UserBuffer(space, addr, length), offset)
 
     def write_at(self, src: Source, offset: int) -> int:
         """pwrite(2); O_APPEND is the file's own business, through append_offset()."""
