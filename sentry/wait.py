@@ -58,10 +58,17 @@ class WaitQueue:
             self._waiters.remove(waiter)
 
     def wake(self, events: int) -> None:
-        if self._waiters:
-            for waiter in list(self._waiters):
-                if waiter.mask & events:
-                    waiter.callback(events)
+        waiters = self._waiters
+        if not waiters:
+            return
+        if len(waiters) == 1:
+            waiter = waiters[0]
+            if waiter.mask & events:
+                waiter.callback(events)
+            return
+        for waiter in waiters[:]:  # who is called may come and go
+            if waiter.mask & events:
+                waiter.callback(events)
 
     def __bool__(self) -> bool:
         """True if anybody waits."""

@@ -146,13 +146,15 @@ class EpollFile(AnonFile):
         while ready and len(found) < limit:
             item = next(iter(ready))
             del ready[item]
-            events = item.ready_events()
+            # Item.ready_events(), spelled out
+            wanted = item.events
+            events = item.file.poll() & wanted & POLL_MASK if wanted & POLL_MASK else 0
             if not events:
                 continue
             found.append((events, item))
-            if item.events & EPOLLONESHOT:
+            if wanted & EPOLLONESHOT:
                 item.disarm()
-            elif not item.events & EPOLLET:
+            elif not wanted & EPOLLET:
                 again.append(item)
         for item in again:
             ready[item] = None

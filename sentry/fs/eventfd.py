@@ -51,7 +51,8 @@ class EventFile(AnonFile):
         if self.count + value >= MAX:
             src.give_back(8)
             raise EAGAIN
-        self.add(value)
+        self.count += value
+        self.queue.wake(READABLE)
         return 8
 
     def add(self, value: int) -> None:

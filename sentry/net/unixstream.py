@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar, Final
 from sentry.abi.errno import EAGAIN, EFAULT, EINVAL, EISCONN, ENOTCONN, EOPNOTSUPP, EPIPE
 from sentry.abi.poll import READABLE
 from sentry.abi.socket import MSG_OOB, MSG_PEEK, RCV_SHUTDOWN, SEND_SHUTDOWN
-from sentry.net.message import Message, Outgoing, Received
+from sentry.net.message import PLAIN, Message, Outgoing, Received
 from sentry.net.unix import ESTABLISHED, UnixSocket
 from sentry.vfs.iov import Sink, Source
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from sentry.kernel.task import Task
 
 CHUNK: Final = 3776 + 32768  # SKB_MAX_HEAD(0) + UNIX_SKB_FRAGS_SZ
+SMALL: Final = 2048  # fits into one chunk, however small the buffer was made
 
 
 class UnixStream(UnixSocket):
@@ -44,7 +45,9 @@ class UnixStream(UnixSocket):
         if self.shut & SEND_SHUTDOWN or peer.shut & RCV_SHUTDOWN:
             raise EPIPE
         done = 0
-        chunk = min(CHUNK, (self.sndbuf >> 1) - 64)
+        chunk = (self.sndbuf >> 1) - 64
+        if chunk > CHUNK:
+            chunk = CHUNK
         creds = self.stamp(peer, out)
         while left := src.remaining:
             if self.charged >= self.sndbuf:
@@ -58,7 +61,7 @@ class UnixStream(UnixSocket):
                 if done:
                     break
                 raise
-            message = Message(data, self, creds, out.take_parcel())
+            message = Message(data, self, creds, None if out.parcel is None else out.take_parcel())
             self.charged += message.cost
             peer.messages.append(message)
             done += len(data)
@@ -67,6 +70,20 @@ class UnixStream(UnixSocket):
         if done:
             peer.queue.wake(READABLE)
         return done
+
+    def write(self, src: Source) -> int:
+        peer, left = self.peer, src.remaining
+        if (
+            peer is None or not 0 < left <= SMALL or self.charged >= self.sndbuf or self.shut or peer.shut
+            or not peer.accepted or self.passcred or peer.passcred or self.passpidfd or peer.passpidfd
+        ):  # fmt: skip
+            return self.send(src, PLAIN, 0)
+        # By far the most frequent case: one message, and nobody wants to know who sent it.
+        message = Message(src.take(left), self, None, None)
+        self.charged += message.cost
+        peer.messages.append(message)
+        peer.queue.wake(READABLE)
+        return len(message.data)
 
     def read(self, dst: Sink) -> int:
         messages = self.messages

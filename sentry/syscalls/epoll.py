@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from sentry.kernel.task import Task
 
 MAX_EVENTS: Final = 0x7FFFFFFF // EPOLL_EVENT.size
+pack_event: Final = EPOLL_EVENT.pack
 CTL_NAMES: Final = {
     EPOLL_CTL_ADD: "EPOLL_CTL_ADD",
     EPOLL_CTL_DEL: "EPOLL_CTL_DEL",
@@ -104,9 +105,12 @@ def _deliver(t: Task, epoll: EpollFile, events_addr: int, max_events: int) -> in
     found = epoll.collect(max_events)
     if not found:
         return 0
-    pack = EPOLL_EVENT.pack
+    events, item = found[0]
+    data = pack_event(events, item.data)
+    if len(found) > 1:
+        data += b"".join([pack_event(events, item.data) for events, item in found[1:]])
     try:
-        t.mem.write(events_addr, b"".join([pack(events, item.data) for events, item in found]))
+        t.mem.write(events_addr, data)
     except EFAULT:
         epoll.put_back(found)
         raise

@@ -200,24 +200,23 @@ def writev(t: Task, fd: Fd, iov: Addr, count: Size) -> Result:
 def do_write(t: Task, file: File, src: Source, nowait: bool = False) -> Result:
     """At the file's own offset, or at its end."""
     inode = file.inode
-    if inode.mode & st.S_IFMT == st.S_IFREG:
+    if inode.mode & S_IFMT == S_IFREG:
         limit_size(t, src, file.end_offset() if file.flags & O_APPEND else file.offset)
         n = file.write(src)
         if inode.mode & SETID_BITS or file.flags & O_SYNC:
             return after_write(t, file, n, inode.mode)
         return n
-    nonblock = nowait or bool(file.flags & O_NONBLOCK)
     try:
         n = file.write(src)
     except EAGAIN:
-        if nonblock:
+        if nowait or file.flags & O_NONBLOCK:
             raise
         return write_rest(t, file, src, 0)
     except EPIPE:
         if file.writes_all:
             send_sigpipe(t)
         raise
-    if nonblock or not src.remaining or not file.writes_all:
+    if not src.remaining or not file.writes_all or nowait or file.flags & O_NONBLOCK:
         return n
     return write_rest(t, file, src, n)
 
