@@ -165,7 +165,7 @@ class GoferDir(GoferInode):
             raise ENOENT
         attr = self.primed.pop(name, None)
         if attr is None:
-            child = self.fs.inodes.get(entry[0])
+            child = self.fs.inodes.find(entry[0])
             return child if child is not None and not child.gone else None
         child = self.fs.inode_of(attr, NOFID)
         if child.fid == NOFID and child.origin is None:
@@ -465,7 +465,7 @@ class GoferDir(GoferInode):
         if flags & RENAME_EXCHANGE:
             self._renamed(name, target)
             return None
-        return self.fs.inodes.get(target.ino)
+        return self.fs.inodes.find(target.ino)
 
     async def _exchange(self, first: Entry, second: Entry) -> None:
         """Three renames.  Nobody looks in between, for the names are locked; one that fails is undone.  ENOENT."""
@@ -494,7 +494,7 @@ class GoferDir(GoferInode):
     def _renamed(self, name: str, attr: Attr) -> None:
         """What attr describes is here now, as name."""
         self.entered(name, attr.ino, attr.mode)
-        inode = self.fs.inodes.get(attr.ino)
+        inode = self.fs.inodes.find(attr.ino)
         if inode is not None:
             inode.outdate()
             if inode.fid == NOFID:

@@ -32,6 +32,16 @@ KEPT_SNAPSHOTS: Final = 16
 LISTED_LIMIT: Final = 32768
 
 
+class Inodes(dict[int, "weakref.ref[GoferInode]"]):
+    """A tree's inodes that are alive, by number: a WeakValueDictionary for less, as their finaliser takes them out."""
+
+    __slots__ = ()
+
+    def find(self, ino: int) -> GoferInode | None:
+        reference = self.get(ino)
+        return reference() if reference is not None else None
+
+
 class GoferFs(FileSystem):
     """One served tree, over one connection, which it owns.
 
@@ -52,7 +62,7 @@ class GoferFs(FileSystem):
         self.volume = volume
         if volume is not None:
             self.dev = volume.all.shown_device(self, volume.device)
-        self.inodes: weakref.WeakValueDictionary[int, GoferInode] = weakref.WeakValueDictionary()
+        self.inodes = Inodes()
         self.written: weakref.WeakSet[GoferInode] = weakref.WeakSet()
         self._rename_lock = Mutex(client.loop)
         self.watchers: list[set[int]] = []
@@ -75,12 +85,14 @@ class GoferFs(FileSystem):
 
     def inode_of(self, attr: Attr, fid: int) -> GoferInode:
         """The Inode that attr describes, made if there is none; takes over fid (NOFID: none yet)."""
-        inode = self.inodes.get(attr.ino)
-        if inode is None or inode.gone or (inode.mode ^ attr.mode) & st.S_IFMT:
+        ino, mode = attr.ino, attr.mode
+        inode = self.inodes.find(ino)
+        if inode is None or inode.gone or (inode.mode ^ mode) & st.S_IFMT:
             kind: type[GoferInode] = GoferInode
-            if st.is_dir(attr.mode):
+            if mode & st.S_IFMT == st.S_IFDIR:
                 kind = SharedDir if self.shared else GoferDir
-            inode = self.inodes[attr.ino] = kind(self, attr, fid)
+            inode = kind(self, attr, fid)
+            self.inodes[ino] = weakref.ref(inode)
             return inode
         if fid != NOFID:
             if inode.fid == NOFID:

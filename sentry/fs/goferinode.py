@@ -128,6 +128,9 @@ class GoferInode(Inode):
         self.btime_ns = min(self.mtime_ns, self.ctime_ns)
 
     def __del__(self) -> None:
+        inodes = self.fs.inodes
+        if inodes.find(self.ino) in (self, None):  # or it is another's by now
+            inodes.pop(self.ino, None)
         if self.fid != NOFID:
             self.fs.client.clunk(self.fid)
 
