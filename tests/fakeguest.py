@@ -13,7 +13,7 @@ import itertools
 from collections.abc import Callable
 from typing import Any
 
-from sentry.abi.errno import EFAULT, ENAMETOOLONG, ENOENT
+from sentry.abi.errno import EFAULT, ENAMETOOLONG
 from sentry.fs.tmpfs import TmpFs
 from sentry.kernel.container import Container
 from sentry.kernel.creds import ALL_CAPS, Creds
@@ -27,7 +27,6 @@ from sentry.kernel.threadgroup import ThreadGroup
 from sentry.kernel.utsname import UtsNamespace
 from sentry.mm.mm import Mm
 from sentry.platform import Mapping
-from sentry.syscalls.paths import NO_SUCH_FILE
 from sentry.vfs.dentry import Dentry, Path
 from sentry.vfs.fdtable import FdTable
 from tests.fakes import IdlePlatform, read_from_file, write_to_file
@@ -184,8 +183,6 @@ class Guest:
             try:
                 answer = handler(t, *args)
                 call.result = answer if answer is None or isinstance(answer, int) else await answer
-                if call.result == NO_SUCH_FILE:
-                    call.result = ENOENT()  # the handlers' one error that is no exception
             except Exception as e:
                 call.result = e
             call.done = True

@@ -8,8 +8,10 @@ calls.write(fd, b"text")
 import struct
 from typing import NamedTuple
 
+from sentry.abi.errno import ENOENT
 from sentry.abi.fcntl import AT_FDCWD, O_RDONLY
 from sentry.abi.stat import STAT
+from sentry.syscalls.paths import NO_SUCH_FILE
 from sentry.syscalls.registry import HANDLERS, build_table
 
 build_table()
@@ -41,7 +43,10 @@ class FileCalls:
         """The system call itself: str and bytes become addresses, missing arguments 0."""
         registers = tuple(self._register(arg) for arg in args) + (0,) * (6 - len(args))
         row = HANDLERS[name]
-        return self.guest.call(self.t, lambda t: row.call(t, registers))
+        result = self.guest.call(self.t, lambda t: row.call(t, registers))
+        if result == NO_SUCH_FILE and name != "fcntl":  # F_GETOWN's may be any
+            raise ENOENT
+        return result
 
     def start(self, name, *args):
         """The same for a call that waits; see Guest.start."""
