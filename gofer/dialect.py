@@ -18,12 +18,8 @@ from proto.ninep.messages import MAX_WELEM, NOFID
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
-
     from gofer.session import Handler, Session
     from proto.ninep.message import Message
-
-_new: Any = tuple.__new__  # of a message whose fields are all there; its own checks that
 
 _OPEN_FLAGS = os.O_ACCMODE | os.O_TRUNC
 _REPLY_HEADER = 11  # of Rreaddirattr: size[4] type[1] tag[2] count[4]
@@ -162,8 +158,7 @@ def lcreatefd(s: Session, t: d.Tlcreatefd) -> d.Rlcreatefd:
     s.donated, fd, st = made
     if wanted:
         s.fids.put(newfid, Fid(fd, S_IFREG, (directory.path, name), directory.uid))
-    reply: d.Rlcreatefd = _new(d.Rlcreatefd, (attr_of(st, s.salt), io_unit(s), 1))
-    return reply
+    return d.Rlcreatefd.of((attr_of(st, s.salt), io_unit(s), 1))
 
 
 def make(s: Session, t: d.Tmake) -> d.Rmake:

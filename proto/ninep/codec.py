@@ -59,7 +59,15 @@ class Decoder:
         if self._partial or length < HEADER_SIZE:
             return None
         size, kind, tag = _HEADER.unpack_from(data)
-        return (tag, _decode(kind, data, HEADER_SIZE, size)) if size == length <= self.msize else None
+        if size != length or size > self.msize:
+            return None
+        decoder = _decoders[kind]
+        if decoder is None:
+            return tag, Unknown(kind)
+        try:
+            return tag, decoder(data, HEADER_SIZE, size)
+        except struct.error as error:
+            raise ProtocolError(f"{MESSAGES[kind].__name__}: {error}") from None
 
     def feed(self, data: bytes) -> Iterator[tuple[int, Message]]:
         """Messages completed by data.  Exhaust the iterator before feeding again; ProtocolError ends everything."""

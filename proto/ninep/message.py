@@ -55,6 +55,12 @@ class Named(_Tuple):
 
     FIELDS: ClassVar[dict[str, str]] = {}
 
+    if TYPE_CHECKING:
+
+        @classmethod
+        def of(cls: type[T], values: tuple[Any, ...]) -> T:
+            """cls(*values) without a check that they are as many as the fields: for messages that are made often."""
+
     if not TYPE_CHECKING:  # a type checker derives the constructor from the fields
 
         def __new__(cls, *args, **kwargs):
@@ -63,6 +69,8 @@ class Named(_Tuple):
             if len(args) != len(cls.FIELDS) or kwargs:
                 raise TypeError(f"{cls.__name__} takes the fields {', '.join(cls.FIELDS) or '(none)'}")
             return _new(cls, args)
+
+        of = classmethod(_new)
 
         def __eq__(self, other):
             return type(other) is type(self) and tuple.__eq__(self, other)

@@ -19,7 +19,7 @@ import select
 import socket
 import struct
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final
 
 from proto.ninep.connection import Connection
@@ -98,7 +98,7 @@ class GoferClient:
             self._unplaced_sends -= 1
             self._send(frame)
         else:
-            self._posted.append(frame)
+            self._posted.append(frame)  # result() sends it
         return self.result(call)
 
     def post(self, request: Message) -> Call:
@@ -236,9 +236,15 @@ class GoferClient:
             return False
         if not data:
             raise ProtocolError("the server closed the connection")
-        fds = _descriptors(control) if control else []
+        fds: Sequence[int] = ()
+        if control:
+            (level, kind, numbers), *more = control
+            if not more and len(numbers) == _FD.size and (level, kind) == _FDS:
+                fds = _FD.unpack(numbers)
+            else:
+                fds = _descriptors(control)
         if flags & _TRUNCATED:
-            fds.append(-1)  # no room in our table: the kernel dropped it, and only ever one comes at a time
+            fds = (*fds, -1)  # no room in our table: the kernel dropped it, and only ever one comes at a time
         calls = self._calls
         wake = self.loop.wake
         for tag, reply, fd in self._connection.receive(data, fds):
@@ -281,8 +287,6 @@ class GoferClient:
 
 def _descriptors(control: list[tuple[int, int, bytes]]) -> list[int]:
     fds: list[int] = []
-    if len(control) == 1 and len(control[0][2]) == _FD.size and control[0][:2] == _FDS:
-        return [*_FD.unpack(control[0][2])]
     for level, kind, data in control:
         if (level, kind) == _FDS:
             fds += [fd for (fd,) in _FD.iter_unpack(data[: len(data) - len(data) % _FD.size])]

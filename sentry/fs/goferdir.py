@@ -345,7 +345,7 @@ class GoferDir(GoferInode):
         # The descriptor that comes with it is all that most new files ever need.  Where others rename them, only a fid
         # is sure to stay with them.
         fid = self.fs.client.new_fid() if self.fs.shared else NOFID
-        request = Tlcreatefd(own, fid, O_RDWR, mode & st.S_IALLUGO, uid, gid, encode_name(name))
+        request = Tlcreatefd.of((own, fid, O_RDWR, mode & st.S_IALLUGO, uid, gid, encode_name(name)))
         return await self._made(name, request, fid)
 
     async def tmpfile(self, mode: int, caller: Caller) -> Inode:
@@ -390,13 +390,16 @@ class GoferDir(GoferInode):
         assert isinstance(victim, GoferInode)
         own, client = self.fid if self.fid != NOFID else await self.need_fid(), self.fs.client
         held = self._hold_in_use(own, name, victim) if victim.fid == NOFID else None
-        removal = client.post(Tunlinkat(own, encode_name(name), flags))
-        if held is not None:
+        request = Tunlinkat.of((own, encode_name(name), flags))
+        if held is None:
+            await client.call(request)
+        else:
+            removal = client.post(request)
             try:
                 await victim.end_walk(*held)
             except LinuxError:
                 pass  # there is no such name: the removal says so
-        await client.result(removal)
+            await client.result(removal)
         self.removed(name)
         victim.lost_name()
 

@@ -22,7 +22,7 @@ from sentry.abi.fcntl import (
 from sentry.abi.stat import S_IFMT, S_IFREG
 from sentry.vfs.attrs import mode_after_write
 from sentry.vfs.caller import MAY_EXEC, MAY_READ, MAY_WRITE, Caller
-from sentry.vfs.dentry import CACHE, MS_NODEV, Dentry, Path
+from sentry.vfs.dentry import CACHE, MS_NODEV, MS_RDONLY, Dentry, Path
 from sentry.vfs.file import File
 from sentry.vfs.inode import AttrChange, Inode
 from sentry.vfs.known import forget_known
@@ -113,10 +113,13 @@ async def create_here(
 
 def check_may_create(caller: Caller, directory: Path) -> Inode:
     """may_create(): the directory's inode, if caller may make names in it."""
-    parent = directory.inode
-    if directory.mount.readonly:
+    mount, dentry = directory
+    parent = dentry.inode
+    if parent is None:
+        raise ENOENT
+    if mount.flags & MS_RDONLY:
         raise EROFS
-    if directory.dentry.deleted:
+    if dentry.deleted:
         raise ENOENT
     caller.check(parent, MAY_WRITE | MAY_EXEC)
     return parent
