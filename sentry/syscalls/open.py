@@ -146,7 +146,7 @@ def put(t: Task, file: File, flags: int) -> int:
 
 
 def check_open_flags(flags: int) -> None:
-    """fs/open.c:build_open_flags: EINVAL for combinations without a meaning; all have O_DIRECTORY or O_TMPFILE's bit."""
+    """fs/open.c:build_open_flags: EINVAL for what has no meaning, always with O_DIRECTORY or O_TMPFILE's bit."""
     if flags & (O_DIRECTORY | O_CREAT) == O_DIRECTORY | O_CREAT:
         raise EINVAL("O_CREAT of a directory")
     if flags & O_TMPFILE_BIT and (flags & O_TMPFILE != O_TMPFILE or flags & O_ACCMODE == O_RDONLY):
