@@ -470,6 +470,15 @@ class GoferInode(Inode):
             self.written = True
             self.fs.written.add(self)
 
+    def wrote_to(self, end: int) -> None:
+        """wrote(), up to that offset."""
+        if self.stale and self.written and not self.fs.watchers:
+            self.version += 1  # which is all that wrote() would do again
+        else:
+            self.wrote()
+        if end > self.size:
+            self.size = end
+
 
 class GoferFile(File):
     """An open regular file: its own offset over the inode's shared host descriptor."""
@@ -519,13 +528,12 @@ class GoferFile(File):
 
     def write_at(self, src: Source, offset: int) -> int:
         n = src.pour(self.fd, offset)
-        inode = self.inode
-        if inode.stale and inode.written and not inode.fs.watchers:
-            inode.version += 1  # which is all that wrote() would do again
-        else:
-            inode.wrote()
-        if offset + n > inode.size:
-            inode.size = offset + n
+        self.inode.wrote_to(offset + n)
+        return n
+
+    def write_from(self, space: AddressSpace, addr: int, length: int, offset: int) -> int:
+        n = space.write_to_file(self.fd, offset, addr, length)
+        self.inode.wrote_to(offset + n)
         return n
 
     def end_offset(self) -> int:

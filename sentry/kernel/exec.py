@@ -428,7 +428,8 @@ def exec_creds(t: Task, program: Program) -> tuple[Creds, bool]:
         securebits=old.securebits & ~SECBIT_KEEP_CAPS,
     )
     secure = gained or old.uid != creds.euid or old.gid != creds.egid
-    return creds, secure
+    # Mostly they stay as they are, and what is known to them with them (FsContext).
+    return old if creds == old else creds, secure
 
 
 # -- switching over --

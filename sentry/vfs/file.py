@@ -27,7 +27,7 @@ from sentry.abi.poll import POLLFREE, READABLE, WRITABLE
 from sentry.platform import AddressSpace
 from sentry.vfs.dentry import Path
 from sentry.vfs.inode import Inode
-from sentry.vfs.iov import Sink, Source, UserBuffer
+from sentry.vfs.iov import Sink, Source, UserBuffer, UserData
 from sentry.wait import Waiter, WaitQueue
 
 MAX_OFFSET = (1 << 63) - 1
@@ -133,6 +133,10 @@ class File:
     def write_at(self, src: Source, offset: int) -> int:
         """pwrite(2); O_APPEND is the file's own business, through append_offset()."""
         raise EINVAL
+
+    def write_from(self, space: AddressSpace, addr: int, length: int, offset: int) -> int:
+        """write_at() from one range of application memory."""
+        return self.write_at(UserData(space, addr, length), offset)
 
     def read(self, dst: Sink) -> int:
         """read(2); of a stream unless overridden for seekable files."""
