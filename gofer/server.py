@@ -157,7 +157,7 @@ class Server:
                 peer.advance()
             else:
                 while peer.receive(flags):
-                    if flags or peer.unsent or peer.session.exit_status is not None:
+                    if flags or peer.unsent or peer.is_silent:
                         break
                 else:
                     self._drop(fd, peer)
