@@ -536,7 +536,7 @@ static int look_and_sleep(struct pt_ctx *ctx, int was_stopped, long timeout_ns)
 	n = take_deferred();
 	if (n < max_out && pt_sigchld)
 		n = take_stops(n);
-	if (!n)
+	if (!n && n_running)
 		n = take_at_once();
 	if (!n)
 		n = sleep_and_take(timeout_ns);
