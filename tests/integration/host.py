@@ -59,6 +59,11 @@ class Host:
         done = self.pysc("state", name)
         return str(json.loads(done.stdout)["status"]) if done.returncode == 0 else ""
 
+    def process(self, name: str, role: str) -> int:
+        """The host pid of a container's "gofer" or "deputy", or of its "sentry", as it is remembered."""
+        record = json.loads((self.state / name / "state.json").read_text())
+        return int((record | record["container"])[role][0])
+
     def is_mine(self, cgroup: str) -> bool:
         return os.path.basename(cgroup).removeprefix("pysc-") in self.names
 

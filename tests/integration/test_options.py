@@ -119,8 +119,8 @@ def test_a_sentry_that_hangs_shows_its_stack(host: Host, tmp_path: Path, action:
     log = tmp_path / "log"
     file, name = options(tmp_path, log=str(log), watchdog=2, watchdog_action=action), host.name()
     bundle = host.bundle("sh", "-c", "while :; do sleep 0.1; done")
-    host.background("--config", file, "run", "--detach", "--pid-file", tmp_path / "pid", "--bundle", bundle, name)
-    with Hung(int((tmp_path / "pid").read_text())):
+    host.background("--config", file, "run", "--detach", "--bundle", bundle, name)
+    with Hung(host.process(name, "sentry")):
         assert until(lambda: "sentry/wait.py" in log.read_text(), 60)
         assert "Timeout (0:00:03)!" in log.read_text()
     if action == "log":

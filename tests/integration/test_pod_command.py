@@ -60,11 +60,6 @@ class Pod:
     def pid(self, name: str) -> int:
         return int(self.pid_file(name).read_text())
 
-    def process(self, name: str, role: str) -> int:
-        """The host pid of a container's "gofer" or "deputy", or of its "sentry", as it is remembered."""
-        record = json.loads((self.host.state / name / "state.json").read_text())
-        return int((record | record["container"])[role][0])
-
     def sh(self, name: str, script: str) -> str:
         return self.host.pysc("exec", name, "sh", "-c", script).stdout
 
@@ -161,7 +156,7 @@ def test_kill_all_reaches_the_containers_processes_only(pod: Pod) -> None:
 @pytest.mark.parametrize("role", ["gofer", "deputy"])
 def test_a_lost_process_ends_its_own_container_only(pod: Pod, role: str) -> None:
     victim, other = pod.add("sleep", "2000"), pod.add("sleep", "3000")
-    os.kill(pod.process(victim, role), signal.SIGKILL)
+    os.kill(pod.host.process(victim, role), signal.SIGKILL)
     assert ended(pod.pid(victim)) == (-signal.SIGKILL if role == "deputy" else KILLED)
     assert until(lambda: pod.host.status(victim) == "stopped")
     assert pod.sh(other, "echo here") == "here\n"
@@ -170,7 +165,7 @@ def test_a_lost_process_ends_its_own_container_only(pod: Pod, role: str) -> None
 @pytest.mark.parametrize("role", ["sentry", "gofer", "deputy"])
 def test_what_the_pod_lives_by_ends_all(pod: Pod, role: str) -> None:
     other = pod.add("sleep", "2000")
-    os.kill(pod.process(pod.root, role), signal.SIGKILL)
+    os.kill(pod.host.process(pod.root, role), signal.SIGKILL)
     # The other's deputy may have been told, or have lost the Sentry.
     assert all(ended(pod.pid(name)) in (KILLED, -signal.SIGKILL) for name in (pod.root, other))
     assert pod.host.status(other) == "stopped"
