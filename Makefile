@@ -49,6 +49,7 @@ setup-test: setup
 check: setup  ## ruff, mypy --strict, import rules, generated files fresh
 	@$(NEED) gen
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check --quiet .
 	$(BIN)/mypy .
 	$(BIN)/lint-imports
 	@$(BIN)/python packaging/generate.py --check

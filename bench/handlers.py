@@ -70,9 +70,7 @@ class Replay:
         self.t = self.process()
 
     def process(self) -> Task:
-        tg = ThreadGroup(
-            self.kernel, self.container, self.container.pidns, None, SignalHandlers(), Rlimits()
-        )
+        tg = ThreadGroup(self.kernel, self.container, self.container.pidns, None, SignalHandlers(), Rlimits())
         context = self.container.template.new_space()
         flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED
         context.space.map(MEMORY, MEMORY_SIZE, PROT_READ | PROT_WRITE, flags, -1, 0)
@@ -198,9 +196,12 @@ def cases(r: Replay) -> Iterator[tuple[str, tuple[Round, ...]]]:
     yield from signals(r)
     yield "clock_gettime", (call("clock_gettime", 1, STRUCT),)
     yield "futex wake", (call("futex", BUFFER, 129, 1),)
-    yield "mmap + munmap", (
-        call("mmap", 0x20000000, 4096, 3, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0),
-        call("munmap", 0x20000000, 4096),
+    yield (
+        "mmap + munmap",
+        (
+            call("mmap", 0x20000000, 4096, 3, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0),
+            call("munmap", 0x20000000, 4096),
+        ),
     )
 
 

@@ -122,9 +122,7 @@ def xattrwalk(s: Session, t: m.Txattrwalk) -> m.Rxattrwalk:
     return m.Rxattrwalk(len(value))
 
 
-def fill(
-    stream: DirStream, offset: int, room: int, pack: PackEntry, may_be_none: bool = False
-) -> list[bytes]:
+def fill(stream: DirStream, offset: int, room: int, pack: PackEntry, may_be_none: bool = False) -> list[bytes]:
     """Packed entries after offset, as many whole ones as there is room for.
 
     EINVAL if there are some, but no room for the first; unless none may be given.

@@ -83,7 +83,6 @@ _get_xstate, _set_xstate = lib.pt_get_xstate, lib.pt_set_xstate
 RESERVE: Final = 0x4032  # MAP_PRIVATE | MAP_FIXED | MAP_ANONYMOUS | MAP_NORESERVE
 
 
-
 def check(result: int, what: str) -> int:
     """A core result: itself, or PlatformError/SpaceGone for a failure of the machinery."""
     if result >= 0:

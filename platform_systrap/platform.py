@@ -135,7 +135,6 @@ class SystrapContext(PtraceContext):
         else:
             super().end_thread()
 
-
     def use(self, ring: Ring) -> None:
         """This thread's space has a ring."""
         self.c.ring = ring.c
@@ -229,9 +228,7 @@ class SystrapPlatform(PtracePlatform):
         self._events = ffi.from_buffer("struct pt_event[]", self._buffer)
         self.watch(-1)
         refused, staged = ([numbers[name] for name in names] for names in (NOT_POSTED, STAGED))
-        self.ring = bool(
-            lib.ring_init(*RING[variant], n_processors, refused, len(refused), staged, len(staged))
-        )
+        self.ring = bool(lib.ring_init(*RING[variant], n_processors, refused, len(refused), staged, len(staged)))
 
     def watch(self, epoll_fd: int) -> None:
         traced = self._traced

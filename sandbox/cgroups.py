@@ -144,9 +144,7 @@ class Cgroup:
         return cls(obj["version"], obj["directories"], obj["created"])
 
     @classmethod
-    def create(
-        cls, path: str, resources: Resources, announce: Callable[[Cgroup], None] = lambda _: None
-    ) -> Cgroup:
+    def create(cls, path: str, resources: Resources, announce: Callable[[Cgroup], None] = lambda _: None) -> Cgroup:
         """Make the cgroup and set its limits.  Raises OSError or SandboxError, having removed what it had made.
 
         `announce` is told before of all that is going to be made, for who has to remove it should we be killed.
@@ -169,9 +167,7 @@ class Cgroup:
     def _planned(cls, version: int, found: Sequence[Hierarchy], path: str) -> Cgroup:
         directories = {os.path.join(each.mount_point, path): sorted(each.controllers) for each in found}
         names = path.split("/")
-        levels = [
-            os.path.join(each.mount_point, *names[: depth + 1]) for each in found for depth in range(len(names))
-        ]
+        levels = [os.path.join(each.mount_point, *names[: depth + 1]) for each in found for depth in range(len(names))]
         return cls(version, directories, [level for level in levels if not os.path.exists(level)])
 
     def _make(self, hierarchy: Hierarchy, directory: str) -> None:

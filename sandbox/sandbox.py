@@ -246,7 +246,7 @@ class Sandbox:
         return self.call("State", control.State(self.id), StateResponse, CALL_TIMEOUT)
 
     def status(self) -> str:
-        """"creating", "created", "running" or "stopped"."""
+        """ "creating", "created", "running" or "stopped"."""
         known = self.record.container
         if known is None or not known.created_ns:
             return CREATING if self.is_alive() else control.STOPPED

@@ -186,9 +186,7 @@ class Container:
         streams.donated()
         if process.stdin_closed:  # it may have come while the call was under way
             streams.close_stdin()
-        self._publish(
-            events_pb2.TaskExecStarted(container_id=self.id, exec_id=process.exec_id, pid=process.pid)
-        )
+        self._publish(events_pb2.TaskExecStarted(container_id=self.id, exec_id=process.exec_id, pid=process.pid))
         self._background.spawn(self._watch(process))
 
     def _fail_start(self, process: Process, status: int) -> None:

@@ -65,5 +65,3 @@ def response(now_ns: int) -> bytes:
     """DeleteResponse: exit_status 2 uint32; exited_at 3 Timestamp { seconds 1; nanos 2 }"""
     seconds, nanos = divmod(now_ns, 1_000_000_000)
     return int_field(2, KILLED) + bytes_field(3, int_field(1, seconds) + int_field(2, nanos))
-
-

@@ -302,4 +302,3 @@ class _ServedConnection:
         if methods is None:
             raise RpcError(UNIMPLEMENTED, f"service {request.service}")
         raise RpcError(UNIMPLEMENTED, f"method {request.method}")
-

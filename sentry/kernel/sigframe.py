@@ -115,9 +115,7 @@ def _announced(xstate: bytes) -> bytes:
     return xstate[:SW_RESERVED_OFFSET] + reserved + xstate[SW_RESERVED_OFFSET + SW_RESERVED.size :] + MAGIC2_BYTES
 
 
-def _pack_frame(
-    t: Task, info: SigInfo, action: Action, mask: int, fp_addr: int, values: tuple[int, ...]
-) -> bytes:
+def _pack_frame(t: Task, info: SigInfo, action: Action, mask: int, fp_addr: int, values: tuple[int, ...]) -> bytes:
     r15, r14, r13, r12, rbp, rbx, r11, r10, r9, r8, rax, rcx, rdx, rsi, rdi, _, rip, cs, eflags, rsp, ss, _, _ = values
     base, flags, size = t.altstack
     if size and not flags & sig.SS_AUTODISARM:

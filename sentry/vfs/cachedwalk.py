@@ -54,9 +54,7 @@ def walk_cached(where: Where, name: str, follow: bool) -> Path | None:
     return None if where.resolve else find_cached(where.root, where.start, where.caller, name, follow)
 
 
-def find_cached(
-    root: Path, start: Path, caller: Caller, name: str, follow: bool, glance: bool = False
-) -> Path | None:
+def find_cached(root: Path, start: Path, caller: Caller, name: str, follow: bool, glance: bool = False) -> Path | None:
     """walk_cached() for who has no Where yet: most never need one.
 
     glance: only the attributes are wanted, and before anything else happens: see Inode.glance().
@@ -82,9 +80,7 @@ def find_in(directory: Path, caller: Caller, name: str) -> tuple[Dentry, Mutex |
     return None if dentry is None or dentry.mounted else (dentry, lock)
 
 
-def find_known(
-    known: Known, root: Path, start: Path, caller: Caller, name: bytes, glance: bool = False
-) -> Path | None:
+def find_known(known: Known, root: Path, start: Path, caller: Caller, name: bytes, glance: bool = False) -> Path | None:
     """find_any(), following links, of a name that is not in known, and is then, if it may be."""
     path = find_any(root, start, caller, name.decode("utf-8", "surrogateescape"), True, glance)
     if path is not None:
@@ -95,9 +91,7 @@ def find_known(
     return path
 
 
-def find_any(
-    root: Path, start: Path, caller: Caller, name: str, follow: bool, glance: bool = False
-) -> Path | None:
+def find_any(root: Path, start: Path, caller: Caller, name: str, follow: bool, glance: bool = False) -> Path | None:
     """find_cached() that does not raise ENOENT: a missing file is a negative dentry, and so is one on the way to it."""
     if not name:
         raise ENOENT

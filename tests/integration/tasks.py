@@ -124,7 +124,7 @@ class Task:
         return as_int(self._call(method, text_field(2, exec_id)).get(3, 0))
 
     def status(self, exec_id: str = "") -> str:
-        """"" if there is no such task or process."""
+        """ "" if there is no such task or process."""
         try:
             process = dict(fields(as_bytes(self._call("Get", text_field(2, exec_id))[1])))
         except grpc.RpcError as e:

@@ -187,7 +187,7 @@ def test_a_node_where_containers_run_keeps_what_they_need(image: MinimalRoot) ->
     """What stands for a shim has its name and nothing else."""
     done = image.sh(
         "mkdir -p /tmp/host/opt/pysc\n"
-        "python3 -c 'import os; os.execv(\"/bin/sleep\", [\"containerd-shim-pysc-v1\", \"1000\"])' &\n"
+        'python3 -c \'import os; os.execv("/bin/sleep", ["containerd-shim-pysc-v1", "1000"])\' &\n'
         "until grep -q ^containerd-shim-pysc-v1 /proc/$!/cmdline; do sleep 0.1; done\n"
         "HOST=/tmp/host RESTART= node uninstall; test -d /tmp/host/opt/pysc",
         alone=True,

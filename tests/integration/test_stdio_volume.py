@@ -129,6 +129,7 @@ def test_volume_through_stdin(client: Client, rootfs: Path, tmp_path: Path, mib:
 
 def is_full(fd: int) -> bool:
     """Whether a FIFO has stopped filling; its writer then waits."""
+
     def unread() -> int:
         count: int = struct.unpack("i", fcntl.ioctl(fd, termios.FIONREAD, bytes(4)))[0]
         return count

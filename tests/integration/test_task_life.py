@@ -147,7 +147,7 @@ async def test_signals_reach_whom_they_are_meant_for(shims: RealShims) -> None:
 
 
 async def test_signal_to_all(shims: RealShims) -> None:
-    bundle = shims.container("c1", ["sh", "-c", f"sh -c \"{TRAPS}\" & {TRAPS}"])
+    bundle = shims.container("c1", ["sh", "-c", f'sh -c "{TRAPS}" & {TRAPS}'])
     task = await shims.start(bundle)
     out, exec_out = bundle.fifo("out"), bundle.fifo("e-out")
     reader, exec_reader = bundle.reader(out), bundle.reader(exec_out)

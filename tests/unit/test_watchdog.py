@@ -41,7 +41,7 @@ def run(hangs_s, kills=False):
 def test_a_handler_that_hangs_is_shown_and_the_loop_goes_on():
     done = run(hangs_s=1)
     assert done.returncode == 0
-    assert 'in handler_that_hangs' in done.stderr
+    assert "in handler_that_hangs" in done.stderr
     assert "the loop did not come round for up to" in done.stderr.splitlines()[-1]
 
 
@@ -55,4 +55,4 @@ def test_an_idle_loop_is_left_alone():
 def test_a_watchdog_that_kills_shows_the_handler_first():
     done = run(hangs_s=600, kills=True)
     assert done.returncode == 1
-    assert 'in handler_that_hangs' in done.stderr
+    assert "in handler_that_hangs" in done.stderr

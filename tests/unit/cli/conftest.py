@@ -36,9 +36,11 @@ class Cli:
 
         Into files: what is created and left running would keep pipes open.
         """
-        with tempfile.TemporaryFile("w+") as stdin, tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile(
-            "w+"
-        ) as err:
+        with (
+            tempfile.TemporaryFile("w+") as stdin,
+            tempfile.TemporaryFile("w+") as out,
+            tempfile.TemporaryFile("w+") as err,
+        ):
             stdin.write(input)
             stdin.seek(0)
             done = subprocess.run(self.command(*words), stdin=stdin, stdout=out, stderr=err, timeout=TIMEOUT,

@@ -192,9 +192,7 @@ def test_docker_default_runtime_is_not_taken_away(root: Root, capsys: pytest.Cap
 
 
 @pytest.mark.parametrize("action", ["install", "uninstall"])
-def test_a_second_time_there_is_nothing_to_change(
-    root: Root, action: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_second_time_there_is_nothing_to_change(root: Root, action: str, capsys: pytest.CaptureFixture[str]) -> None:
     root.write("etc/containerd/config.toml", CONFIGURED)
     root.write("etc/docker/daemon.json", '{"debug": true}')
     assert root.pysc("install") == 0

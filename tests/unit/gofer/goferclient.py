@@ -156,9 +156,7 @@ class Gofer:
     without: capabilities that it shall lack, of those it usually has.
     """
 
-    def __init__(
-        self, *mounts: tuple[Path, bool], empty_root: Path, without: frozenset[int] = frozenset()
-    ) -> None:
+    def __init__(self, *mounts: tuple[Path, bool], empty_root: Path, without: frozenset[int] = frozenset()) -> None:
         self._confine = partial(_confine, empty_root, GOFER_CAPABILITIES.keys() - without)
         pairs = [socket.socketpair() for _ in mounts]
         self.socks = [ours for ours, _ in pairs]

@@ -241,9 +241,7 @@ class TestChanging:
     @pytest.mark.parametrize(
         ("name", "code"), [(b"link", errno.ELOOP), (b"etc", errno.ELOOP), (b"d", errno.EISDIR), (b"fifo", errno.ENXIO)]
     )
-    def test_lcreate_follows_and_opens_nothing_else(
-        self, plain: Client, gofer: Gofer, name: bytes, code: int
-    ) -> None:
+    def test_lcreate_follows_and_opens_nothing_else(self, plain: Client, gofer: Gofer, name: bytes, code: int) -> None:
         fid = walk(plain, "/")
         before = gofer.fds()
         with fails(code):

@@ -20,7 +20,7 @@ SURROUNDINGS = (socket,)
 
 
 def syscall(number, *arguments):
-    """"ok" or the name of the errno."""
+    """ "ok" or the name of the errno."""
     ctypes.set_errno(0)
     result = libc.syscall(number, *arguments)
     return "ok" if result >= 0 else errno.errorcode[ctypes.get_errno()]

@@ -1,6 +1,5 @@
 """Options: what values may be, which source wins, what is said about those that are wrong."""
 
-
 import pytest
 
 from sandbox import config
@@ -91,7 +90,7 @@ def test_an_annotation_with_more_dots_is_no_option():
         ('log = "/a\\u0000b"', "an absolute path"),
         ('annotations = ["strac"]', r"'strac': there is no such option; did you mean strace\?"),
         ('annotations = ["log"]', "'log' is not for annotations"),
-        ('debug = true\nplatform = =\n', r"^/f.toml: not TOML: .*line 2"),
+        ("debug = true\nplatform = =\n", r"^/f.toml: not TOML: .*line 2"),
     ],
 )
 def test_what_is_wrong_is_said_with_file_key_and_what_was_expected(text, message):

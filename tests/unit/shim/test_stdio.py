@@ -326,9 +326,7 @@ async def test_logging_program_that_ends_at_once(owner: Owner) -> None:
     assert sorted(os.listdir("/proc/self/fd")) == before
 
 
-async def test_stubborn_logging_program_is_ended(
-    owner: Owner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_stubborn_logging_program_is_ended(owner: Owner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logger, "DRAIN_TIMEOUT_S", 0.02)
     program = tmp_path / "logger"
     program.write_text("#!/bin/sh\nexec 5>&-\nexec /bin/sleep 1000\n")
