@@ -97,14 +97,11 @@ def openat(t: Task, dirfd: DirFd, path: PathAddr, flags: OpenFlags, mode: Mode) 
     t.files.check_room()
     flags |= O_LARGEFILE
     if not flags & _SPECIAL:
-        fs, creds, follow = t.fs, t.creds, not flags & O_NOFOLLOW
-        found = fs.known.get(name) if follow and dirfd == AT_FDCWD and fs.known_to is creds else None
-        if found is None:
-            found = find_any_now(t, dirfd, name, follow)
+        found = find_any_now(t, dirfd, name, not flags & O_NOFOLLOW)
         if found is not None:
             if found[1].inode is None:
                 return NO_SUCH_FILE
-            file = open_cached(creds.caller(fs.umask), found, flags)
+            file = open_cached(t.creds.caller(t.fs.umask), found, flags)
             return put(t, file, flags) if file is not None else _open_found(t, found, flags)
     if flags & O_CREAT and not flags & O_PATH:
         return _create_and_put(t, dirfd, name, flags, mode & S_IALLUGO)

@@ -85,26 +85,19 @@ def find_now(t: Task, dirfd: int, name: str, follow: bool, glance: bool = False)
 
 
 def find_any_now(t: Task, dirfd: int, name: bytes, follow: bool, glance: bool = False) -> Path | None:
-    """find_now() that does not raise ENOENT but leads to a negative dentry; the callers have looked into known.
-
-    That is spelled out in each of them:
-
-        fs = t.fs
-        path = fs.known.get(name) if follow and dirfd == AT_FDCWD and fs.known_to is t.creds else None
-        if path is None:
-            path = find_any_now(t, dirfd, name, follow)
+    """find_now() that does not raise ENOENT but leads to a negative dentry, and looks first into what is known.
 
     Errors: EBADF, ENOENT (the name is empty), ENOTDIR, EACCES
     """
+    fs, creds = t.fs, t.creds
+    here = dirfd == AT_FDCWD or name[:1] == b"/"
+    if follow and here:
+        known = fs.known_for(creds)
+        return known.get(name) or find_known(known, fs.root, fs.cwd, creds.caller(fs.umask), name, glance)
     if not name:
         raise ENOENT
-    fs, creds = t.fs, t.creds
     caller = creds.caller(fs.umask)
-    if dirfd != AT_FDCWD and name[:1] != b"/":
-        return find_any(fs.root, t.where(dirfd).start, caller, decode_name(name), follow, glance)
-    if not follow:
-        return find_any(fs.root, fs.cwd, caller, decode_name(name), False, glance)
-    return find_known(fs.known_for(creds), fs.root, fs.cwd, caller, name, glance)
+    return find_any(fs.root, fs.cwd if here else t.where(dirfd).start, caller, decode_name(name), follow, glance)
 
 
 def find_entry_now(t: Task, dirfd: int, name: bytes) -> Entry | None:
@@ -120,14 +113,12 @@ def find_entry_now(t: Task, dirfd: int, name: bytes) -> Entry | None:
     fs, creds = t.fs, t.creds
     caller = creds.caller(fs.umask)
     if slash:
-        known = fs.known if fs.known_to is creds else fs.known_for(creds)
-        directory = known.get(head) if head[:1] == b"/" or dirfd == AT_FDCWD else None
-        directory = directory or find_any_now(t, dirfd, head or b"/", True)
+        directory = find_any_now(t, dirfd, head or b"/", True)
         if directory is None:
             return None
     else:
         directory = fs.cwd if dirfd == AT_FDCWD else t.where(dirfd).start
-    found = find_in(directory, caller, last.decode("utf-8", "surrogateescape"))
+    found = find_in(directory, caller, decode_name(last))
     return None if found is None else (caller, directory, *found)
 
 

@@ -60,12 +60,9 @@ NO_DIO: Final = (0, 0, 0, 0, 0)  # stx_dio_*, stx_subvol, stx_atomic_write_*: no
 
 def stat_name(t: Task, dirfd: int, name: bytes, follow: bool, buf: int) -> Result:
     """By name: at once if everything is cached, otherwise a coroutine."""
-    fs = t.fs
-    path = fs.known.get(name) if follow and dirfd == AT_FDCWD and fs.known_to is t.creds else None
+    path = find_any_now(t, dirfd, name, follow, True)
     if path is None:
-        path = find_any_now(t, dirfd, name, follow, glance=True)
-        if path is None:
-            return _stat_walk(t, dirfd, decode_name(name), follow, buf)
+        return _stat_walk(t, dirfd, decode_name(name), follow, buf)
     inode = path[1].inode
     if inode is None:
         return NO_SUCH_FILE
@@ -152,12 +149,9 @@ def statx(t: Task, dirfd: DirFd, path: PathAddr, flags: AtFlags, mask: Flags, bu
     if not name and flags & AT_EMPTY_PATH:
         return statx_inode(t, inode_at(t, dirfd), t.fs.cwd if dirfd == AT_FDCWD else t.files.get_any(dirfd).path, buf)
     follow = not flags & AT_SYMLINK_NOFOLLOW
-    fs = t.fs
-    found = fs.known.get(name) if follow and dirfd == AT_FDCWD and fs.known_to is t.creds else None
+    found = find_any_now(t, dirfd, name, follow, True)
     if found is None:
-        found = find_any_now(t, dirfd, name, follow, glance=True)
-        if found is None:
-            return _statx_walk(t, dirfd, decode_name(name), follow, buf)
+        return _statx_walk(t, dirfd, decode_name(name), follow, buf)
     inode = found[1].inode
     return NO_SUCH_FILE if inode is None else statx_inode(t, inode, found, buf)
 

@@ -151,45 +151,52 @@ TEST(a_signal_handler_gives_them_back)
     }
 }
 
-TEST(processes_take_turns_with_them)
+enum { COUNT = 5 };
+
+/* Some processes at once, each of which does this with its number. */
+static void in_each_of_some(void (*one)(int have, unsigned int number))
 {
-    enum { COUNT = 5, ROUNDS = 30 };
     pid_t pids[COUNT];
     int have = level();
     for (unsigned int i = 0; i < COUNT; i++) {
         pids[i] = must_fork();
         if (pids[i])
             continue;
-        struct timespec moment = {0, 1000};
-        for (unsigned int round = 0; round < ROUNDS; round++) {
-            make_pattern(i * ROUNDS + round);
-            call_with(have, pattern, found, round % 2 ? SYS_sched_yield : SYS_nanosleep, (long)&moment, 0, 0);
-            CHECK(is_kept(have));
-        }
+        one(have, i);
         _exit((int)i);
     }
     for (int i = 0; i < COUNT; i++)
         CHECK_EXITED(pids[i], i);
 }
 
+static void call_often(int have, unsigned int number)
+{
+    enum { ROUNDS = 30 };
+    struct timespec moment = {0, 1000};
+    for (unsigned int round = 0; round < ROUNDS; round++) {
+        make_pattern(number * ROUNDS + round);
+        call_with(have, pattern, found, round % 2 ? SYS_sched_yield : SYS_nanosleep, (long)&moment, 0, 0);
+        CHECK(is_kept(have));
+    }
+}
+
+TEST(processes_take_turns_with_them)
+{
+    in_each_of_some(call_often);
+}
+
+static void spin_often(int have, unsigned int number)
+{
+    for (unsigned int round = 0; round < 10; round++) {
+        make_pattern(number * 10 + round);
+        spin_with(have, pattern, found, 10 * 1000 * 1000);
+        CHECK(is_kept(have));
+    }
+}
+
 TEST(spinning_processes_take_turns_with_them)
 {
-    enum { COUNT = 5 };
-    pid_t pids[COUNT];
-    int have = level();
-    for (unsigned int i = 0; i < COUNT; i++) {
-        pids[i] = must_fork();
-        if (pids[i])
-            continue;
-        for (unsigned int round = 0; round < 10; round++) {
-            make_pattern(i * 10 + round);
-            spin_with(have, pattern, found, 10 * 1000 * 1000);
-            CHECK(is_kept(have));
-        }
-        _exit((int)i);
-    }
-    for (int i = 0; i < COUNT; i++)
-        CHECK_EXITED(pids[i], i);
+    in_each_of_some(spin_often);
 }
 
 static void *take_turns(void *argument)
