@@ -62,7 +62,11 @@ SCRATCH_SIZE: Final = 1 << 18
 MAX_XSTATE: Final = 16384
 XSTATE_SIZE: Final[int] = lib.pt_xstate_size()
 CPUCLOCK_SCHED: Final = 2
+MAX_REUSED: Final = (
+    4  # threads of a container: each may be a spare, one of the host's tasks (sandbox.cgroups.OWN_TASKS)
+)
 GONE: Final[int] = lib.PT_GONE
+STOPPED: Final[int] = lib.PT_STOPPED
 REGS_VALID: Final[int] = lib.PT_REGS_VALID
 REGS_DIRTY: Final[int] = lib.PT_REGS_DIRTY
 REGS_RAX: Final[int] = lib.PT_REGS_RAX
@@ -99,10 +103,12 @@ _MM_MAP: Final = struct.Struct("<12QII")
 class PtraceContext:
     """One stub thread.  Implements sentry.platform.Context."""
 
-    __slots__ = ("_registers", "c", "owner", "running", "space", "stop_wanted")
+    __slots__ = ("_registers", "c", "cpu_before_ns", "owner", "running", "schedstat", "space", "stop_wanted")
 
     def __init__(self, space: PtraceSpace, c: Any) -> None:
         self.c = c
+        self.cpu_before_ns = 0  # used by those whose thread it was before
+        self.schedstat = -1  # that thread's file of this name, if there were any
         self._registers = _bytes(ffi.addressof(c, "regs"), REGISTERS.size)
         self.owner: Any = None
         self.space = space
@@ -196,6 +202,11 @@ class PtraceContext:
 
     def clone(self, *, share_space: bool, same_process: bool) -> PtraceContext:
         self._tid()
+        space = self.space
+        if same_process and space.spare is not None:
+            revived = self._revive(space.spare)
+            if revived is not None:
+                return revived
         flags = SAME_PROCESS if same_process else SHARED_SPACE if share_space else OTHER_PROCESS
         child = ffi.new("struct pt_ctx *")
         result = lib.pt_clone(self.c, flags, child)
@@ -203,8 +214,22 @@ class PtraceContext:
             if result == -errno.ESRCH:
                 raise SpaceGone("clone")
             raise from_code(-result)
-        space = self.space if share_space else self.space.copied()
-        return type(self)(space, child)
+        return type(self)(space if share_space else space.copied(), child)
+
+    def _revive(self, spare: PtraceContext) -> PtraceContext | None:
+        """clone() of a thread of this process, by one that has ended; None if that is gone, or another process's."""
+        if spare.c.pid != self.c.pid:
+            return None
+        child = ffi.new("struct pt_ctx *")
+        if lib.pt_revive(self.c, spare.c, child) < 0:
+            spare.end_spare()
+            spare.end_thread()
+            return None
+        spare.forget_spare()
+        context = type(self)(self.space, child)
+        context.cpu_before_ns = spare.cpu_before_ns
+        context.schedstat = spare.schedstat
+        return context
 
     def read_xstate(self) -> bytes:
         self._take_registers()
@@ -241,7 +266,16 @@ class PtraceContext:
             return 0
         if c.tid == c.pid and len(self.space.contexts) == 1:
             return self.process_cpu_ns()  # cheaper than a file, and nearly always all there is
-        return int((self.space.platform.read_proc(c.tid, "schedstat") or b"0").split()[0])
+        return self._thread_cpu_ns() - self.cpu_before_ns
+
+    def _thread_cpu_ns(self) -> int:
+        """Of the host's thread, whosesoever it was."""
+        try:
+            if self.schedstat >= 0:
+                return int(os.pread(self.schedstat, 64, 0).split()[0])
+        except ProcessLookupError:
+            return 0
+        return int((self.space.platform.read_proc(self.c.tid, "schedstat") or b"0").split()[0])
 
     def process_cpu_ns(self) -> int:
         if self.gone:
@@ -262,17 +296,62 @@ class PtraceContext:
             space.c = NOBODY
         if platform.contexts.get(self.c.tid) is self:
             del platform.contexts[self.c.tid]
+        others = any(other.c.pid == self.c.pid for other in space.contexts)
+        # Its host process has other threads: this one becomes a spare, or ends alone.  It has to be stopped for that,
+        # which a running one will be soon.
+        if others and not self.running and not self.gone and self._become_spare():
+            return
+        self.forget_times()
         if self.gone:
             return
         platform.dying[self.c.tid] = self
-        if all(other.c.pid != self.c.pid for other in space.contexts):
+        if not others:
+            if space.spare is not None and space.spare.c.pid == self.c.pid:
+                space.spare.end_spare()
             lib.pt_kill(self.c.pid)
-        # Its host process has other threads: end this one alone.  It has to be stopped for
-        # that, which a running one will be soon.
         elif self.running:
             lib.pt_interrupt(self.c)
         else:
             self.end_thread()
+
+    def _become_spare(self) -> bool:
+        """Its thread stays, for the next that its process makes."""
+        space, c = self.space, self.c
+        if space.spare is not None or c.state != STOPPED or c.tid == c.pid or not self._remember_times():
+            return False
+        space.spare = space.platform.spares[c.tid] = self
+        return True
+
+    def _remember_times(self) -> bool:
+        """What its thread has used until now is not its successor's."""
+        template = self.space.template
+        if self.schedstat < 0:
+            if template.n_reused == MAX_REUSED:
+                return False
+            self.schedstat = self.space.platform.open_proc(self.c.tid, "schedstat")
+            if self.schedstat < 0:
+                return False
+            template.n_reused += 1
+        self.cpu_before_ns = self._thread_cpu_ns()
+        return True
+
+    def forget_times(self) -> None:
+        """Nobody will be its successor."""
+        if self.schedstat >= 0:
+            os.close(self.schedstat)
+            self.schedstat = -1
+            self.space.template.n_reused -= 1
+
+    def forget_spare(self) -> None:
+        """It is a spare no more."""
+        self.space.spare = None
+        del self.space.platform.spares[self.c.tid]
+
+    def end_spare(self) -> None:
+        """Its end is on its way, and nobody will be its successor."""
+        self.forget_spare()
+        self.forget_times()
+        self.space.platform.dying[self.c.tid] = self
 
     def end_thread(self) -> None:
         """End this one thread, which is stopped."""
@@ -282,12 +361,13 @@ class PtraceContext:
 class PtraceSpace:
     """One stub process's memory.  Implements sentry.platform.AddressSpace."""
 
-    __slots__ = ("c", "contexts", "end", "platform", "scratch", "template", "vdso", "view")
+    __slots__ = ("c", "contexts", "end", "platform", "scratch", "spare", "template", "vdso", "view")
 
     def __init__(self, platform: PtracePlatform, template: PtraceTemplate) -> None:
         self.platform = platform
         self.template = template
         self.contexts: list[PtraceContext] = []
+        self.spare: PtraceContext | None = None  # one that has ended, whose thread is stopped
         self.c: Any = NOBODY  # the thread through which we look at the memory
         self.scratch = platform.scratch
         self.view = platform.view
@@ -525,6 +605,7 @@ class PtraceTemplate:
     def __init__(self, platform: PtracePlatform, cgroup_fds: tuple[int, ...]) -> None:
         self.platform = platform
         self.vdso = 0
+        self.n_reused = 0  # threads that are spares, or were
         c = ffi.new("struct pt_ctx *")
         result = -errno.ESRCH
         for _ in range(START_ATTEMPTS):
@@ -581,6 +662,7 @@ class PtracePlatform:
         self.contexts: dict[int, Any] = {}
         self.resuming: list[Any] = []
         self.dying: dict[int, PtraceContext] = {}
+        self.spares: dict[int, PtraceContext] = {}
         self.scratch = ffi.new("char[]", SCRATCH_SIZE)
         self.view = _bytes(self.scratch)  # of scratch; kept, for a slice of it is the fastest way to bytes
         self.xstate_size = 0  # of the whole state as the host has it, once it was read
@@ -590,11 +672,21 @@ class PtracePlatform:
 
     def read_proc(self, tid: int, name: str) -> bytes:
         """/proc/TID/name of a stub; empty if that is gone."""
-        try:
-            with os.fdopen(os.open(f"{tid}/{name}", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self.proc_fd), "rb") as file:
-                return file.read()
-        except (FileNotFoundError, ProcessLookupError):
+        fd = self.open_proc(tid, name)
+        if fd < 0:
             return b""
+        try:
+            with os.fdopen(fd, "rb") as file:
+                return file.read()
+        except ProcessLookupError:
+            return b""
+
+    def open_proc(self, tid: int, name: str) -> int:
+        """A descriptor of /proc/TID/name of a stub; -1 if that is gone."""
+        try:
+            return os.open(f"{tid}/{name}", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self.proc_fd)
+        except (FileNotFoundError, ProcessLookupError):
+            return -1
 
     def new_template(self, cgroup_fds: tuple[int, ...]) -> PtraceTemplate:
         return self.template_type(self, cgroup_fds)
@@ -631,11 +723,13 @@ class PtracePlatform:
 
     def _bury(self, event: Any) -> None:
         """An event of a context that was released: its end, or a stop that is to be followed by it."""
+        if event.tid in self.spares:
+            self.spares[event.tid].end_spare()
         if event.kind == lib.PT_EV_EXIT:
             self.dying.pop(event.tid, None)
         elif event.tid in self.dying:
             context = self.dying[event.tid]
-            context.c.flags = 0
+            context.c.flags &= lib.PT_ENTRY
             lib.pt_exit_thread(context.c)
 
     def _trap(self, context: PtraceContext, event: Any) -> Trap:
@@ -655,10 +749,11 @@ class PtracePlatform:
 
     def close(self) -> None:
         """End every stub, and collect them all: threads before the process that they belong to."""
-        alive = [c for c in self.contexts.values() if not c.gone] + list(self.dying.values())
+        alive = [c for c in self.contexts.values() if not c.gone] + [*self.dying.values(), *self.spares.values()]
         for context in alive:
             lib.pt_kill(context.c.pid)
         for context in alive:
+            context.forget_times()
             lib.pt_forget(context.c)
         for context in sorted(alive, key=lambda context: bool(context.c.tid == context.c.pid)):
             with suppress(ChildProcessError):
@@ -666,6 +761,7 @@ class PtracePlatform:
                     pass
         self.contexts.clear()
         self.dying.clear()
+        self.spares.clear()
 
 
 def probe() -> str:

@@ -24,9 +24,10 @@ from sentry.abi.nr_x86_64 import NAMES
 from sentry.platform import Mapping, SyscallTrap, Trap
 
 # The calls that need the thread's registers, or that the Sentry carries out changed.  A signal is mostly sent by a
-# thread to itself, and its frame needs them: to take the thread out of a notification would cost another stop.
+# thread to itself, and its frame needs them: to take the thread out of a notification would cost another stop.  A thread
+# that exits may be its process's next.
 TRACED: Final = (
-    *("clone", "clone3", "fork", "vfork", "execve", "execveat"),
+    *("clone", "clone3", "fork", "vfork", "execve", "execveat", "exit"),
     *("rt_sigreturn", "kill", "tkill", "tgkill", "rt_sigqueueinfo", "rt_tgsigqueueinfo"),
 )
 
@@ -49,11 +50,10 @@ RESULT: Final[int] = lib.PT_ANSWER_RESULT
 CONTINUE: Final[int] = lib.PT_ANSWER_CONTINUE
 GIVEN: Final[int] = lib.PT_ANSWER_GIVEN
 NOTIFIED: Final[int] = lib.PT_NOTIFIED
-SYS_EXIT: Final = 60
 MAX_PROCESSORS: Final = 1 << 20
 
 # These never go through the ring: the thread must be where the host's kernel can stop it or do the call, or ends.
-NOT_POSTED: Final = (*TRACED, *HARMLESS, "exit", "exit_group")
+NOT_POSTED: Final = (*TRACED, *HARMLESS, "exit_group")
 # Calls that change nothing but the memory that they fill: these may find out late that they cannot.
 STAGED: Final = (
     *("stat", "lstat", "fstat", "newfstatat", "statx", "statfs", "fstatfs", "pread64", "readlink", "readlinkat"),
@@ -125,15 +125,6 @@ class SystrapContext(PtraceContext):
             return False
         self.answer = CONTINUE
         return True
-
-    def end_thread(self) -> None:
-        """Its own exit call is simply carried out."""
-        c = self.c
-        if c.state == NOTIFIED and self.trap.number == SYS_EXIT and self.trap.native:
-            c.flags |= lib.PT_DYING
-            check(lib.turn_resume(c, 0, CONTINUE), "ending a thread")
-        else:
-            super().end_thread()
 
     def use(self, ring: Ring) -> None:
         """This thread's space has a ring."""

@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 CONTROLLERS = ("blkio", "cpu", "cpuacct", "cpuset", "io", "memory", "pids")
 """Of v1 and of v2: blkio and cpuacct are v1's alone, io is v2's."""
 
-OWN_TASKS = 3
-"""Added to a pids limit: the container's template stub, one stub that waits for the next execve, and the deputy."""
+OWN_TASKS = 7
+"""Added to a pids limit: the container's template stub, one stub that waits for the next execve, the deputy, and
+threads that have ended and are kept for the next (platform_ptrace.platform.MAX_REUSED)."""
 
 REMOVE_TIMEOUT = 5.0
 

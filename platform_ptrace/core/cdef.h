@@ -85,6 +85,7 @@ long pt_map_fd(struct pt_ctx *ctx, int listener, int fd, unsigned long addr, uns
 	       int prot, int flags, unsigned long offset);
 long pt_cmpxchg(struct pt_ctx *ctx, unsigned long addr, unsigned int expected, unsigned int value);
 int pt_clone(struct pt_ctx *parent, unsigned long flags, struct pt_ctx *child);
+int pt_revive(struct pt_ctx *parent, struct pt_ctx *spare, struct pt_ctx *child);
 int pt_exit_thread(struct pt_ctx *ctx);
 int pt_kill(int pid);
 int pt_interrupt(struct pt_ctx *ctx);

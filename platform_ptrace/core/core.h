@@ -40,6 +40,7 @@ extern const char pt_stub_after_map[], pt_stub_after_close[], pt_stub_cmpxchg[],
 #define RETURN(action) BPF_STMT(BPF_RET | BPF_K, (action))
 #define IF_EQ(value, then, otherwise) BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (value), (then), (otherwise))
 #define MAX_FILTER 64
+#define MAX_XSTATE 16384
 
 /* sysemu.c */
 extern sigset_t pt_wait_mask;           /* the mask while sleeping: SIGCHLD open */

@@ -9,6 +9,7 @@ _Static_assert(offsetof(struct pt_regs_x86, fs_base) == offsetof(struct user_reg
 
 #define USER_CS 0x33
 #define USER_SS 0x2b
+#define FXSAVE_SIZE 512
 
 /* Stops that were waited for here leave a SIGCHLD pending, which would end the next sleep.  It may stand for stops of
  * others as well: they are looked for without it. */
@@ -323,13 +324,53 @@ int pt_clone(struct pt_ctx *parent, unsigned long flags, struct pt_ctx *child)
 	return err;
 }
 
+/* The extended state of one stopped thread becomes another's.  Writing all of it is dear in the host, and what the two
+ * have apart is often nothing, or in the part that FXSAVE knows. */
+static int copy_xstate(int from, int to)
+{
+	static char wanted[MAX_XSTATE], found[MAX_XSTATE];
+	int size = pt_get_xstate(from, wanted, sizeof(wanted)), err = size < 0 ? size : 0;
+
+	if (!err && pt_get_xstate(to, found, sizeof(found)) == size && size > FXSAVE_SIZE &&
+	    !memcmp(wanted + FXSAVE_SIZE, found + FXSAVE_SIZE, size - FXSAVE_SIZE)) {
+		if (memcmp(wanted, found, FXSAVE_SIZE) && pt(PTRACE_SETFPREGS, to, 0, (unsigned long)wanted))
+			err = -errno;
+	} else if (!err) {
+		err = pt_set_xstate(to, wanted, size);
+	}
+	return err;
+}
+
+/* A thread that the Sentry has ended, and that is stopped, becomes child, a copy of parent: what pt_clone does, without
+ * the host's making and ending a thread.  spare is as gone afterwards.  -ESRCH: it is. */
+int pt_revive(struct pt_ctx *parent, struct pt_ctx *spare, struct pt_ctx *child)
+{
+	int err = ensure_regs(parent);
+
+	if (!err && spare->flags & PT_GONE)
+		err = -ESRCH;
+	if (!err)
+		err = copy_xstate(parent->tid, spare->tid);
+	if (err)
+		return err;
+	mark_gone(spare);
+	init_child(child, parent, spare->tid, CLONE_THREAD);
+	child->cpu = spare->cpu;
+	return 0;
+}
+
+/* Its own call of exit is carried out, if that is where it stopped; else it is made to issue one. */
 int pt_exit_thread(struct pt_ctx *ctx)
 {
 	const unsigned long args[6] = { 0 };
 	int err = ensure_regs(ctx);
 
 	ctx->flags |= PT_DYING;
-	return err ? err : start_injection(ctx, CODE_AT(pt_stub_gadget), SYS_exit, args);
+	if (err)
+		return err;
+	if (ctx->flags & PT_ENTRY && ctx->regs.orig_rax == SYS_exit && !(ctx->flags & (PT_REGS_DIRTY | PT_REGS_RAX)))
+		return pt(PTRACE_CONT, ctx->tid, 0, 0) ? -errno : 0;
+	return start_injection(ctx, CODE_AT(pt_stub_gadget), SYS_exit, args);
 }
 
 int pt_kill(int pid) { return kill(pid, SIGKILL) ? -errno : 0; }

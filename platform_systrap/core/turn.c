@@ -252,12 +252,8 @@ static int take_notification(const struct seccomp_notif *notif, struct pt_event 
 	 * nothing would tell.  It stops, and makes the call when it runs on. */
 	if (!ctx || ctx->flags & PT_INTERRUPTED)
 		return 0;
-	if (ctx->flags & PT_DYING) {
-		/* Its exit.  Anything else is a last call of the application's, withdrawn at once. */
-		if (notif->data.nr == SYS_exit && notif->data.arch == AUDIT_ARCH_X86_64)
-			notify_continue(ctx->listener, notif->id);
-		return 0;
-	}
+	if (ctx->flags & PT_DYING)
+		return 0; /* a last call of the application's, withdrawn at once */
 	if (ctx->state == PT_NOTIFIED || ctx->state == PT_LATE || ctx->state == PT_RING) {
 		take_again(ctx, notif->id);
 		return 0;

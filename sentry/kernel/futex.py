@@ -67,7 +67,11 @@ class Futexes:
         return self._queues.get(key, [])
 
     def _add(self, waiter: FutexWaiter) -> None:
-        self._queues.setdefault(waiter.key, []).append(waiter)
+        queue = self._queues.get(waiter.key)
+        if queue is None:
+            self._queues[waiter.key] = [waiter]
+        else:
+            queue.append(waiter)
 
     def _remove(self, waiter: FutexWaiter) -> None:
         queue = self._queues.get(waiter.key)
@@ -76,18 +80,22 @@ class Futexes:
             if not queue:
                 del self._queues[waiter.key]
 
-    async def wait(self, t: Task, key: Key, addr: int, expected: int, bitset: int, deadline_ns: int | None) -> None:
-        """FUTEX_WAIT.  EAGAIN: the word differs.  ETIMEDOUT.  Interrupted."""
+    async def wait(self, t: Task, key: Key, addr: int, expected: int, bitset: int, deadline_ns: int | None) -> int:
+        """FUTEX_WAIT; returns 0.  EAGAIN: the word differs.  ETIMEDOUT.  Interrupted."""
         if int.from_bytes(t.mem.read(addr, 4), "little") != expected:
             raise EAGAIN
         waiter = FutexWaiter(t, key, bitset)
         self._add(waiter)
         try:
-            reason = await self._park(t, deadline_ns)
+            # For ever is the most frequent wait: then nothing else is needed.
+            reason = await (
+                self._park(t, deadline_ns) if deadline_ns is not None or t.has_signal() else park_freezably(t)
+            )
         finally:
-            self._remove(waiter)
+            if not waiter.woken:
+                self._remove(waiter)
         if waiter.woken:
-            return
+            return 0
         if reason is TIMED_OUT:
             raise ETIMEDOUT
         raise Interrupted(ERESTARTSYS)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sentry.abi.errno import EAGAIN, EINVAL, ENOSYS
 from sentry.kernel.futex import MATCH_ANY, Key
-from sentry.kernel.restart import ERESTART_RESTARTBLOCK, ERESTARTSYS, Interrupted
+from sentry.kernel.restart import ERESTART_RESTARTBLOCK, Interrupted
 from sentry.syscalls.args import I32, U32, U64, Addr, Flags
 from sentry.syscalls.registry import syscall
 
@@ -75,8 +75,10 @@ def futex(
     futexes = t.kernel.futexes
     if command in (FUTEX_WAIT, FUTEX_WAIT_BITSET):
         absolute = command == FUTEX_WAIT_BITSET
-        deadline = _deadline(t, timeout, absolute, realtime)
-        return _wait(t, addr, private, val, val3 if absolute else MATCH_ANY, deadline)
+        bitset = val3 if absolute else MATCH_ANY
+        if not timeout and bitset:
+            return futexes.wait(t, futexes.key(t, addr, private, reads=True), addr, val, bitset, None)
+        return _wait(t, addr, private, val, bitset, _deadline(t, timeout, absolute, realtime))
     key = futexes.key(t, addr, private)
     if command == FUTEX_WAKE:
         return futexes.wake(key, max(_signed(val), 1))
@@ -110,13 +112,12 @@ async def _wait(t: Task, addr: int, private: bool, expected: int, bitset: int, d
         raise EINVAL
     key = t.kernel.futexes.key(t, addr, private, reads=True)
     try:
-        await t.kernel.futexes.wait(t, key, addr, expected, bitset, deadline)
+        return await t.kernel.futexes.wait(t, key, addr, expected, bitset, deadline)
     except Interrupted:
         if deadline is None:
-            raise Interrupted(ERESTARTSYS) from None
+            raise
         again = _wait_again(t, addr, private, expected, bitset, deadline)
         raise Interrupted(ERESTART_RESTARTBLOCK, again) from None
-    return 0
 
 
 def _wait_again(

@@ -2,6 +2,13 @@
 #include "check.h"
 #include <pthread.h>
 
+static long nanoseconds(clockid_t clock)
+{
+    struct timespec time;
+    MUST(clock_gettime(clock, &time));
+    return time.tv_sec * 1000000000l + time.tv_nsec;
+}
+
 static void *increments(void *arg)
 {
     for (int i = 0; i < 1000; i++)
@@ -294,4 +301,31 @@ TEST(threads_map_memory_at_the_same_time)
         CHECK_EQ(pthread_create(&threads[i], NULL, allocates, NULL), 0);
     for (int i = 0; i < 4; i++)
         CHECK_EQ(pthread_join(threads[i], NULL), 0);
+}
+
+static void *burns(void *arg)
+{
+    while (nanoseconds(CLOCK_THREAD_CPUTIME_ID) < 100 * 1000 * 1000)
+        ;
+    return arg;
+}
+
+static void *reads_its_time(void *arg)
+{
+    *(long *)arg = nanoseconds(CLOCK_THREAD_CPUTIME_ID);
+    return NULL;
+}
+
+TEST(a_threads_clock_begins_with_it)
+{
+    pthread_t thread;
+    for (int i = 0; i < 2; i++) {
+        long begin = -1;
+        CHECK_EQ(pthread_create(&thread, NULL, burns, NULL), 0);
+        CHECK_EQ(pthread_join(thread, NULL), 0);
+        CHECK_EQ(pthread_create(&thread, NULL, reads_its_time, &begin), 0);
+        CHECK_EQ(pthread_join(thread, NULL), 0);
+        CHECK(begin >= 0 && begin < 50 * 1000 * 1000);
+    }
+    CHECK(nanoseconds(CLOCK_PROCESS_CPUTIME_ID) >= 200 * 1000 * 1000);
 }

@@ -45,7 +45,7 @@ static size_t size_of(int level)
 #define AROUND(load, code, store)                                                                                   \
     __asm__ volatile(load code store                                                                                \
                      : "+a"(number)                                                                                 \
-                     : "D"(a), "S"(b), "d"(c), "r"(from), "r"(to)                                                   \
+                     : "D"(a), "S"(b), "d"(c), "r"(word), "r"(from), "r"(to)                                        \
                      : "rcx", "r11", "memory", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7",      \
                        "xmm8", "xmm9", "xmm10", "xmm11", "xmm12", "xmm13", "xmm14", "xmm15")
 
@@ -66,6 +66,7 @@ static long call_with(int level, const char *in, char *out, long number, long a,
 {
     register const char *from __asm__("r8") = in;
     register char *to __asm__("r9") = out;
+    register void *word __asm__("r10") = NULL;
     AROUND_AT(level, "syscall\n\t");
     return number;
 }
@@ -75,6 +76,7 @@ static void spin_with(int level, const char *in, char *out, long number)
 {
     register const char *from __asm__("r8") = in;
     register char *to __asm__("r9") = out;
+    register void *word __asm__("r10") = NULL;
     long a = 0, b = 0, c = 0;
     AROUND_AT(level, "1: dec %%rax\n\tjnz 1b\n\t");
 }
@@ -112,6 +114,65 @@ TEST(a_fork_has_them)
     if (pid == 0)
         _exit(42);
     CHECK_EXITED(pid, 42);
+}
+
+/* What a raw thread stores its registers in, before it changes and leaves them. */
+static struct {
+    int tid; /* 0 when it has ended */
+    char born[SIZE] __attribute__((aligned(64)));
+} thread_of;
+
+enum { BORN = offsetof(__typeof__(thread_of), born) };
+
+#define IN_THREAD(store)                                                                                             \
+    "syscall\n\ttest %%rax, %%rax\n\tjnz 1f\n\t" store EACH(LOW, "pcmpeqd %%xmm\\n, %%xmm\\n")                  \
+    "mov $60, %%eax\n\txor %%edi, %%edi\n\tsyscall\n\tud2\n\t1: "
+
+#define START_AT(level)                                                                                              \
+    do {                                                                                                             \
+        if ((level) == AVX512)                                                                                       \
+            AROUND(EACH(ALL, "vmovdqu64 64*\\n(%%r8), %%zmm\\n") EACH(MASKS, "kmovq 2048+8*\\n(%%r8), %%k\\n"),      \
+                   IN_THREAD(EACH(ALL, "vmovdqu64 %%zmm\\n, 64*\\n+64(%%r10)")                                       \
+                             EACH(MASKS, "kmovq %%k\\n, 2048+8*\\n+64(%%r10)")),                                     \
+                   EACH(ALL, "vmovdqu64 %%zmm\\n, 64*\\n(%%r9)") EACH(MASKS, "kmovq %%k\\n, 2048+8*\\n(%%r9)")       \
+                   "vzeroupper");                                                                                    \
+        else if ((level) == AVX)                                                                                     \
+            AROUND(EACH(LOW, "vmovdqu 32*\\n(%%r8), %%ymm\\n"),                                                    \
+                   IN_THREAD(EACH(LOW, "vmovdqu %%ymm\\n, 32*\\n+64(%%r10)")),                                     \
+                   EACH(LOW, "vmovdqu %%ymm\\n, 32*\\n(%%r9)") "vzeroupper");                                      \
+        else                                                                                                         \
+            AROUND(EACH(LOW, "movdqu 16*\\n(%%r8), %%xmm\\n"),                                                     \
+                   IN_THREAD(EACH(LOW, "movdqu %%xmm\\n, 16*\\n+64(%%r10)")),                                      \
+                   EACH(LOW, "movdqu %%xmm\\n, 16*\\n(%%r9)"));                                                    \
+    } while (0)
+
+/* clone(2) of a thread that does the above, with its word to clear where it stores. */
+static long start_with(int level, const char *in, char *out, char *stack)
+{
+    register const char *from __asm__("r8") = in;
+    register char *to __asm__("r9") = out;
+    register void *word __asm__("r10") = &thread_of;
+    long number = SYS_clone, c = 0;
+    long a = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM | CLONE_CHILD_CLEARTID;
+    char *b = stack;
+    START_AT(level);
+    return number;
+}
+
+TEST(a_thread_has_them_from_its_maker)
+{
+    static char stack[4096] __attribute__((aligned(64)));
+    int have = level();
+    CHECK_EQ(BORN, 64);
+    for (unsigned int i = 0; i < 5; i++) {
+        make_pattern(i);
+        __atomic_store_n(&thread_of.tid, 1, __ATOMIC_SEQ_CST);
+        CHECK(start_with(have, pattern, found, stack + sizeof stack) > 0);
+        CHECK(is_kept(have));
+        while (__atomic_load_n(&thread_of.tid, __ATOMIC_SEQ_CST))
+            syscall(SYS_futex, &thread_of.tid, 0 /* FUTEX_WAIT */, 1, NULL);
+        CHECK(memcmp(thread_of.born, pattern, size_of(have)) == 0);
+    }
 }
 
 TEST(a_faulting_page_keeps_them)

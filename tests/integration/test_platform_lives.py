@@ -15,7 +15,20 @@ import pytest
 from sentry.abi.errno import EFAULT
 from sentry.mm.mm import MAP_PRIVATE, PROT_READ
 from sentry.platform import PAGE_SIZE, Context, ExitTrap, InterruptTrap, SpaceGone, SyscallTrap, Trap
-from tests.bare import AWAIT, CODE, COUNT, DATA, FIXED, LOOP, READ_WRITE, STACK, Bare, call
+from tests.bare import (
+    AWAIT,
+    CODE,
+    COUNT,
+    DATA,
+    FIXED,
+    LOOP,
+    RAX_TO_XMM,
+    READ_WRITE,
+    STACK,
+    XMM_TO_RAX,
+    Bare,
+    call,
+)
 from tests.integration.daemon import own_cgroup
 from tests.integration.platforms import ANONYMOUS, Subject, host_state, place, wait_until, word
 
@@ -119,8 +132,79 @@ def test_a_thread_with_a_late_interrupt_can_be_released(bare: Bare, subject: Sub
     child.interrupt()
     bare.collect(child)
     child.release()
-    wait_until(lambda: bare.turn(0.001) == [] and set(os.listdir(f"/proc/{pid}/task")) == tasks)
+    again = parent.clone(share_space=True, same_process=True)
+    again.regs.rip = CODE + len(call(1) + AWAIT + call(2))
+    bare.start(again)
+    while (traps := bare.collect(again)) == [InterruptTrap()]:
+        bare.start(again)
+    assert traps == [SyscallTrap(3, (DATA, 0, 0, 0, 0, 0))]
     assert bare.syscall(parent).number == 2
+
+
+def test_a_thread_that_follows_another_is_a_copy_of_its_maker(bare: Bare) -> None:
+    """It may be the same thread of the host's."""
+    parent = bare.load(call(1) + RAX_TO_XMM + call(2) + XMM_TO_RAX + b"\x48\x89\xc7" + call(3), rbx=5)
+    bare.syscall(parent)
+    parent.set_result(7)
+    bare.syscall(parent)
+    for number in range(5):
+        child = parent.clone(share_space=True, same_process=True)
+        assert (child.regs.rbx, child.regs.rip) == (5, parent.regs.rip)
+        child.regs.rbx, child.regs.r15, child.regs.fs_base = 6, 6, DATA
+        assert bare.syscall(child) == SyscallTrap(3, (7, 0, 0, 0, 0, 0))
+        child.write_xstate(bytes(160) + number.to_bytes(1, "little") * 16 + bytes(400))
+        child.release()
+    assert bare.syscall(parent) == SyscallTrap(3, (7, 0, 0, 0, 0, 0))
+
+
+def test_a_threads_time_is_not_that_of_the_one_before(bare: Bare) -> None:
+    parent = bare.load(call(1) + call(2) + call(3))
+    bare.syscall(parent)
+    first = parent.clone(share_space=True, same_process=True)
+    first.regs.rip, first.regs.rdi = CODE + 0x200, DATA
+    place(first, CODE + 0x200, COUNT)
+    bare.start(first)
+    wait_until(lambda: bare.turn(0.01) == [] and first.cpu_ns() > 50_000_000)
+    first.interrupt()
+    bare.collect(first)
+    first.release()
+    second = parent.clone(share_space=True, same_process=True)
+    assert second.cpu_ns() < 20_000_000
+    bare.syscall(second)
+    assert 0 < second.cpu_ns() < 20_000_000
+    assert parent.process_cpu_ns() > 50_000_000
+
+
+def test_few_threads_that_ended_stay_on_the_host(bare: Bare, subject: Subject) -> None:
+    fds = len(os.listdir("/proc/self/fd"))
+    parent = bare.load(call(1) + call(2))
+    bare.syscall(parent)
+    pid = subject.host_pid(parent)
+    for _ in range(3):
+        threads = [parent.clone(share_space=True, same_process=True) for _ in range(20)]
+        for thread in threads:
+            bare.syscall(thread)
+            thread.release()
+        wait_until(lambda: bare.turn(0.001) == [] and len(os.listdir(f"/proc/{pid}/task")) <= 2)
+    assert len(os.listdir("/proc/self/fd")) <= fds + 4
+    parent.release()
+    wait_until(lambda: bare.turn(0.001) == [] and host_state(pid) == "gone")
+    assert len(os.listdir("/proc/self/fd")) == fds
+
+
+def test_a_thread_that_ended_goes_with_its_process(bare: Bare, subject: Subject) -> None:
+    parent = bare.load(call(1) + call(2))
+    bare.syscall(parent)
+    pid = subject.host_pid(parent)
+    thread = parent.clone(share_space=True, same_process=True)
+    bare.syscall(thread)
+    thread.release()
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: host_state(pid) in "ZX")
+    with pytest.raises(SpaceGone):
+        parent.clone(share_space=True, same_process=True)
+    parent.release()
+    wait_until(lambda: bare.turn(0.001) == [] and host_state(pid) == "gone")
 
 
 def test_the_first_thread_can_go_before_the_others(bare: Bare) -> None:
