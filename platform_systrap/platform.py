@@ -24,8 +24,8 @@ from sentry.abi.nr_x86_64 import NAMES
 from sentry.platform import Mapping, SyscallTrap, Trap
 
 # The calls that need the thread's registers, or that the Sentry carries out changed.  A signal is mostly sent by a
-# thread to itself, and its frame needs them: to take the thread out of a notification would cost another stop.  A thread
-# that exits may be its process's next.
+# thread to itself, and its frame needs them: to take the thread out of a notification would cost another stop.  A
+# thread that exits may be its process's next.
 TRACED: Final = (
     *("clone", "clone3", "fork", "vfork", "execve", "execveat", "exit"),
     *("rt_sigreturn", "kill", "tkill", "tgkill", "rt_sigqueueinfo", "rt_tgsigqueueinfo"),
