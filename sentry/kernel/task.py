@@ -47,10 +47,6 @@ def current() -> Task | None:
     return job if isinstance(job, Task) else None
 
 
-async def _nothing() -> None:
-    return None
-
-
 async def _raising(error: Exception) -> int:
     """The answer of a handler that failed, for the coroutine to deal with."""
     raise error
@@ -110,8 +106,9 @@ class Task(Job):
     _serial = itertools.count(1)
 
     def __init__(self, kernel: Kernel, tg: ThreadGroup, context: Context, mm: Mm, creds: Creds) -> None:
-        super().__init__(_nothing(), "task")
-        self.coro.close()
+        # What Job's own would do, but for the coroutine, which start() brings.
+        self.name = "task"
+        self.parked = self.queued = self.done = False
         self.kernel = kernel
         self.tg = tg
         self.container: Container = tg.container
