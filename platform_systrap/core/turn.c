@@ -19,6 +19,7 @@
 
 #define MAX_LISTENERS 256
 #define MAX_TRACED 32
+#define LOOK_STOPS 16
 
 /* A signalfd for SIGCHLD: ppoll takes the signal itself only when no descriptor is ready, and in a busy container one
  * always is.  The Sentry's epoll descriptor.  Then the listeners. */
@@ -363,10 +364,14 @@ static int take_stop(int tid, int status, struct pt_event *ev)
 	return reported;
 }
 
-/* Fills the events from the nth on; returns how many there are then. */
+/* Fills the events from the nth on; returns how many there are then.
+ *
+ * Whoever runs is all that is expected to stop: then nothing is looked for in vain, and what happened to others is
+ * found later.  Now and then it is looked for all the same, lest a thread that stops all the time hides it. */
 static int take_stops(int n)
 {
-	int status;
+	static unsigned int takes;
+	int status, all = ++takes % LOOK_STOPS == 0;
 
 	pt_sigchld = 0;
 	while (n < max_out) {
@@ -375,6 +380,8 @@ static int take_stops(int n)
 		if (tid <= 0)
 			return n;
 		n += take_stop(tid, status, &out[n]);
+		if (n && !n_running && !all)
+			break;
 	}
 	pt_sigchld = 1; /* there may be more */
 	return n;
@@ -526,9 +533,10 @@ static int look_and_sleep(struct pt_ctx *ctx, int was_stopped, long timeout_ns)
 			ring_cool();
 	}
 	begin = __rdtsc();
-	/* It has often stopped again: a handler was entered that returns, a thread begun that ends. */
+	/* It has often stopped again: a handler was entered that returns, a thread begun that ends.  The SIGCHLD of that
+	 * need not be read: at the worst it ends a sleep. */
 	if (was_stopped)
-		look_at_children();
+		pt_sigchld = 1;
 	n = take_deferred();
 	if (n < max_out && pt_sigchld)
 		n = take_stops(n);
