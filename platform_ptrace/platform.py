@@ -59,8 +59,6 @@ SHARED_SPACE: Final = OTHER_PROCESS | CLONE_VM | CLONE_FS | CLONE_FILES
 MAX_EVENTS: Final = 64
 START_ATTEMPTS: Final = 3
 SCRATCH_SIZE: Final = 1 << 18
-MAX_XSTATE: Final = 16384
-XSTATE_SIZE: Final[int] = lib.pt_xstate_size()
 CPUCLOCK_SCHED: Final = 2
 MAX_REUSED: Final = (
     4  # threads of a container: each may be a spare, one of the host's tasks (sandbox.cgroups.OWN_TASKS)
@@ -71,7 +69,6 @@ REGS_VALID: Final[int] = lib.PT_REGS_VALID
 REGS_DIRTY: Final[int] = lib.PT_REGS_DIRTY
 REGS_RAX: Final[int] = lib.PT_REGS_RAX
 REGISTERS: Final = struct.Struct("<23Q")  # struct pt_regs_x86, as far as sentry.platform.Regs knows it
-XSAVE_HEADER: Final = 512  # where the header lies: first the bitmap of components in use
 STUB_START: Final[int] = lib.pt_stub_start()
 STUB_END: Final[int] = lib.pt_stub_end()
 HOST_END: Final = (1 << 47) - PAGE_SIZE  # TASK_SIZE_MAX
@@ -83,7 +80,7 @@ NOBODY: Final = ffi.new("struct pt_ctx *", {"flags": GONE})
 _read, _read_cstr, _write = lib.pt_read, lib.pt_read_cstr, lib.pt_write
 _read_from_file, _write_to_file = lib.pt_read_from_file, lib.pt_write_to_file
 _bytes = ffi.buffer
-_get_xstate, _set_xstate = lib.pt_get_xstate, lib.pt_set_xstate
+_read_xstate, _write_xstate = lib.pt_read_xstate, lib.pt_write_xstate
 RESERVE: Final = 0x4032  # MAP_PRIVATE | MAP_FIXED | MAP_ANONYMOUS | MAP_NORESERVE
 
 
@@ -233,31 +230,18 @@ class PtraceContext:
 
     def read_xstate(self) -> bytes:
         self._take_registers()
-        size = self._get_xstate()
-        data: bytes = _bytes(self.space.scratch, size if size < XSTATE_SIZE else XSTATE_SIZE)[:]
-        return data
-
-    def _get_xstate(self) -> int:
-        """All of it into the scratch buffer; its size."""
         space = self.space
-        size: int = _get_xstate(self._tid(), space.scratch, MAX_XSTATE)
+        size: int = _read_xstate(self.c, space.scratch)
         if size < 0:
             check(size, "reading the extended state")
-        space.platform.xstate_size = size
-        return size
+        data: bytes = space.view[:size]
+        return data
 
     def write_xstate(self, data: bytes) -> None:
         self._take_registers()
-        # The host takes only the whole state: what data does not cover goes back to its initial value.
-        size = self.space.platform.xstate_size or self._get_xstate()
-        if len(data) != size or size > XSTATE_SIZE:
-            whole = bytearray(size)
-            length = min(len(data), XSTATE_SIZE, size)
-            whole[:length] = data[:length]
-            if length <= XSAVE_HEADER:
-                whole[XSAVE_HEADER] = 3
-            data = bytes(whole)
-        if _set_xstate(self._tid(), data, size) < 0:
+        result = _write_xstate(self.c, data, len(data))
+        if result < 0:
+            self._tid()
             raise EINVAL("extended state refused")
 
     def cpu_ns(self) -> int:
@@ -673,7 +657,6 @@ class PtracePlatform:
         self.spares: dict[int, PtraceContext] = {}
         self.scratch = ffi.new("char[]", SCRATCH_SIZE)
         self.view = _bytes(self.scratch)  # of scratch; kept, for a slice of it is the fastest way to bytes
-        self.xstate_size = 0  # of the whole state as the host has it, once it was read
         self._events = ffi.new("struct pt_event[]", MAX_EVENTS)
         self._epoll_fd = -1
         check(lib.pt_init(), "setting up signals")

@@ -30,6 +30,7 @@ struct pt_ctx {
 	unsigned long fs_base; /* systrap: as the registers had it last */
 	int fs_known;     /* systrap: fs_base may be relied on to be tried */
 	long ring_result; /* systrap: of its last call that was answered through the ring */
+	int xstate_changes; /* signal frames since one returned to the extended state that it had */
 	struct pt_regs_x86 regs;
 };
 
@@ -90,9 +91,8 @@ int pt_exit_thread(struct pt_ctx *ctx);
 int pt_kill(int pid);
 int pt_interrupt(struct pt_ctx *ctx);
 void pt_forget(struct pt_ctx *ctx);
-int pt_xstate_size(void);
-int pt_get_xstate(int tid, char *buffer, int size);
-int pt_set_xstate(int tid, char *buffer, int size);
+int pt_read_xstate(struct pt_ctx *ctx, char *buffer);
+int pt_write_xstate(struct pt_ctx *ctx, const char *data, int length);
 long pt_read(struct pt_ctx *ctx, unsigned long addr, char *buffer, unsigned long length);
 long pt_read_cstr(struct pt_ctx *ctx, unsigned long addr, char *buffer, unsigned long limit);
 long pt_write(struct pt_ctx *ctx, unsigned long addr, const char *buffer, unsigned long length);

@@ -41,6 +41,7 @@ extern const char pt_stub_after_map[], pt_stub_after_close[], pt_stub_cmpxchg[],
 #define IF_EQ(value, then, otherwise) BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (value), (then), (otherwise))
 #define MAX_FILTER 64
 #define MAX_XSTATE 16384
+#define FXSAVE_SIZE 512
 
 /* sysemu.c */
 extern sigset_t pt_wait_mask;           /* the mask while sleeping: SIGCHLD open */
@@ -93,6 +94,10 @@ void turn_set_state(struct pt_ctx *ctx, int state);
 void turn_defer(const struct seccomp_notif *notif);
 int turn_is_traced(long number);
 int turn_build_filter(struct sock_filter *filter);
+
+/* memory.c */
+int pt_get_xstate(int tid, char *buffer, int size);
+int pt_set_xstate(int tid, char *buffer, int size);
 
 /* inject.c */
 int pt_wait_int3(struct pt_ctx *ctx);

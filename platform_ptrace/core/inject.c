@@ -9,7 +9,6 @@ _Static_assert(offsetof(struct pt_regs_x86, fs_base) == offsetof(struct user_reg
 
 #define USER_CS 0x33
 #define USER_SS 0x2b
-#define FXSAVE_SIZE 512
 
 /* Stops that were waited for here leave a SIGCHLD pending, which would end the next sleep.  It may stand for stops of
  * others as well: they are looked for without it. */
