@@ -29,7 +29,7 @@ from sentry.abi.poll import EPOLL_CTL_ADD, EPOLL_EVENT, POLLIN
 from sentry.boot import Host, choose_platform
 from sentry.kernel.container import Container
 from sentry.kernel.creds import ALL_CAPS, Creds
-from sentry.kernel.delivery import handle_attention
+from sentry.kernel.delivery import deliver
 from sentry.kernel.fscontext import FsContext
 from sentry.kernel.ids import ProcessGroup, Session
 from sentry.kernel.kernel import HostFacts, Kernel
@@ -242,14 +242,15 @@ def signals(r: Replay) -> Iterator[tuple[str, tuple[Round, ...]]]:
     memory_mask = STRUCT + 0x100
     yield "rt_sigprocmask", (call("rt_sigprocmask", 0, memory_mask, memory_mask + 8, 8),)
 
-    def deliver() -> object:
-        return handle_attention(t) if t.attention else None
+    def look() -> None:
+        if t.attention:
+            deliver(t)
 
     def pop() -> None:
         t.context.regs.rsp += 8  # the handler's `ret` takes the return address
 
     yield "kill + handler + sigreturn", (
-        call("kill", t.tg.pid, 10), deliver, pop, call("rt_sigreturn"), deliver,
+        call("kill", t.tg.pid, 10), look, pop, call("rt_sigreturn"), look,
     )  # fmt: skip
 
 

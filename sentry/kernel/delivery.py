@@ -1,8 +1,9 @@
 """Signal delivery: what happens between a trap and the next application instruction.
 
-handle_attention() is get_signal() and handle_signal() of kernel/signal.c: it ends the task,
-stops it, or builds a handler's frame; and it settles an interrupted call, because whether
-the call is issued again depends on the handler that runs.
+deliver() is get_signal() and handle_signal() of kernel/signal.c: it ends the task, stops it, or
+builds a handler's frame; and it settles an interrupted call, because whether the call is issued
+again depends on the handler that runs.  handle_attention() is the same for a coroutine, which can
+wait: for the end of a stop, or for the thaw.
 """
 
 from __future__ import annotations
@@ -63,58 +64,59 @@ def dequeue(t: Task, allowed: int) -> SigInfo | None:
     return info
 
 
-async def handle_attention(t: Task) -> None:
-    """Deliver until the task may run application code, or t.exiting is set."""
+def deliver(t: Task) -> bool:
+    """Deliver until the task may run application code.  False: it has to wait or to end, see handle_attention()."""
+    tg = t.tg
     while True:
         t.attention = False
+        if t.exiting or t.container.frozen or tg.stop_signal:
+            t.attention = True
+            return False
+        allowed = ~t.sigmask
+        info = dequeue(t, allowed) if (t.pending.mask | tg.pending.mask) & allowed else None
+        if info is None:
+            if t.restart is not None:
+                restart.settle(t, None)
+            if t.saved_sigmask is None:
+                return True
+            t.sigmask, t.saved_sigmask = t.saved_sigmask, None
+            continue
+        if t.kernel.strace is not None:
+            t.kernel.strace.signal(t, info)
+        action = tg.handlers.get(info.signo)
+        if action.handler == sig.SIG_DFL:
+            _default_action(t, info)
+        elif action.handler != sig.SIG_IGN:
+            _run_handler(t, info, action)
+
+
+async def handle_attention(t: Task) -> None:
+    """Deliver until the task may run application code, or t.exiting is set."""
+    while not deliver(t):
         if t.exiting:
             return
         if t.container.frozen:
             await rest(t)
-            continue
-        if t.tg.stop_signal:
+        else:
             await _group_stop(t)
-            continue
-        info = dequeue(t, ~t.sigmask)
-        if info is None:
-            break
-        if t.kernel.strace is not None:
-            t.kernel.strace.signal(t, info)
-        action = t.tg.handlers.get(info.signo)
-        if action.handler == sig.SIG_IGN:
-            continue
-        if action.handler == sig.SIG_DFL:
-            if _default_action(t, info):
-                return
-            continue
-        _run_handler(t, info, action)
-        if t.exiting:
-            return
-    restart.settle(t, None)
-    if t.saved_sigmask is not None:
-        t.sigmask, t.saved_sigmask = t.saved_sigmask, None
-        if (t.pending.mask | t.tg.pending.mask) & ~t.sigmask:
-            await handle_attention(t)
 
 
-def _default_action(t: Task, info: SigInfo) -> bool:
-    """True if the task ends."""
+def _default_action(t: Task, info: SigInfo) -> None:
     signo = info.signo
     bit = sig.bit(signo)
     tg = t.tg
     if bit & sig.DEFAULT_IGNORED:
-        return False
+        return
     if tg.unkillable and signo not in (sig.SIGKILL, sig.SIGSTOP):
-        return False
+        return
     if bit & sig.STOP_SIGNALS:
         # "a process group that is orphaned is not stopped by the terminal's signals" - POSIX
         if signo == sig.SIGSTOP or not tg.pgrp.is_orphaned():
             tg.begin_stop(signo)
-        return False
+        return
     if bit & sig.COREDUMP:
         log.debug("%s[%d] ended by signal %d at %#x", t.task_name, t.tid, signo, info.addr)
     tg.exit_group(signo)
-    return True
 
 
 def _run_handler(t: Task, info: SigInfo, action: Action) -> None:

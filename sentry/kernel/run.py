@@ -102,11 +102,13 @@ def unknown_call(t: Task, trap: SyscallTrap) -> None:
     t.context.set_result(-ENOSYS.code)
 
 
-def other_trap(t: Task, trap: Trap) -> None:
-    """Faults become signals; an interrupt only makes the task look at its signals."""
+def other_trap(t: Task, trap: Trap | Exception) -> None:
+    """Faults become signals; an interrupt only makes the task look at its signals.  Exceptions: Task.trapped's."""
     if isinstance(trap, FaultTrap):
         t.force_signal(SigInfo(trap.signo, trap.code, addr=trap.addr))
     elif isinstance(trap, InterruptTrap):
         t.attention = True
     elif isinstance(trap, ExitTrap):
         raise SpaceGone(f"stub ended by signal {trap.signo}")
+    else:
+        raise trap

@@ -18,32 +18,34 @@ if TYPE_CHECKING:
     from sentry.kernel.signals import Action, SigInfo
     from sentry.kernel.task import Task
 
-# pretcode; uc_flags, uc_link; uc_stack; sigcontext; uc_sigmask
-FRAME_HEAD: Final = struct.Struct("<Q QQ QixxxxQ")
-# r8-r15 di si bp bx dx ax cx sp ip flags; cs gs fs ss; err trapno oldmask cr2 fpstate; reserved
-SIGCONTEXT: Final = struct.Struct("<18Q 4H 5Q 64x")
-SIGMASK: Final = struct.Struct("<Q")
+# The frame up to its siginfo.  pretcode; uc_flags, uc_link; uc_stack; sigcontext: r8-r15 di si bp bx dx ax cx sp ip flags,
+# cs gs fs ss, err trapno oldmask cr2 fpstate, reserved; uc_sigmask.
+FRAME: Final = struct.Struct("<Q QQ QixxxxQ 18Q 4H 5Q 64x Q")
 UCONTEXT_OFFSET: Final = 8
-FRAME_SIZE: Final = FRAME_HEAD.size + SIGCONTEXT.size + SIGMASK.size + sig.SIGINFO_SIZE
-SIGINFO_OFFSET: Final = FRAME_SIZE - sig.SIGINFO_SIZE
+SIGINFO_OFFSET: Final = FRAME.size
+FRAME_SIZE: Final = SIGINFO_OFFSET + sig.SIGINFO_SIZE
 
 UC_FP_XSTATE: Final = 1
 UC_SIGCONTEXT_SS: Final = 2
 UC_STRICT_RESTORE_SS: Final = 4
+UC_FLAGS: Final = UC_FP_XSTATE | UC_SIGCONTEXT_SS | UC_STRICT_RESTORE_SS
 
 RED_ZONE: Final = 128
 MAGIC1: Final = 0x46505853
 MAGIC2: Final = 0x46505845
 MAGIC2_SIZE: Final = 4
 MAGIC2_BYTES: Final = MAGIC2.to_bytes(MAGIC2_SIZE, "little")
+# The extended state begins at a multiple of 64, the frame 8 below one of 16.
+PADDING: Final = bytes(-FRAME_SIZE % 16 + 8)
+FRAME_TO_XSTATE: Final = FRAME_SIZE + len(PADDING)
 MAX_XSTATE_SIZE: Final = 16384 + MAGIC2_SIZE
 MAX_FRAME_SIZE: Final = FRAME_SIZE + 64 + 4096  # what is beyond it is read apart
 SW_RESERVED_OFFSET: Final = 464
 AMX: Final = 3 << 17  # its tiles are not part of the state here
 INITIAL_XSTATE: Final = struct.pack("<H22xI", 0x37F, 0x1F80).ljust(512, b"\0")  # fninit, and MXCSR's default
 SW_RESERVED: Final = struct.Struct("<IIQI28x")
+SW_RESERVED_END: Final = SW_RESERVED_OFFSET + SW_RESERVED.size
 XCR0: Final = struct.Struct("<Q")
-RSP: Final = 19  # in Context.registers()
 
 USER_CS: Final = 0x33
 USER_DS: Final = 0x2B
@@ -53,7 +55,8 @@ FLAG_TF: Final = 0x100
 FLAG_DF: Final = 0x400
 FLAG_RF: Final = 0x10000
 
-TRAP_NUMBERS: Final = {sig.SIGSEGV: 14, sig.SIGBUS: 17, sig.SIGFPE: 0, sig.SIGILL: 6, sig.SIGTRAP: 3}
+PAGE_FAULT: Final = 14
+TRAP_NUMBERS: Final = {sig.SIGSEGV: PAGE_FAULT, sig.SIGBUS: 17, sig.SIGFPE: 0, sig.SIGILL: 6, sig.SIGTRAP: 3}
 
 
 def on_altstack(t: Task, sp: int) -> bool:
@@ -75,91 +78,76 @@ def push_frame(t: Task, info: SigInfo, action: Action, mask: int) -> None:
     """Make the context enter action's handler; mask is what rt_sigreturn restores.  Raises EFAULT."""
     if not action.flags & sig.SA_RESTORER:
         raise EFAULT("no restorer")
-    values = t.context.registers()
-    sp = values[RSP]
-    nested = on_altstack(t, sp)
-    sp -= RED_ZONE
-    if action.flags & sig.SA_ONSTACK and not nested and t.altstack[2]:
-        sp = t.altstack[0] + t.altstack[2]
-        nested = True
-        entering = True
-    else:
-        entering = False
-    xstate = t.context.read_xstate()
+    context = t.context
+    values = context.registers()
+    r15, r14, r13, r12, rbp, rbx, r11, r10, r9, r8, rax, rcx, rdx, rsi, rdi, *others = values
+    orig_rax, rip, cs, eflags, rsp, ss, fs_base, gs_base = others
+    altstack, alt_flags, alt_size = t.altstack
+    sp = rsp - RED_ZONE
+    on_alternate = False
+    if alt_size:
+        on_alternate = on_altstack(t, rsp)
+        if not alt_flags & sig.SS_AUTODISARM:
+            alt_flags = sig.SS_ONSTACK if on_alternate else 0
+        if action.flags & sig.SA_ONSTACK and not on_alternate:
+            sp = altstack + alt_size
+            on_alternate = True
+    xstate = context.read_xstate()
     fp_addr = (sp - len(xstate) - MAGIC2_SIZE) & ~63
-    frame_addr = ((fp_addr - FRAME_SIZE) & ~15) - 8
+    frame_addr = fp_addr - FRAME_TO_XSTATE
     if frame_addr < 0:
         raise EFAULT("no room below the stack pointer")
-    if nested and (entering or on_altstack(t, values[RSP])) and frame_addr <= t.altstack[0]:
+    if on_alternate and frame_addr <= altstack:
         raise EFAULT("alternate stack overflow")
-    frame = _pack_frame(t, info, action, mask, fp_addr, values)
-    t.mem.write(frame_addr, frame.ljust(fp_addr - frame_addr, b"\0") + _announced(xstate))
-    if t.altstack[1] & sig.SS_AUTODISARM:
+    signo = info.signo
+    error = trap = fault_addr = 0
+    if info.code > 0 and sig.bit(signo) & sig.SYNCHRONOUS:
+        trap = TRAP_NUMBERS.get(signo, 0)
+        if trap == PAGE_FAULT:
+            fault_addr = info.addr
+            error = error_code(t.mem, context.regs, fault_addr, info.code)
+    frame = FRAME.pack(
+        *(action.restorer, UC_FLAGS, 0),
+        *(altstack, alt_flags if alt_flags < 1 << 31 else alt_flags - (1 << 32), alt_size),
+        *(r8, r9, r10, r11, r12, r13, r14, r15, rdi, rsi, rbp, rbx, rdx, rax, rcx, rsp, rip, eflags),
+        *(cs & 0xFFFF, 0, 0, ss & 0xFFFF, error, trap, mask, fault_addr, fp_addr, mask),
+    )
+    t.mem.write(frame_addr, b"".join((frame, info.pack(), PADDING, *_announced(xstate))))
+    if alt_flags & sig.SS_AUTODISARM:
         t.altstack = (0, sig.SS_DISABLE, 0)
-    r15, r14, r13, r12, rbp, rbx, r11, r10, r9, r8, _, rcx, *_, orig_rax, _, _, eflags, _, _, fs, gs = values
-    t.context.set_registers(
+    context.set_registers(
         (
             *(r15, r14, r13, r12, rbp, rbx, r11, r10, r9, r8, 0, rcx),
-            *(frame_addr + UCONTEXT_OFFSET, frame_addr + SIGINFO_OFFSET, info.signo, orig_rax, action.handler),
-            *(USER_CS, eflags & ~(FLAG_DF | FLAG_RF | FLAG_TF), frame_addr, USER_DS, fs, gs),
+            *(frame_addr + UCONTEXT_OFFSET, frame_addr + SIGINFO_OFFSET, signo, orig_rax, action.handler),
+            *(USER_CS, eflags & ~(FLAG_DF | FLAG_RF | FLAG_TF), frame_addr, USER_DS, fs_base, gs_base),
         )
     )
 
 
-def _announced(xstate: bytes) -> bytes:
-    """With the software-reserved bytes that say its size, and the magic word behind it."""
+def _announced(xstate: bytes) -> tuple[bytes, ...]:
+    """With the software-reserved bytes that say its size, and the magic word behind it.  In pieces."""
     size = len(xstate)
     # The host puts there what the processor has (XCR0), for debuggers.
     (features,) = XCR0.unpack_from(xstate, SW_RESERVED_OFFSET)
     reserved = SW_RESERVED.pack(MAGIC1, size + MAGIC2_SIZE, features & ~AMX | 3, size)
-    return xstate[:SW_RESERVED_OFFSET] + reserved + xstate[SW_RESERVED_OFFSET + SW_RESERVED.size :] + MAGIC2_BYTES
-
-
-def _pack_frame(t: Task, info: SigInfo, action: Action, mask: int, fp_addr: int, values: tuple[int, ...]) -> bytes:
-    r15, r14, r13, r12, rbp, rbx, r11, r10, r9, r8, rax, rcx, rdx, rsi, rdi, _, rip, cs, eflags, rsp, ss, _, _ = values
-    base, flags, size = t.altstack
-    if size and not flags & sig.SS_AUTODISARM:
-        flags = altstack_flags(t, rsp)
-    head = FRAME_HEAD.pack(
-        action.restorer,
-        UC_FP_XSTATE | UC_SIGCONTEXT_SS | UC_STRICT_RESTORE_SS,
-        0,
-        base,
-        flags if flags < 1 << 31 else flags - (1 << 32),
-        size,
-    )
-    fault = bool(sig.bit(info.signo) & sig.SYNCHRONOUS) and info.code > 0
-    trap = TRAP_NUMBERS.get(info.signo, 0) if fault else 0
-    context = SIGCONTEXT.pack(
-        *(r8, r9, r10, r11, r12, r13, r14, r15, rdi, rsi, rbp, rbx, rdx, rax, rcx, rsp, rip, eflags),
-        *(cs & 0xFFFF, 0, 0, ss & 0xFFFF),
-        error_code(t.mem, t.context.regs, info.addr, info.code) if trap == 14 else 0,
-        trap,
-        mask,
-        info.addr if trap == 14 else 0,
-        fp_addr,
-    )
-    return head + context + SIGMASK.pack(mask) + info.pack()
+    return xstate[:SW_RESERVED_OFFSET], reserved, xstate[SW_RESERVED_END:], MAGIC2_BYTES
 
 
 def pop_frame(t: Task) -> None:
     """rt_sigreturn(2): registers, mask, alternate stack and extended state from the frame at rsp - 8.  EFAULT."""
-    old = t.context.registers()
-    start = old[RSP] - 8
+    context = t.context
+    *_, orig_rax, _, _, eflags, rsp, _, fs_base, gs_base = context.registers()
+    start = rsp - 8
     # Usually the extended state follows, and is read with it.
     frame = t.mem.read_some(start, MAX_FRAME_SIZE)
-    if len(frame) < FRAME_SIZE - sig.SIGINFO_SIZE:
+    if len(frame) < FRAME.size:
         raise EFAULT
-    *_, base, flags, size = FRAME_HEAD.unpack_from(frame)
-    values = SIGCONTEXT.unpack_from(frame, FRAME_HEAD.size)
-    (mask,) = SIGMASK.unpack_from(frame, FRAME_HEAD.size + SIGCONTEXT.size)
-    r8, r9, r10, r11, r12, r13, r14, r15, rdi, rsi, rbp, rbx, rdx, rax, rcx, rsp, rip, flags_register = values[:18]
-    *_, orig_rax, _, _, eflags, _, _, fs, gs = old
-    eflags = eflags & ~RESTORABLE_FLAGS | flags_register & RESTORABLE_FLAGS
-    t.context.set_registers(
+    _, _, _, altstack, alt_flags, alt_size, *general = FRAME.unpack_from(frame)
+    r8, r9, r10, r11, r12, r13, r14, r15, rdi, rsi, rbp, rbx, rdx, rax, rcx, rsp, rip, flags, *_, fp_addr, mask = general
+    context.set_registers(
         (
-            *(r15, r14, r13, r12, rbp, rbx, r11, r10, r9, r8, rax, rcx, rdx, rsi, rdi),
-            *(orig_rax, rip, USER_CS, eflags, rsp, USER_DS, fs, gs),
+            *(r15, r14, r13, r12, rbp, rbx, r11, r10, r9, r8, rax, rcx, rdx, rsi, rdi, orig_rax, rip),
+            *(USER_CS, eflags & ~RESTORABLE_FLAGS | flags & RESTORABLE_FLAGS, rsp, USER_DS, fs_base, gs_base),
         )
     )
     # The host would refuse such a register; Linux faults on it: the task gets SIGSEGV.
@@ -168,13 +156,13 @@ def pop_frame(t: Task) -> None:
     t.sigmask = mask & ~sig.UNBLOCKABLE
     if (t.pending.mask | t.tg.pending.mask) & ~t.sigmask:
         t.attention = True
-    fp_addr = values[26]
     if fp_addr:
         offset = fp_addr - start
         _restore_xstate(t, fp_addr, frame[offset:] if 0 < offset <= FRAME_SIZE + 64 else b"")
     else:
-        t.context.write_xstate(INITIAL_XSTATE)
-    t.altstack = _restored_altstack(t, base, flags, size)
+        context.write_xstate(INITIAL_XSTATE)
+    if (altstack, alt_flags, alt_size) != t.altstack:
+        t.altstack = _restored_altstack(t, altstack, alt_flags, alt_size)
 
 
 def _restore_xstate(t: Task, fp_addr: int, data: bytes) -> None:

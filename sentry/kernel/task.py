@@ -15,6 +15,7 @@ from sentry.abi import signal as sig
 from sentry.abi.errno import EBADF, LinuxError
 from sentry.abi.fcntl import AT_FDCWD
 from sentry.kernel.creds import Creds
+from sentry.kernel.delivery import deliver
 from sentry.kernel.fscontext import FsContext
 from sentry.kernel.signals import INTERRUPTED, Pending, SigInfo
 from sentry.platform import AddressSpace, Context, ExitTrap, SyscallTrap, Trap
@@ -215,7 +216,8 @@ class Task(Job):
     def trapped(self, trap: Trap) -> Any:
         """The hot path: a call whose handler does not wait is answered here, and the coroutine never hears of it.
 
-        Else the coroutine gets the trap, with what the handler has `begun`; None only makes it look for signals.
+        Nor of a signal that comes with that, unless it stops or ends the task: it gets None then.  Else it gets the
+        trap, with what the handler has `begun`; or what delivering a signal failed with.
         """
         if type(trap) is not SyscallTrap:
             if type(trap) is ExitTrap and not trap.running:
@@ -242,7 +244,11 @@ class Task(Job):
             self.begun = answer
             return trap
         if self.attention:
-            return None
+            try:
+                if not deliver(self):
+                    return None
+            except Exception as e:
+                return e
         self.context.resume()
         return RUNNING
 
