@@ -12,6 +12,8 @@ from platform_ptrace.platform import (
     MAP_FIXED,
     MAP_FIXED_NOREPLACE,
     MAX_EVENTS,
+    REGS_DIRTY,
+    REGS_VALID,
     PtraceContext,
     PtracePlatform,
     PtraceSpace,
@@ -50,6 +52,7 @@ RESULT: Final[int] = lib.PT_ANSWER_RESULT
 CONTINUE: Final[int] = lib.PT_ANSWER_CONTINUE
 GIVEN: Final[int] = lib.PT_ANSWER_GIVEN
 NOTIFIED: Final[int] = lib.PT_NOTIFIED
+TAKEN: Final = REGS_VALID | REGS_DIRTY
 MAX_PROCESSORS: Final = 1 << 20
 
 # These never go through the ring: the thread must be where the host's kernel can stop it or do the call, or ends.
@@ -90,7 +93,8 @@ class SystrapContext(PtraceContext):
     def _take_registers(self) -> None:
         if self.answer != NONE:
             self._settle()
-        PtraceContext._take_registers(self)
+        if self.c.flags & TAKEN != TAKEN:
+            PtraceContext._take_registers(self)
 
     def _settle(self) -> None:
         """Put the answer into the registers."""

@@ -534,13 +534,13 @@ static int look_and_sleep(struct pt_ctx *ctx, int was_stopped, long timeout_ns)
 	}
 	begin = __rdtsc();
 	/* It has often stopped again: a handler was entered that returns, a thread begun that ends.  The SIGCHLD of that
-	 * need not be read: at the worst it ends a sleep. */
+	 * need not be read: at the worst it ends a sleep.  And if it has not, its next trap is hardly a notification. */
 	if (was_stopped)
 		pt_sigchld = 1;
 	n = take_deferred();
 	if (n < max_out && pt_sigchld)
 		n = take_stops(n);
-	if (!n && n_running)
+	if (!n && n_running && !was_stopped)
 		n = take_at_once();
 	if (!n)
 		n = sleep_and_take(timeout_ns);

@@ -120,9 +120,10 @@ def _default_action(t: Task, info: SigInfo) -> None:
 
 
 def _run_handler(t: Task, info: SigInfo, action: Action) -> None:
-    signo = info.signo
-    restart.settle(t, action.flags)
-    if action.flags & sig.SA_RESETHAND:
+    signo, flags = info.signo, action.flags
+    if t.restart is not None:
+        restart.settle(t, flags)
+    if flags & sig.SA_RESETHAND:
         t.tg.handlers.reset(signo)
     mask = t.saved_sigmask if t.saved_sigmask is not None else t.sigmask
     try:
@@ -135,7 +136,7 @@ def _run_handler(t: Task, info: SigInfo, action: Action) -> None:
         return
     t.saved_sigmask = None
     blocked = t.sigmask | action.mask
-    if not action.flags & sig.SA_NODEFER:
+    if not flags & sig.SA_NODEFER:
         blocked |= sig.bit(signo)
     t.sigmask = blocked & ~sig.UNBLOCKABLE
 

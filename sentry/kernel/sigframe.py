@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from sentry.kernel.signals import Action, SigInfo
     from sentry.kernel.task import Task
 
-# The frame up to its siginfo.  pretcode; uc_flags, uc_link; uc_stack; sigcontext: r8-r15 di si bp bx dx ax cx sp ip flags,
-# cs gs fs ss, err trapno oldmask cr2 fpstate, reserved; uc_sigmask.
+# The frame up to its siginfo.  pretcode; uc_flags, uc_link; uc_stack; sigcontext: r8-r15 di si bp bx dx ax cx sp ip
+# flags, cs gs fs ss, err trapno oldmask cr2 fpstate, reserved; uc_sigmask.
 FRAME: Final = struct.Struct("<Q QQ QixxxxQ 18Q 4H 5Q 64x Q")
 UCONTEXT_OFFSET: Final = 8
 SIGINFO_OFFSET: Final = FRAME.size
@@ -47,6 +47,7 @@ SW_RESERVED: Final = struct.Struct("<IIQI28x")
 SW_RESERVED_END: Final = SW_RESERVED_OFFSET + SW_RESERVED.size
 XCR0: Final = struct.Struct("<Q")
 
+ORIG_RAX: Final = 15  # in Context.registers()
 USER_CS: Final = 0x33
 USER_DS: Final = 0x2B
 # Flags that rt_sigreturn may set: FIX_EFLAGS.
@@ -79,9 +80,10 @@ def push_frame(t: Task, info: SigInfo, action: Action, mask: int) -> None:
     if not action.flags & sig.SA_RESTORER:
         raise EFAULT("no restorer")
     context = t.context
-    values = context.registers()
-    r15, r14, r13, r12, rbp, rbx, r11, r10, r9, r8, rax, rcx, rdx, rsi, rdi, *others = values
-    orig_rax, rip, cs, eflags, rsp, ss, fs_base, gs_base = others
+    (
+        r15, r14, r13, r12, rbp, rbx, r11, r10, r9, r8, rax, rcx, rdx, rsi, rdi, orig_rax, rip,
+        cs, eflags, rsp, ss, fs_base, gs_base,
+    ) = context.registers()  # fmt: skip
     altstack, alt_flags, alt_size = t.altstack
     sp = rsp - RED_ZONE
     on_alternate = False
@@ -107,21 +109,19 @@ def push_frame(t: Task, info: SigInfo, action: Action, mask: int) -> None:
             fault_addr = info.addr
             error = error_code(t.mem, context.regs, fault_addr, info.code)
     frame = FRAME.pack(
-        *(action.restorer, UC_FLAGS, 0),
-        *(altstack, alt_flags if alt_flags < 1 << 31 else alt_flags - (1 << 32), alt_size),
-        *(r8, r9, r10, r11, r12, r13, r14, r15, rdi, rsi, rbp, rbx, rdx, rax, rcx, rsp, rip, eflags),
-        *(cs & 0xFFFF, 0, 0, ss & 0xFFFF, error, trap, mask, fault_addr, fp_addr, mask),
-    )
+        action.restorer, UC_FLAGS, 0,
+        altstack, alt_flags if alt_flags < 1 << 31 else alt_flags - (1 << 32), alt_size,
+        r8, r9, r10, r11, r12, r13, r14, r15, rdi, rsi, rbp, rbx, rdx, rax, rcx, rsp, rip, eflags,
+        cs & 0xFFFF, 0, 0, ss & 0xFFFF, error, trap, mask, fault_addr, fp_addr, mask,
+    )  # fmt: skip
     t.mem.write(frame_addr, b"".join((frame, info.pack(), PADDING, *_announced(xstate))))
     if alt_flags & sig.SS_AUTODISARM:
         t.altstack = (0, sig.SS_DISABLE, 0)
-    context.set_registers(
-        (
-            *(r15, r14, r13, r12, rbp, rbx, r11, r10, r9, r8, 0, rcx),
-            *(frame_addr + UCONTEXT_OFFSET, frame_addr + SIGINFO_OFFSET, signo, orig_rax, action.handler),
-            *(USER_CS, eflags & ~(FLAG_DF | FLAG_RF | FLAG_TF), frame_addr, USER_DS, fs_base, gs_base),
-        )
-    )
+    context.set_registers((
+        r15, r14, r13, r12, rbp, rbx, r11, r10, r9, r8, 0, rcx,
+        frame_addr + UCONTEXT_OFFSET, frame_addr + SIGINFO_OFFSET, signo, orig_rax, action.handler,
+        USER_CS, eflags & ~(FLAG_DF | FLAG_RF | FLAG_TF), frame_addr, USER_DS, fs_base, gs_base,
+    ))  # fmt: skip
 
 
 def _announced(xstate: bytes) -> tuple[bytes, ...]:
@@ -136,20 +136,21 @@ def _announced(xstate: bytes) -> tuple[bytes, ...]:
 def pop_frame(t: Task) -> None:
     """rt_sigreturn(2): registers, mask, alternate stack and extended state from the frame at rsp - 8.  EFAULT."""
     context = t.context
-    *_, orig_rax, _, _, eflags, rsp, _, fs_base, gs_base = context.registers()
+    orig_rax, _, _, eflags, rsp, _, fs_base, gs_base = context.registers()[ORIG_RAX:]
     start = rsp - 8
     # Usually the extended state follows, and is read with it.
     frame = t.mem.read_some(start, MAX_FRAME_SIZE)
     if len(frame) < FRAME.size:
         raise EFAULT
-    _, _, _, altstack, alt_flags, alt_size, *general = FRAME.unpack_from(frame)
-    r8, r9, r10, r11, r12, r13, r14, r15, rdi, rsi, rbp, rbx, rdx, rax, rcx, rsp, rip, flags, *_, fp_addr, mask = general
-    context.set_registers(
-        (
-            *(r15, r14, r13, r12, rbp, rbx, r11, r10, r9, r8, rax, rcx, rdx, rsi, rdi, orig_rax, rip),
-            *(USER_CS, eflags & ~RESTORABLE_FLAGS | flags & RESTORABLE_FLAGS, rsp, USER_DS, fs_base, gs_base),
-        )
-    )
+    (
+        _, _, _, altstack, alt_flags, alt_size,
+        r8, r9, r10, r11, r12, r13, r14, r15, rdi, rsi, rbp, rbx, rdx, rax, rcx, rsp, rip, flags,
+        _, _, _, _, _, _, _, _, fp_addr, mask,
+    ) = FRAME.unpack_from(frame)  # fmt: skip
+    context.set_registers((
+        r15, r14, r13, r12, rbp, rbx, r11, r10, r9, r8, rax, rcx, rdx, rsi, rdi, orig_rax, rip,
+        USER_CS, eflags & ~RESTORABLE_FLAGS | flags & RESTORABLE_FLAGS, rsp, USER_DS, fs_base, gs_base,
+    ))  # fmt: skip
     # The host would refuse such a register; Linux faults on it: the task gets SIGSEGV.
     if rip >= TASK_SIZE_MAX or rsp >= TASK_SIZE_MAX:
         raise EFAULT("address in a signal frame is not canonical")

@@ -160,7 +160,7 @@ class ThreadGroup:
         signo = info.signo
         if sig.bit(signo) & JOB_CONTROL:
             self._prepare(signo)
-        if self._drops(signo, t, forced):
+        if not self.handlers.is_handled(signo) and self._drops(signo, t, forced):
             return
         if signo == sig.SIGKILL:
             self.exit_group(sig.SIGKILL)
