@@ -212,6 +212,53 @@ TEST(a_signal_handler_gives_them_back)
     }
 }
 
+/* Into the first register as it is after the handler; 0: nothing. */
+static char into_frame;
+
+static void clobber_or_not(int signo, siginfo_t *info, void *context)
+{
+    const ucontext_t *uc = context;
+    (void)info;
+    if (handled % 40 < 3)
+        clobber(signo);
+    else
+        handled++;
+    if (into_frame)
+        uc->uc_mcontext.fpregs->_xmm[0].element[0] = (unsigned int)into_frame;
+}
+
+/* A platform may look whether there is anything to give back. */
+TEST(handlers_that_leave_them_alone_and_others_give_them_back)
+{
+    int have = handler_level = level();
+    struct sigaction action = {.sa_sigaction = clobber_or_not, .sa_flags = SA_SIGINFO};
+    sigaction(SIGUSR1, &action, NULL);
+    for (int i = 1; i <= 200; i++) {
+        make_pattern((unsigned int)(i / 3));
+        CHECK_EQ(call_with(have, pattern, found, SYS_tgkill, getpid(), gettid(), SIGUSR1), 0);
+        CHECK_EQ(handled, i);
+        CHECK(is_kept(have));
+    }
+}
+
+TEST(a_handler_may_change_them_in_its_frame)
+{
+    int have = handler_level = level();
+    struct sigaction action = {.sa_sigaction = clobber_or_not, .sa_flags = SA_SIGINFO};
+    sigaction(SIGUSR1, &action, NULL);
+    for (int i = 1; i <= 100; i++) {
+        unsigned int first;
+        make_pattern(9);
+        into_frame = (char)(i % 3);
+        CHECK_EQ(call_with(have, pattern, found, SYS_tgkill, getpid(), gettid(), SIGUSR1), 0);
+        memcpy(&first, found, sizeof first);
+        if (into_frame)
+            CHECK_EQ(first, into_frame);
+        CHECK(memcmp(pattern + 4, found + 4, size_of(have) - 4) == 0);
+        CHECK(into_frame || is_kept(have));
+    }
+}
+
 enum { COUNT = 5 };
 
 /* Some processes at once, each of which does this with its number. */

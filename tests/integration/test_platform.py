@@ -346,6 +346,19 @@ def test_the_extended_state_is_read_and_replaced(bare: Bare) -> None:
     assert bare.syscall(context).number == 4321
 
 
+def test_an_extended_state_is_put_back_whether_or_not_it_is_there(bare: Bare) -> None:
+    """A platform may leave alone what is so already; it has to notice whenever it is not."""
+    again = call(1) + XMM_TO_RAX + SYSCALL
+    context = bare.load(mov("rax", 1) + RAX_TO_XMM + again + (RAX_TO_XMM + again) * 100)
+    bare.syscall(context)
+    state = context.read_xstate()
+    for i in range(100):
+        context.write_xstate(state)
+        assert bare.syscall(context).number == 1
+        context.regs.rax = 2 + i // 10 % 3 - i % 2 if i > 60 else 1  # for XMM0: what it is already, or something else
+        bare.syscall(context)
+
+
 def test_a_short_extended_state_is_the_old_fxsave_format(bare: Bare) -> None:
     context = bare.load(mov("rax", 7) + RAX_TO_XMM + call(1) + XMM_TO_RAX + SYSCALL)
     bare.syscall(context)

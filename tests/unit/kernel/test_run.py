@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
+from sentry.abi import signal as sig
 from sentry.abi.errno import EIO, ENOSYS
+from sentry.kernel.signals import Action, SigInfo
 from sentry.kernel.task import current
 from sentry.platform import ExitTrap, InterruptTrap, SpaceGone, SyscallTrap
 from tests.fakes import ScriptedContext
@@ -97,6 +99,27 @@ def test_a_stub_that_dies_while_its_task_waits_kills_the_process(world: World) -
     world.platform.running.append(context(t))
     world.run()
     assert t.tg.dead and t.tg.exit_code == 9
+
+
+@pytest.mark.parametrize(("error", "bugs"), [(SpaceGone("killed"), 0), (ZeroDivisionError("on purpose"), 1)])
+def test_what_goes_wrong_while_a_signal_is_delivered_kills_the_process(
+    world: World, monkeypatch: pytest.MonkeyPatch, error: Exception, bugs: int
+) -> None:
+    """Be it on the way back from the call that sent it, or from another trap."""
+
+    def fail(self: ScriptedContext) -> bytes:
+        raise error
+
+    monkeypatch.setattr(ScriptedContext, "read_xstate", fail)
+    by_itself = world.process(call("kill", 2, sig.SIGUSR1))
+    by_another = world.process(InterruptTrap())
+    for t in by_itself, by_another:
+        t.tg.handlers.set(sig.SIGUSR1, Action(0x410000, sig.SA_RESTORER, 0x420000))
+    by_another.tg.send_signal(SigInfo(sig.SIGUSR1))
+    world.loop._stopping = False
+    world.loop.run()
+    assert [(t.tg.dead, t.tg.exit_code) for t in (by_itself, by_another)] == [(True, 9)] * 2
+    assert world.kernel.bugs == 2 * bugs
 
 
 def test_no_call_keeps_its_exception(world: World) -> None:
