@@ -110,5 +110,5 @@ def other_trap(t: Task, trap: Trap | Exception) -> None:
         t.attention = True
     elif isinstance(trap, ExitTrap):
         raise SpaceGone(f"stub ended by signal {trap.signo}")
-    else:
+    elif isinstance(trap, Exception):
         raise trap
