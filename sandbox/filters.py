@@ -22,9 +22,9 @@ import errno
 import os
 import struct
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Final
 
+from proto.slotted import slotted
 from sandbox import hostcalls
 
 O_CREATING: Final = os.O_CREAT | os.O_TRUNC | os.O_APPEND | (os.O_TMPFILE & ~os.O_DIRECTORY)
@@ -42,7 +42,7 @@ _JUMP_IF_EQUAL: Final = 0x15
 """BPF_JMP | BPF_JEQ | BPF_K"""
 
 
-@dataclass(slots=True, frozen=True)
+@slotted
 class Check:
     """Argument `index`, masked, must equal `value`.
 
@@ -66,7 +66,7 @@ def having(index: int, bits: int) -> Check:
     return Check(index, bits, bits)
 
 
-@dataclass(slots=True, frozen=True)
+@slotted
 class Rule:
     """One row: the calls, why, and the checks, all of which must pass."""
 

@@ -19,10 +19,10 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
 from proto.ninep import codec
+from proto.slotted import slotted
 from sandbox import common_heap, confine, filters, hostcalls, network, rlimits
 
 Config = dict[str, Any]
@@ -54,12 +54,12 @@ def prepare() -> None:
     """As preload(), and make what each would otherwise make for itself: for one that will be forked many times."""
     import sentry.boot
 
-    sentry.boot.load()
+    sentry.boot.prepare()
     codec.prepare()
     filters.compile_apart(ROLES)
 
 
-@dataclass(slots=True)
+@slotted
 class Born:
     """What the second process knows of its birth."""
 

@@ -1,7 +1,7 @@
 """The Sentry's composition root: one line per subsystem, in boot order.
 
 `main(config)` is called by the sandbox's stage, already confined; `preload()` before that, while modules can still
-be imported and the host's facts read.  `load()` alone is for a process that many sandboxes are forked from.
+be imported and the host's facts read.  `load()` or `prepare()` alone is for a process that sandboxes are forked from.
 `python -m sentry.boot --probe` prints what each platform says about this host.
 """
 
@@ -15,9 +15,9 @@ import socket
 import struct
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from proto.slotted import slotted
 from sentry.control import ControlServer
 from sentry.fs.memdata import MEMORY
 from sentry.kernel.kernel import HostFacts, Kernel
@@ -35,7 +35,7 @@ _facts = HostFacts()
 _table: dict[int, Syscall] = {}
 
 
-@dataclass(slots=True)
+@slotted
 class Host:
     """What a platform is made from.  kvm_fd: /dev/kvm, or -1 where it was not asked for or is not to be had.
 
@@ -132,6 +132,13 @@ def load() -> None:
     import platform_systrap.platform  # noqa: F401
 
     _table = build_table()
+
+
+def prepare() -> None:
+    """As load(), and make what a sandbox makes when it first needs it: for one from which many are forked."""
+    load()
+    for row in _table.values():
+        row.prepare()
 
 
 def preload(config: dict[str, Any]) -> None:

@@ -16,14 +16,15 @@ was switched to, sleeps, and returns the contexts that trapped.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
+
+from proto.slotted import slotted
 
 PAGE_SIZE = 4096
 SHOW_SCRATCH = 128
 
 
-@dataclass(slots=True)
+@slotted
 class SyscallTrap:
     """The application executed a system call instruction.
 
@@ -35,7 +36,7 @@ class SyscallTrap:
     native: bool = True
 
 
-@dataclass(slots=True)
+@slotted
 class FaultTrap:
     """A processor exception, described as the host kernel describes it in siginfo_t."""
 
@@ -44,12 +45,12 @@ class FaultTrap:
     addr: int
 
 
-@dataclass(slots=True)
+@slotted
 class InterruptTrap:
     """interrupt() was called; the context stopped between two instructions."""
 
 
-@dataclass(slots=True)
+@slotted
 class ExitTrap:
     """The context is gone: something outside (the OOM killer, an administrator) killed it.
 

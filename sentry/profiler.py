@@ -88,6 +88,7 @@ class Profiler:
 
     def start(self) -> None:
         for row in self._table.values():
+            row.prepare()
             self._originals[row.name] = row, row.call
             call_time = self.calls[row.name] = CallTime()
             row.call = _timed(row.call, call_time)

@@ -8,9 +8,9 @@ promises ("Default Devices", "Dev symbolic links").
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass
 from typing import Final
 
+from proto.slotted import slotted
 from sentry.abi import stat as st
 from sentry.abi.errno import ENOENT, ENXIO
 from sentry.fs.devpts import open_ptmx_node
@@ -54,7 +54,7 @@ async def open_device(inode: Inode, path: Path, flags: int) -> File:
     return await driver(inode, path, flags)
 
 
-@dataclass(slots=True)
+@slotted
 class DeviceNode:
     """A node to be made.  name: below /dev, may lie in a subdirectory; mode: type and permission bits."""
 

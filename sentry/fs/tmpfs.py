@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import ClassVar, Final
 
+from proto.slotted import slotted
 from sentry.abi import stat as st
 from sentry.abi.errno import (
     EEXIST,
@@ -56,7 +56,7 @@ WRITE_SEALS: Final = F_SEAL_WRITE | F_SEAL_FUTURE_WRITE
 _UNITS: Final = {"k": 10, "m": 20, "g": 30, "t": 40}
 
 
-@dataclass(slots=True)
+@slotted
 class Options:
     """tmpfs(5) mount options."""
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from proto.slotted import slotted
 from sentry.abi.errno import EAGAIN, EINVAL, EPERM, LinuxError
 from sentry.arch.x86_64 import TASK_SIZE_MAX
 from sentry.kernel import run
@@ -56,7 +56,7 @@ NEW_NAMESPACES: Final = (
 )
 
 
-@dataclass(slots=True)
+@slotted
 class CloneArgs:
     """struct clone_args, with the exit signal apart from the flags."""
 

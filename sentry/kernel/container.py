@@ -9,9 +9,9 @@ from __future__ import annotations
 import logging
 import os
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from proto.slotted import slotted
 from sentry.abi import signal as sig
 from sentry.abi.errno import EACCES, EAGAIN, ENOENT, ENOTDIR, LinuxError
 from sentry.abi.poll import ANY
@@ -66,7 +66,7 @@ MAX_UNCLAIMED: Final = 256
 """Ended execs that nobody has waited for yet; of more than these, the status of the oldest is lost."""
 
 
-@dataclass(slots=True)
+@slotted
 class Process:
     """A process known by name to the outside: the container's init ("") or an exec.
 
@@ -81,7 +81,7 @@ class Process:
     exited_at_ns: int = 0
 
 
-@dataclass(slots=True)
+@slotted
 class ProcessSpec:
     """The OCI process object, checked."""
 

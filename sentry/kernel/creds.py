@@ -5,9 +5,9 @@ None of it is a privilege on the host.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import Any, Final
 
+from proto.slotted import made, slotted
 from sentry.vfs.caller import Caller
 
 CAP_NAMES: Final = (
@@ -54,7 +54,7 @@ SECBIT_NO_CAP_AMBIENT_RAISE: Final = 64
 SECURE_ALL_LOCKS: Final = 0xAA
 
 
-@dataclass(slots=True)
+@slotted
 class Creds:
     """struct cred.  Treated as immutable: change by replace(), so that threads may share one."""
 
@@ -73,10 +73,11 @@ class Creds:
     bounding: int = ALL_CAPS
     ambient: int = 0
     securebits: int = 0
-    _callers: dict[int, Caller] = field(default_factory=dict, compare=False, repr=False)
+    _callers: dict[int, Caller] = made(dict)
 
     def changed(self, **changes: object) -> Creds:
-        return replace(self, _callers={}, **changes)  # type: ignore[arg-type]
+        kept: dict[str, Any] = {name: getattr(self, name) for name in self.__match_args__ if not name.startswith("_")}
+        return Creds(**kept | changes)
 
     def has(self, cap: int) -> bool:
         """ns_capable(): cap is a CAP_* bit."""

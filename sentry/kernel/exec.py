@@ -9,9 +9,9 @@ from __future__ import annotations
 import os
 import random
 import struct
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from proto.slotted import slotted
 from sentry.abi.errno import E2BIG, EACCES, EFAULT, ELOOP, ENOEXEC, ENOMEM, ETXTBSY, LinuxError
 from sentry.abi.fcntl import O_RDONLY
 from sentry.abi.signal import SS_DISABLE
@@ -82,7 +82,7 @@ AT_SYSINFO_EHDR: Final = 33
 AT_MINSIGSTKSZ: Final = 51
 
 
-@dataclass(slots=True)
+@slotted
 class Program:
     """What is to run: after scripts are resolved, an ELF file and its arguments."""
 
@@ -95,7 +95,7 @@ class Program:
     called: bytes  # what an interpreter is to run: filename, or the interpreter that is a script itself
 
 
-@dataclass(slots=True)
+@slotted
 class Loaded:
     """A new image in its new address space."""
 

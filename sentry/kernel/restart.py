@@ -8,9 +8,9 @@ delivered, settle() decides in one place between EINTR and issuing the call agai
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from proto.slotted import slotted
 from sentry.abi.errno import EINTR
 from sentry.abi.signal import SA_RESTART
 
@@ -35,7 +35,7 @@ class Interrupted(Exception):
         self.again = again
 
 
-@dataclass(slots=True)
+@slotted
 class Restart:
     """A call that was interrupted and not yet settled."""
 

@@ -6,9 +6,9 @@ Delivery, i.e. choosing a signal and acting on it, is delivery.py; frames are si
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from proto.slotted import slotted
 from sentry.abi import signal as sig
 from sentry.abi.errno import EAGAIN
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 INTERRUPTED: Final = object()  # what a wait returns when a signal ended it
 
 
-@dataclass(slots=True)
+@slotted
 class SigInfo:
     """siginfo_t.  Which fields mean something depends on signo and code, sigaction(2)."""
 
@@ -37,7 +37,7 @@ class SigInfo:
     band: int = 0
     fd: int = 0
     raw: bytes | None = None  # as given by rt_sigqueueinfo(2)
-    timer: object | None = field(default=None, compare=False)  # the POSIX timer it came from
+    timer: object | None = None  # the POSIX timer it came from
 
     def pack(self) -> bytes:
         """As the application sees it: include/uapi/asm-generic/siginfo.h."""
@@ -120,7 +120,7 @@ class Pending:
         self.mask &= ~mask
 
 
-@dataclass(slots=True)
+@slotted
 class Action:
     """struct sigaction, kernel form."""
 

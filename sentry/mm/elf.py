@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from typing import Final
 
+from proto.slotted import slotted
 from sentry.abi.errno import EINVAL, ENOEXEC
 from sentry.platform import PAGE_SIZE
 
@@ -29,7 +29,7 @@ TASK_SIZE: Final = 1 << 47
 MAX_OFFSET: Final = 1 << 62
 
 
-@dataclass(slots=True)
+@slotted
 class Segment:
     """One PT_LOAD header."""
 
@@ -40,7 +40,7 @@ class Segment:
     prot: int
 
 
-@dataclass(slots=True)
+@slotted
 class Image:
     """What the headers say.  interp: (offset, size) of the interpreter's name in the file."""
 

@@ -8,16 +8,16 @@ text for --strace.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Annotated
 
+from proto.slotted import slotted
 from sentry.abi.errno import LinuxError
 from sentry.platform import AddressSpace
 
 Show = Callable[[AddressSpace, int], str]
 
 
-@dataclass(frozen=True, slots=True)
+@slotted
 class Arg:
     """decode: expression text; show: the value as strace writes it."""
 

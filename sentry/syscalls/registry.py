@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import functools
 import importlib
-import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Final, Literal, TypeVar, get_args, get_type_hints, overload
+from typing import Any, Final, Literal, TypeVar, overload
 
 from sentry.abi.errno import ENOSYS, LinuxError
 from sentry.abi.nr_x86_64 import NAMES
@@ -65,23 +63,54 @@ TOPICS: Final = (
 )
 
 
-@dataclass(slots=True)
 class Syscall:
     """One row of the table.
 
-    call(t, a0..a5 as a tuple) runs the handler; it is a coroutine function if `waits`.
-    errno is set only for support "none".
+    call(t, a0..a5 as a tuple) runs the handler; errno is set only for support "none".
+
+    A sandbox starts in a tenth of a second and few programs make more than some dozens of different calls; so what
+    a start can do without is made when it is first asked for, and `call` is at first what makes it.
     """
 
-    name: str
-    support: Support
-    gaps: str
-    call: Callable[[Any, tuple[int, ...]], Any]
-    waits: bool
-    kinds: tuple[tuple[str, Arg], ...]
-    module: str
-    doc: str
-    errno: type[LinuxError] | None = None
+    __slots__ = ("call", "errno", "function", "gaps", "name", "support")
+
+    def __init__(
+        self,
+        name: str,
+        support: Support,
+        gaps: str,
+        function: Callable[..., Any],
+        errno: type[LinuxError] | None = None,
+    ) -> None:
+        self.name = name
+        self.support = support
+        self.gaps = gaps
+        self.function = function
+        self.errno = errno
+        self.call: Callable[[Any, tuple[int, ...]], Any] = self._first_call if errno is None else function
+
+    def _first_call(self, t: Any, a: tuple[int, ...]) -> Any:
+        self.prepare()
+        return self.call(t, a)
+
+    def prepare(self) -> None:
+        """Make `call` now; idempotent."""
+        if self.call == self._first_call:
+            decoded = "".join(", " + kind.decode.format(f"a[{i}]") for i, (_, kind) in enumerate(self.kinds))
+            self.call = eval(f"lambda t, a: fn(t{decoded})", {"fn": self.function})
+
+    @property
+    def kinds(self) -> tuple[tuple[str, Arg], ...]:
+        """The arguments' names and kinds."""
+        return () if self.errno is not None else _kinds(self.function)
+
+    @property
+    def module(self) -> str:
+        return self.function.__module__ if self.errno is None else "sentry.syscalls.unsupported"
+
+    @property
+    def doc(self) -> str:
+        return (self.function.__doc__ or "").strip().split("\n")[0]
 
 
 HANDLERS: Final[dict[str, Syscall]] = {}
@@ -95,27 +124,24 @@ def syscall(function: Any = None, *, gaps: str = "") -> Any:
     """Register a handler.  gaps: what is missing; "" means complete."""
 
     def register(fn: F) -> F:
-        HANDLERS[fn.__name__.rstrip("_")] = _row(fn, gaps)
+        name = fn.__name__.rstrip("_")
+        HANDLERS[name] = Syscall(name, "partial" if gaps else "full", gaps, fn)
         return fn
 
     return register(function) if function is not None else register
 
 
-def _row(fn: Callable[..., Any], gaps: str) -> Syscall:
-    hints = get_type_hints(
-        fn, include_extras=True, localns={"Task": object}, globalns=fn.__globals__ | {"Task": object}
-    )
+@functools.cache
+def _kinds(fn: Callable[..., Any]) -> tuple[tuple[str, Arg], ...]:
+    """Of a handler's parameters but the task.  Each is annotated with one name, which its module has."""
+    code = fn.__code__
     kinds: list[tuple[str, Arg]] = []
-    for name in list(inspect.signature(fn).parameters)[1:]:
-        kind = next((a for a in get_args(hints[name]) if isinstance(a, Arg)), None)
+    for name in code.co_varnames[1 : code.co_argcount]:
+        annotated = fn.__globals__[fn.__annotations__[name]]
+        kind = next((a for a in annotated.__metadata__ if isinstance(a, Arg)), None)
         assert kind is not None, f"{fn.__name__}: {name} has no argument kind"
         kinds.append((name, kind))
-    decoded = "".join(", " + kind.decode.format(f"a[{i}]") for i, (_, kind) in enumerate(kinds))
-    call = eval(f"lambda t, a: fn(t{decoded})", {"fn": fn})
-    doc = (fn.__doc__ or "").strip().split("\n")[0]
-    name = fn.__name__.rstrip("_")
-    support: Support = "partial" if gaps else "full"
-    return Syscall(name, support, gaps, call, inspect.iscoroutinefunction(fn), tuple(kinds), fn.__module__, doc)
+    return tuple(kinds)
 
 
 @functools.cache
@@ -132,7 +158,7 @@ def unsupported(name: str, error: type[LinuxError], reason: str) -> None:
     def refuse(t: Any, a: tuple[int, ...]) -> int:
         raise error(f"{name}: {reason}")
 
-    HANDLERS[name] = Syscall(name, "none", reason, refuse, False, (), "sentry.syscalls.unsupported", "", error)
+    HANDLERS[name] = Syscall(name, "none", reason, refuse, error)
 
 
 def build_table() -> dict[int, Syscall]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from proto.slotted import slotted
 from sentry.abi.errno import EACCES, EPERM
 from sentry.abi.stat import S_IFDIR, S_IFMT, S_ISVTX
 
@@ -25,7 +25,7 @@ CAP_SYS_ADMIN = 1 << 21
 CAP_MKNOD = 1 << 27
 
 
-@dataclass(slots=True)
+@slotted
 class Caller:
     """The credentials that file access is judged by (struct cred's fs part), and the umask.
 
@@ -34,7 +34,7 @@ class Caller:
 
     fsuid: int = 0
     fsgid: int = 0
-    groups: frozenset[int] = field(default_factory=frozenset)
+    groups: frozenset[int] = frozenset()
     caps: int = 0
     umask: int = 0o022
 

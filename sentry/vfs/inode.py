@@ -8,9 +8,9 @@ system writes down only what it means.  Methods that may have to reach the gofer
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Final
 
+from proto.slotted import slotted
 from sentry.abi import stat as st
 from sentry.abi.errno import EACCES, EINVAL, ENOTDIR, EOPNOTSUPP, EPERM
 
@@ -39,7 +39,7 @@ def now_ns() -> int:
     return time.clock_gettime_ns(CLOCK_REALTIME_COARSE)
 
 
-@dataclass(slots=True)
+@slotted
 class AttrChange:
     """What setattr changes (struct iattr); None leaves a field as it is."""
 
@@ -51,7 +51,7 @@ class AttrChange:
     mtime_ns: int | None = None  # or NOW
 
 
-@dataclass(slots=True)
+@slotted
 class StatFs:
     """statfs(2)."""
 

@@ -22,9 +22,9 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, Final
 
+from proto.slotted import slotted
 from sentry.abi.errno import EAGAIN, EDEADLK, EINVAL, EOVERFLOW
 from sentry.abi.fcntl import F_UNLCK, F_WRLCK, LOCK_EX, LOCK_SH, LOCK_UN
 from sentry.abi.poll import POLLIN
@@ -37,7 +37,7 @@ LOCK_FREED: Final = POLLIN  # the event that `queue` is woken with
 _waits_for: dict[Hashable, list[frozenset[Hashable]]] = {}
 
 
-@dataclass(slots=True)
+@slotted
 class Lock:
     """One record lock.  start and end are both inside; pid is the kernel's, passed through for F_GETLK."""
 

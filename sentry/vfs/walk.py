@@ -7,9 +7,9 @@ the cache is asked again after it, and one name never gets two dentries.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
+from proto.slotted import slotted
 from sentry.abi.errno import EINVAL, ELOOP, ENAMETOOLONG, ENOENT, ENOTDIR, EXDEV
 from sentry.abi.fcntl import (
     MAX_SYMLINKS,
@@ -25,7 +25,7 @@ from sentry.vfs.caller import MAY_EXEC, Caller
 from sentry.vfs.dentry import CACHE, MS_NOSYMFOLLOW, Dentry, Path
 
 
-@dataclass(slots=True)
+@slotted
 class Where:
     """Where a name starts from, and who asks."""
 

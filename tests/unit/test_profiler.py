@@ -49,6 +49,8 @@ def test_sleep_is_not_sampled(profiler):
 
 def test_nothing_is_left_in_place():
     table = build_table()
+    for row in table.values():
+        row.prepare()
     before = {name: row.call for name, row in HANDLERS.items()}
     profiler = Profiler(table)
     profiler.start()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+from copy import copy
 
 import pytest
 
@@ -243,7 +243,8 @@ def interrupted_until(world: World, t, over: Event) -> None:  # type: ignore[no-
         return 0
 
     row = world.kernel.table[39]
-    world.kernel.table[39] = replace(row, call=wait_for_it)
+    waiting = world.kernel.table[39] = copy(row)
+    waiting.call = wait_for_it
     context(t).steps.append(call("getpid"))
     world.run()
     world.kernel.table[39] = row
