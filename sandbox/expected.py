@@ -27,7 +27,7 @@ class Expected:
     def __init__(self, may_be_warm: bool) -> None:
         folder = os.environ.get(FOLDER_VARIABLE, "") if may_be_warm else ""
         self._warm = _ask(socket_path(folder, PROGRAM)) if folder else None
-        self._fresh = start_nursery() if self._warm is None else None
+        self._fresh = start_nursery("main_at_once") if self._warm is None else None
         self._taken: Nursery | None = None
 
     def take(self, warm: bool) -> "Nursery":
@@ -36,7 +36,7 @@ class Expected:
 
         if self._taken is None:
             fd = self._from_warm(warm)
-            self._taken = Nursery(*(self._fresh or start_nursery())) if fd is None else Nursery(fd)
+            self._taken = Nursery(*(self._fresh or start_nursery("main_at_once"))) if fd is None else Nursery(fd)
             self._fresh = None
         return self._taken
 

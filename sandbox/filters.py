@@ -209,6 +209,11 @@ def compiled(role: str, debug: bool) -> bytes:
     return _compiled[key]
 
 
+def use(role: str, program: bytes) -> None:
+    """What compiled(role, False) has returned in another process."""
+    _compiled[role, False] = program
+
+
 def compile_apart(roles: Iterable[str]) -> None:
     """Have the roles' filters compiled by a child: it takes milliseconds, and a megabyte of libraries."""
     for role in roles:
@@ -225,7 +230,7 @@ def compile_apart(roles: Iterable[str]) -> None:
             program = f.read()
         os.waitpid(pid, 0)
         if program:  # else each stage finds out for itself what is wrong
-            _compiled[role, False] = program
+            use(role, program)
 
 
 def load(role: str, values: Mapping[str, int], debug: bool) -> None:

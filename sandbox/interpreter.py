@@ -23,7 +23,7 @@ _RUN_MODULE = (
     "runpy.run_module(sys.argv.pop(1), run_name='__main__', alter_sys=True)"
 )
 
-_NURSERY = "import sys; sys.path.insert(0, sys.argv[1]); from sandbox.nursery import main; main(int(sys.argv[2]))"
+_NURSERY = "import sys; sys.path.insert(0, sys.argv[1]); from sandbox import nursery; nursery.{}(int(sys.argv[2]))"
 _ROOM = " " * 256
 """A last argument: what the nursery's forks show as their command line takes its place."""
 
@@ -58,13 +58,13 @@ def fresh_interpreter(
         os.close(null)
 
 
-def start_nursery() -> tuple[int, int]:
-    """Have the Sentry's and the gofer's modules imported (nursery.py) while the caller imports its own.
+def start_nursery(main: str = "main") -> tuple[int, int]:
+    """Have the Sentry's and the gofer's modules imported while the caller imports its own.
 
-    Our end of the nursery's socket, and its pid.
+    `main`: which of nursery.py.  Our end of the nursery's socket, and its pid.
     """
     ours, theirs = socketpair(AF_UNIX, SOCK_SEQPACKET)
     fd = theirs.fileno()
-    pid = fresh_interpreter(_NURSERY, [INSTALLATION, str(fd), _ROOM], inherited=[fd])
+    pid = fresh_interpreter(_NURSERY.format(main), [INSTALLATION, str(fd), _ROOM], inherited=[fd])
     theirs.close()
     return ours.detach(), pid

@@ -5,6 +5,9 @@ shares its pages.  Whoever makes sandboxes may have a nursery, as the shim does:
 it forks no thread, lock, secret or descriptor of its owner into a Sentry.  It takes one message after the other and
 ends with its owner, at the end of file.
 
+The nursery of one command has no time to import first: it forks the two stages of a sandbox at once, and each imports
+what its own role needs, side by side with the other and with the command.
+
 A message is a stage's role and its descriptors (SCM_RIGHTS): the configuration in a memfd, the log, then those that
 the configuration names in `keep_fds`, in that order.  They have new numbers here, which the configuration is told.
 There is no answer: the stage reports to its starter, and a report's end of file says all that can be said here.
@@ -19,14 +22,18 @@ import signal
 import socket
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NoReturn
 
-from sandbox import common_heap, hostcalls, stage
-from sandbox.spawn import MANY, MAX_FDS, SANDBOX_NAMESPACES
+from sandbox import common_heap, filters, hostcalls, stage
+from sandbox.spawn import MANY, MAX_FDS, SANDBOX_NAMESPACES, send_message
 
 AHEAD: Final = 2
 """A sandbox's first two processes: a gofer and the Sentry."""
+
+
+MAX_BYTES: Final = 64 * 1024
+"""Of a message; the longest is a filter's program."""
 
 
 def main(fd: int) -> NoReturn:
@@ -35,6 +42,23 @@ def main(fd: int) -> NoReturn:
     gc.freeze()
     serve(socket.socket(fileno=fd), ahead=0)
     os._exit(0)
+
+
+def main_at_once(fd: int) -> NoReturn:
+    """As main(), for a command that makes one sandbox, soon: the stages are forked first, and import meanwhile."""
+    gc.disable()  # see cli/entry.py
+    sock = socket.socket(fileno=fd)
+    _be_nursery()
+    waiting = {role: _fork_for(role, sock) for role in stage.ROLES}
+    programs = {role: filters.compiled(role, False) for role in waiting}  # they have enough to do
+    while True:
+        role, fds = _receive(sock)
+        if not role:
+            os._exit(0)
+        if role in waiting:
+            _pass_on(waiting.pop(role), programs[role], fds)
+        else:
+            _fork_stage(role, fds, sock)
 
 
 def fork(leave: Callable[[int], None]) -> int:
@@ -67,10 +91,7 @@ def keep_only(*fds: int) -> None:
 
 def serve(sock: socket.socket, ahead: int) -> None:
     """Be a nursery until the owner's end is closed.  `ahead`: how many stages to fork before they are asked for."""
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel buries stages; the second process is not our child
-    os.setsid()
-    hostcalls.set_name("pysc-nursery")
-    hostcalls.set_command_line(["pysc", "sandbox.nursery"])
+    _be_nursery()
     _fork_ahead(sock, ahead)
     while True:
         if not select.select([sock], [], [], common_heap.PATIENCE_S)[0]:
@@ -78,11 +99,62 @@ def serve(sock: socket.socket, ahead: int) -> None:
         role, fds = _receive(sock)
         if not role:
             return
-        if _fork() == 0:
+        _fork_stage(role, fds, sock)
+
+
+def _be_nursery() -> None:
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel buries stages; the second process is not our child
+    os.setsid()
+    hostcalls.set_name("pysc-nursery")
+    hostcalls.set_command_line(["pysc", "sandbox.nursery"])
+
+
+def _fork_stage(role: str, fds: Sequence[int], sock: socket.socket) -> None:
+    if _fork() == 0:
+        sock.close()
+        _become_stage(role, fds, None)
+    for fd in fds:
+        os.close(fd)
+
+
+def _fork_for(role: str, sock: socket.socket) -> socket.socket:
+    """Fork a stage that imports what this role needs, and then waits for its message; our end of its socket."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    if _fork() == 0:
+        try:
             sock.close()
-            _become_stage(role, fds, None)
-        for fd in fds:
-            os.close(fd)
+            ours.close()
+            _prepare_for(role, theirs)
+        finally:
+            os._exit(1)
+    theirs.close()
+    return ours
+
+
+def _prepare_for(role: str, sock: socket.socket) -> NoReturn:
+    """In the child.  It must not outlive the nursery, nor leave its parent before the command buries orphans."""
+    born = stage.enter(SANDBOX_NAMESPACES, at_once=False)
+    stage.load(role)
+    gc.freeze()
+    gc.enable()
+    program, fds = _receive_message(sock)
+    sock.close()
+    born.leave()
+    if fds:
+        filters.use(role, program)
+        _become_stage(role, fds, born)
+    os._exit(0)
+
+
+def _pass_on(sock: socket.socket, program: bytes, fds: Sequence[int]) -> None:
+    """Give a waiting stage its descriptors, and the filter that was compiled for it."""
+    try:
+        send_message(sock, program, fds)
+    except OSError:  # it has died: its starter finds the report closed
+        traceback.print_exc()
+    sock.close()
+    for fd in fds:
+        os.close(fd)
 
 
 def _fork_ahead(sock: socket.socket, count: int) -> None:
@@ -125,7 +197,7 @@ def _wait_for_role(sock: socket.socket, untaken: int) -> NoReturn:
         os._exit(0)
 
 
-def _become_stage(role: str, fds: list[int], born: stage.Born | None) -> NoReturn:
+def _become_stage(role: str, fds: Sequence[int], born: stage.Born | None) -> NoReturn:
     """In the child."""
     try:
         config_fd, log_fd, *keep_fds = fds
@@ -152,13 +224,18 @@ def _enter(report_fd: int) -> stage.Born:
 
 def _receive(sock: socket.socket) -> tuple[str, list[int]]:
     """The next message; no role at the end."""
+    role, fds = _receive_message(sock)
+    return role.decode(), fds
+
+
+def _receive_message(sock: socket.socket) -> tuple[bytes, list[int]]:
     data, fds = _receive_packet(sock)
     if data == MANY:
         return _receive_many(fds[0])
-    return data.decode(), fds
+    return data, fds
 
 
-def _receive_many(channel: int) -> tuple[str, list[int]]:
+def _receive_many(channel: int) -> tuple[bytes, list[int]]:
     """A message with more descriptors than a packet holds has a channel of its own."""
     fds: list[int] = []
     with socket.socket(fileno=channel) as sock:
@@ -166,13 +243,13 @@ def _receive_many(channel: int) -> tuple[str, list[int]]:
             data, received = _receive_packet(sock)
             fds += received
             if data != MANY:
-                return data.decode(), fds
+                return data, fds
 
 
 def _receive_packet(sock: socket.socket) -> tuple[bytes, list[int]]:
     numbers = array.array("i")
     room = socket.CMSG_SPACE(MAX_FDS * numbers.itemsize)
-    data, ancillary, _, _ = sock.recvmsg(64, room, socket.MSG_CMSG_CLOEXEC)
+    data, ancillary, _, _ = sock.recvmsg(MAX_BYTES, room, socket.MSG_CMSG_CLOEXEC)
     for _, _, content in ancillary:
         numbers.frombytes(content[: len(content) - len(content) % numbers.itemsize])
     return data, list(numbers)

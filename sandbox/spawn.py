@@ -56,6 +56,21 @@ class StageConfig(Record):
     """The gofer's: connection, root, read-only."""
 
 
+def send_message(to: socket.socket, data: bytes, fds: Sequence[int]) -> None:
+    """As nursery.py receives it."""
+    if len(fds) <= MAX_FDS:
+        socket.send_fds(to, [data], fds)
+        return
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours:
+        with theirs:
+            socket.send_fds(to, [MANY], [theirs.fileno()])
+        while len(fds) > MAX_FDS:
+            socket.send_fds(ours, [MANY], fds[:MAX_FDS])
+            fds = fds[MAX_FDS:]
+        socket.send_fds(ours, [data], fds)
+
+
 class Nursery:
     """Our end of a nursery (nursery.py), which forks what else would have to be a fresh interpreter."""
 
@@ -66,18 +81,7 @@ class Nursery:
 
     def fork(self, role: str, config_fd: int, log_fd: int, keep_fds: Sequence[int]) -> None:
         """Have a stage forked; the descriptors stay the caller's.  Raises OSError if the nursery has died."""
-        fds = [config_fd, log_fd, *keep_fds]
-        if len(fds) <= MAX_FDS:
-            socket.send_fds(self._socket, [role.encode()], fds)
-            return
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with ours:
-            with theirs:
-                socket.send_fds(self._socket, [MANY], [theirs.fileno()])
-            while len(fds) > MAX_FDS:
-                socket.send_fds(ours, [MANY], fds[:MAX_FDS])
-                del fds[:MAX_FDS]
-            socket.send_fds(ours, [role.encode()], fds)
+        send_message(self._socket, role.encode(), [config_fd, log_fd, *keep_fds])
 
     def close(self) -> None:
         """Let it end; idempotent."""

@@ -18,6 +18,7 @@ import json
 import os
 import sys
 import traceback
+from _signal import SIGKILL  # type: ignore[import-not-found]
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, Final, NoReturn
 
@@ -43,11 +44,19 @@ def main() -> NoReturn:
     run(role, config, born)
 
 
+def load(role: str) -> None:
+    """Import what the role will need."""
+    if role == "gofer":
+        import gofer.server  # noqa: F401
+    else:
+        import sentry.boot
+
+        sentry.boot.load()
+
+
 def preload() -> None:
     """Import all that either role will need; for whoever is going to be forked."""
-    import sentry.boot
-
-    sentry.boot.load()
+    load("sentry")
 
 
 def prepare() -> None:
@@ -67,16 +76,36 @@ class Born:
     """Its own, as its creator sees it."""
     own_pid: bool
     """Whether it has a pid namespace of its own."""
+    leash: int = -1
+    """The first process ends when this is closed; -1: it has."""
+
+    def leave(self) -> None:
+        """Become the subreaper's child, if it has not happened yet."""
+        if self.leash >= 0:
+            hostcalls.prctl(hostcalls.PR_SET_PDEATHSIG, 0)
+            os.close(self.leash)
+            self.leash = -1
 
 
-def enter(kinds: Collection[str]) -> Born:
-    """Steps A and B so far as they do not depend on the configuration; returns in B."""
+def enter(kinds: Collection[str], at_once: bool = True) -> Born:
+    """Steps A and B so far as they do not depend on the configuration; returns in B.
+
+    `at_once`: whether A ends now.  Else it and B end with their creator, until B calls leave().
+    """
     read_end, write_end = os.pipe()
+    held, leash = (-1, -1) if at_once else os.pipe()
     namespaces = confine.enter(kinds)
     pid = os.fork()
     if pid:
         os.write(write_end, b"%d" % pid)
+        if held >= 0:
+            hostcalls.prctl(hostcalls.PR_SET_PDEATHSIG, SIGKILL)
+            os.close(leash)
+            os.read(held, 1)
         os._exit(0)
+    if held >= 0:
+        hostcalls.prctl(hostcalls.PR_SET_PDEATHSIG, SIGKILL)
+        os.close(held)
     os.close(write_end)
     own = os.read(read_end, 32)
     os.close(read_end)
@@ -85,7 +114,7 @@ def enter(kinds: Collection[str]) -> Born:
     os.setsid()
     os.umask(0)
     rlimits.raise_limits()
-    return Born(int(own), namespaces.own_pid)
+    return Born(int(own), namespaces.own_pid, leash)
 
 
 def run(role: str, config: Config, born: Born) -> NoReturn:
