@@ -17,7 +17,10 @@ from struct import Struct
 
 from gofer.localfs import enter_proc
 from gofer.session import Session
+from proto.ninep import codec
+from proto.ninep.dialect import Tlopenfd, Twalkgetattr
 from proto.ninep.message import ProtocolError
+from proto.ninep.messages import Tattach, Tversion
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,6 +29,9 @@ if TYPE_CHECKING:
 
 RECEIVE_SIZE = 64 << 10
 SEND_SIZE = 64 << 10  # replies of so many bytes are sent without waiting for others
+
+FIRST_REQUESTS = (Tversion, Tattach, Twalkgetattr, Tlopenfd)
+"""What each container begins with."""
 
 _pack_fd = Struct("i").pack
 _pack_timeval = Struct("ll").pack
@@ -176,6 +182,11 @@ class Server:
         del self.peers[fd]
         self.poller.unregister(fd)
         peer.close()
+
+
+def prepare() -> None:
+    """Make ahead what the first requests will need, in a process that has to wait for them."""
+    codec.prepare_to_answer(FIRST_REQUESTS)
 
 
 def limit_patience(sock: socket, seconds: int) -> None:

@@ -45,9 +45,11 @@ def main() -> NoReturn:
 
 
 def load(role: str) -> None:
-    """Import what the role will need."""
+    """Import what the role will need, in a process that will have no other."""
     if role == "gofer":
-        import gofer.server  # noqa: F401
+        from gofer import server
+
+        server.prepare()
     else:
         import sentry.boot
 

@@ -17,7 +17,7 @@ from proto.wire import INTEGER_CODES, u8
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from typing import Any
 
 HEADER_SIZE = 7  # size[4] type[1] tag[2]
@@ -277,22 +277,36 @@ def _add_field(source: _Source, name: str, kind: str) -> None:
         _add_list(source, name, kind.removeprefix("list[").removesuffix("]"))
 
 
-def _functions(cls: type[Message]) -> dict[str, Any]:
-    """Generate encode(tag, message) and decode(bytes, start, end) for one class."""
+def _source_of(cls: type[Message]) -> _Source:
     source = _Source(cls)
     for name, kind in cls.FIELDS.items():
         _add_field(source, name, kind)
     source.close_run()
+    return source
+
+
+def _encoder(cls: type[Message]) -> Any:
+    """Generate encode(tag, message)."""
+    source = _source_of(cls)
     names = "".join(f"{name}, " for name in cls.FIELDS)
-    encoder = [f"{names}= _m"] if names else []
-    encoder += [*source.prepare, f"_size = {' + '.join([str(source.fixed), *source.sizes])}"]
-    encoder += ["return " + " + ".join(source.frame)]
-    decoder = [*source.decode, f"if _p != _e: _fail({cls.__name__!r})"]
-    decoder += [f"return _make(_cls, ({''.join(value + ', ' for value in source.values)}))"]
-    text = "\n    ".join(["def encode(_tag, _m):", *encoder]) + "\n"
-    text += "\n    ".join(["def decode(_b, _p, _e):", *decoder]) + "\n"
-    exec(text, source.scope)
-    return source.scope
+    lines = [f"{names}= _m"] if names else []
+    lines += [*source.prepare, f"_size = {' + '.join([str(source.fixed), *source.sizes])}"]
+    lines += ["return " + " + ".join(source.frame)]
+    return _compiled("encode(_tag, _m)", lines, source)
+
+
+def _decoder(cls: type[Message]) -> Any:
+    """Generate decode(bytes, start, end)."""
+    source = _source_of(cls)
+    lines = [*source.decode, f"if _p != _e: _fail({cls.__name__!r})"]
+    lines += [f"return _make(_cls, ({''.join(value + ', ' for value in source.values)}))"]
+    return _compiled("decode(_b, _p, _e)", lines, source)
+
+
+def _compiled(signature: str, lines: list[str], source: _Source) -> Any:
+    """Not both functions at once: a peer needs one of most classes, and compiling takes longer than all else here."""
+    exec("\n    ".join([f"def {signature}:", *lines]), source.scope)
+    return source.scope[signature.partition("(")[0]]
 
 
 def _make(cls: type[Any]) -> Callable[[tuple[Any, ...]], Any]:
@@ -304,7 +318,7 @@ class _Encoders(dict[type[Message], "Callable[[int, Message], bytes]"]):
     """Class -> encoder, generated on first use."""
 
     def __missing__(self, cls: type[Message]) -> Callable[[int, Message], bytes]:
-        made: Callable[[int, Message], bytes] = _functions(cls)["encode"]
+        made: Callable[[int, Message], bytes] = _encoder(cls)
         self[cls] = made
         return made
 
@@ -313,7 +327,7 @@ class _Decoders(dict[int, "Callable[[bytes, int, int], Message] | None"]):
     """Type number -> decoder, generated on first use; None if there is no such type."""
 
     def __missing__(self, kind: int) -> Callable[[bytes, int, int], Message] | None:
-        made = _functions(MESSAGES[kind])["decode"] if kind in MESSAGES else None
+        made = _decoder(MESSAGES[kind]) if kind in MESSAGES else None
         self[kind] = made
         return made
 
@@ -325,5 +339,12 @@ _decoders = _Decoders()
 def prepare() -> None:
     """Generate all of them now, in a process from which many others are forked."""
     for kind, cls in MESSAGES.items():
-        made = _functions(cls)
-        encoders[cls], _decoders[kind] = made["encode"], made["decode"]
+        encoders[cls], _decoders[kind] = _encoder(cls), _decoder(cls)
+
+
+def prepare_to_answer(requests: Iterable[type[Message]]) -> None:
+    """Generate now what a server needs for these."""
+    for cls in requests:
+        _decoders[cls.TYPE] = _decoder(cls)
+        reply = MESSAGES[cls.TYPE + 1]
+        encoders[reply] = _encoder(reply)
