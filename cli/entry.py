@@ -17,6 +17,9 @@ def entry() -> None:
     """Run the command, and end as it did."""
     gc.disable()  # loading makes thousands of objects and no garbage; and no command lives long or makes much
     nursery = _begin_nursery()
+    from sandbox import quick_import
+
+    quick_import.install(os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
     from cli.main import main
 
     _leave(main(nursery=nursery))

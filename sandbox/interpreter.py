@@ -26,6 +26,7 @@ _RUN_MODULE = (
 
 _NURSERY = (
     "import sys; sys.path[:] = [sys.argv[1], *sys.path, *sys.argv[2].split(':')]; "
+    "from sandbox import quick_import; quick_import.install(sys.argv[1]); "
     "from sandbox import nursery; nursery.{}(int(sys.argv[3]))"
 )
 _ROOM = " " * 256
