@@ -112,13 +112,15 @@ def sandbox_options(flags: Values, container_id: str, annotations: Mapping[str, 
     In the foreground the sandbox lives and dies with this command, and its log goes to our stderr if anybody wants to
     see it and has not said where.  Raises InvalidConfig.
     """
-    from cli.report import warn
     from sandbox.config import sandbox_fields
     from sandbox.sandbox import Options
 
     config = effective(flags, annotations)
-    for warning in config.warnings:
-        warn(flags, warning)
+    if config.warnings:
+        from cli.report import warn
+
+        for warning in config.warnings:
+            warn(flags, warning)
     options = Options(**sandbox_fields(config, container_id))
     if options.log is None and foreground and (options.debug or options.strace):
         options.log = "/dev/stderr"

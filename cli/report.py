@@ -3,13 +3,12 @@
 The log's format is that of runc, whose last error record is what containerd, podman and Docker show.
 """
 
-import json
 import os
 import sys
 import time
-import traceback
 
 from cli.args import Values
+from proto import jsontext
 
 
 def report(flags: Values, message: str, with_traceback: bool) -> None:
@@ -18,6 +17,8 @@ def report(flags: Values, message: str, with_traceback: bool) -> None:
     print(f"pysc: {line}", file=sys.stderr)
     if flags["log"]:
         if with_traceback:
+            import traceback
+
             _append(flags, "debug", traceback.format_exc())
         _append(flags, "error", line)
 
@@ -33,9 +34,9 @@ def _append(flags: Values, level: str, message: str) -> None:
     now = time.time()
     stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now)) + f".{int(now % 1 * 1e9):09d}Z"
     if flags["log-format"] == "json":
-        text = json.dumps({"level": level, "msg": message, "time": stamp})
+        text = jsontext.dumps({"level": level, "msg": message, "time": stamp})
     else:
-        text = f'time="{stamp}" level={level} msg={json.dumps(message)}'
+        text = f'time="{stamp}" level={level} msg={jsontext.dumps(message)}'
     try:
         fd = os.open(flags["log"], os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as e:

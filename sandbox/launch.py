@@ -7,8 +7,8 @@ disk grows with each step; when one fails, or the creator is interrupted, what i
 from __future__ import annotations
 
 import os
-import socket
 import time
+from _socket import AF_UNIX, SOCK_STREAM, socket, socketpair
 from contextlib import ExitStack
 
 from proto import control
@@ -198,9 +198,9 @@ class _Launch:
                     tree = self._open_tree(mount)
                     given.callback(os.close, tree)
                     entry.gofer, entry.device = len(served), os.fstat(tree).st_dev
-                    ours, theirs = socket.socketpair()
+                    ours, theirs = socketpair(AF_UNIX, SOCK_STREAM)
                     connections.append(self._own(ours.detach()))
-                    given.enter_context(theirs)
+                    given.callback(theirs.close)
                     served.append((theirs.fileno(), tree, mount.is_readonly))
             starting = spawn.start_gofer(
                 self.container.id, served, self.log_fd, list(confine.GOFER_CAPABILITIES), self.options.debug,
@@ -357,11 +357,14 @@ def _listen(directory: str) -> int:
     """The control socket; bound through the folder's descriptor, for its path may be too long for an address."""
     folder = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as s:
+        s = socket(AF_UNIX, SOCK_STREAM)
+        try:
             s.bind(f"/proc/self/fd/{folder}/control.sock")
             os.chmod(f"{directory}/control.sock", 0o600)
             s.listen(_BACKLOG)
             return s.detach()
+        finally:
+            s.close()
     finally:
         os.close(folder)
 

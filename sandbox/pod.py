@@ -5,17 +5,20 @@ second with paths such as /proc/PID/ns/pid, where PID is what we gave it for ano
 is never opened: it leads to a namespace of the host's in which our process is, and means the one that the Sentry keeps.
 """
 
-import re
-from collections.abc import Mapping
+from __future__ import annotations
+
 from os.path import dirname
-from typing import TYPE_CHECKING, Final
 
 from sandbox import state
 from sandbox.errors import FailedPrecondition, InvalidSpec, NotFound, SandboxError
 from sandbox.sandbox import Sandbox
 from sandbox.spec import Spec
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Final
+
     from _typeshed import StrPath
 
 _ANNOTATIONS: Final = {
@@ -25,7 +28,6 @@ _ANNOTATIONS: Final = {
 """What says whether it is a "sandbox" or a "container", and what names the sandbox."""
 _SHARED: Final = ("pid", "ipc", "uts")
 """Kinds that the Sentry keeps for each container, or for several.  The network is always the whole sandbox's."""
-_PATH: Final = re.compile(r"/proc/([0-9]+)/ns/([a-z]+)")
 
 
 def sandbox_of(annotations: Mapping[str, str]) -> str:
@@ -76,10 +78,10 @@ def check_root_namespaces(spec: Spec) -> None:
 
 def _owner(sandbox: Sandbox, kind: str, path: str) -> str:
     """The container of the sandbox whose namespace this is; "" if it is not of this sandbox."""
-    found = _PATH.fullmatch(path)
-    if not found or found[2] != kind:
+    digits = path.removeprefix("/proc/").removesuffix(f"/ns/{kind}")
+    if path != f"/proc/{digits}/ns/{kind}" or not (digits.isascii() and digits.isdigit()):
         return ""
-    pid = int(found[1])
+    pid = int(digits)
     if pid == sandbox.pid:
         return sandbox.id
     return next((each.id for each in members(sandbox) if each.pid == pid), "")
@@ -99,7 +101,7 @@ def members(sandbox: Sandbox) -> list[Sandbox]:
     return found
 
 
-def find(root: "StrPath", sandbox_id: str) -> Sandbox:
+def find(root: StrPath, sandbox_id: str) -> Sandbox:
     """A sandbox that containers can be added to.  Raises NotFound; SandboxError if it has ended."""
     try:
         sandbox = Sandbox.load(root, sandbox_id)

@@ -7,10 +7,16 @@ A value is what TOML has: bool, int, str, or a tuple of str.  A kind says how on
 of an annotation or a flag.
 """
 
-from collections.abc import Sequence
-from typing import Final, Protocol
+from __future__ import annotations
 
 from proto.record import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Final, Protocol
+else:
+    Protocol = object
 
 Value = bool | int | str | tuple[str, ...]
 
@@ -31,7 +37,6 @@ class Kind(Protocol):
     @property
     def expected(self) -> str:
         """What a value must be, for people."""
-        ...
 
     def from_toml(self, value: object) -> Value: ...
 

@@ -6,13 +6,14 @@ may have threads, an event loop and secrets.  Only the descriptors named are inh
 
 from __future__ import annotations
 
-import json
 import os
 import select
-import signal
-import socket
 import time
+from _signal import SIGKILL  # type: ignore[import-not-found]
+from _socket import AF_UNIX, SCM_RIGHTS, SOCK_SEQPACKET, SOL_SOCKET, socket, socketpair
+from struct import pack
 
+from proto import jsontext
 from proto.control import BootConfig
 from proto.record import Record, field
 from sandbox.errors import SandboxError
@@ -56,26 +57,33 @@ class StageConfig(Record):
     """The gofer's: connection, root, read-only."""
 
 
-def send_message(to: socket.socket, data: bytes, fds: Sequence[int]) -> None:
+def send_message(to: socket, data: bytes, fds: Sequence[int]) -> None:
     """As nursery.py receives it."""
     if len(fds) <= MAX_FDS:
-        socket.send_fds(to, [data], fds)
+        _send_fds(to, data, fds)
         return
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with ours:
-        with theirs:
-            socket.send_fds(to, [MANY], [theirs.fileno()])
+    ours, theirs = socketpair(AF_UNIX, SOCK_SEQPACKET)
+    try:
+        _send_fds(to, MANY, [theirs.fileno()])
+        theirs.close()
         while len(fds) > MAX_FDS:
-            socket.send_fds(ours, [MANY], fds[:MAX_FDS])
+            _send_fds(ours, MANY, fds[:MAX_FDS])
             fds = fds[MAX_FDS:]
-        socket.send_fds(ours, [data], fds)
+        _send_fds(ours, data, fds)
+    finally:
+        theirs.close()
+        ours.close()
+
+
+def _send_fds(to: socket, data: bytes, fds: Sequence[int]) -> None:
+    to.sendmsg([data], [(SOL_SOCKET, SCM_RIGHTS, pack(f"{len(fds)}i", *fds))])
 
 
 class Nursery:
     """Our end of a nursery (nursery.py), which forks what else would have to be a fresh interpreter."""
 
     def __init__(self, fd: int, pid: int | None = None) -> None:
-        self._socket = socket.socket(fileno=fd)
+        self._socket = socket(fileno=fd)
         self._pid = pid
         """If it is a child that nobody else reaps."""
 
@@ -87,7 +95,7 @@ class Nursery:
         """Let it end; idempotent."""
         self._socket.close()
         if self._pid is not None:
-            os.kill(self._pid, signal.SIGKILL)  # it may still be importing
+            os.kill(self._pid, SIGKILL)  # it may still be importing
             os.waitpid(self._pid, 0)
             self._pid = None
 
@@ -130,7 +138,7 @@ class Starting:
         """It may have forked already, or be a nursery's child, which is not ours to kill."""
         if self._intermediate is not None:
             try:
-                os.kill(self._intermediate, signal.SIGKILL)
+                os.kill(self._intermediate, SIGKILL)
             except ProcessLookupError:
                 pass
             self._reap()
@@ -214,7 +222,7 @@ def _start(role: str, config: StageConfig, log_fd: int, nursery: Nursery | None)
         config.keep_fds = [*config.keep_fds, report_write]
         if config.boot is not None:
             config.boot["ready_fd"] = report_write
-        os.write(config_fd, json.dumps(vars(config)).encode())
+        os.write(config_fd, jsontext.dumps(vars(config)).encode("utf-8", "surrogatepass"))
         os.lseek(config_fd, 0, os.SEEK_SET)
         if nursery is not None and _was_forked(nursery, role, config, config_fd, log_fd):
             return Starting(role, None, report_read)
