@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import gc
 import os
+from _socket import MSG_DONTWAIT, SCM_RIGHTS, SO_RCVTIMEO, SOL_SOCKET
 from errno import EAGAIN
 from select import EPOLLIN, EPOLLOUT, epoll
-from socket import MSG_DONTWAIT, SCM_RIGHTS, SO_RCVTIMEO, SOL_SOCKET
 from struct import Struct
 
 from gofer.localfs import enter_proc
@@ -24,8 +24,8 @@ from proto.ninep.messages import Tattach, Tversion
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from socket import socket
+    from _socket import socket
+    from collections.abc import Callable, Iterator, Sequence
 
 RECEIVE_SIZE = 64 << 10
 SEND_SIZE = 64 << 10  # replies of so many bytes are sent without waiting for others
@@ -115,7 +115,7 @@ class Server:
     """All connections, and the loop."""
 
     def __init__(
-        self, mounts: list[tuple[socket, int, bool]], idle_after_s: int, when_idle: Callable[[], object]
+        self, mounts: Sequence[tuple[socket, int, bool]], idle_after_s: int, when_idle: Callable[[], object]
     ) -> None:
         self.idle_after_s = idle_after_s
         self.when_idle = when_idle
@@ -195,7 +195,10 @@ def limit_patience(sock: socket, seconds: int) -> None:
 
 
 def serve(
-    mounts: list[tuple[socket, int, bool]], proc_fd: int, idle_after_s: int = -1, when_idle: Callable[[], object] = int
+    mounts: Sequence[tuple[socket, int, bool]],
+    proc_fd: int,
+    idle_after_s: int = -1,
+    when_idle: Callable[[], object] = int,
 ) -> int:
     """Serve 9P until all connections have ended.  Called in a process of its own, after confinement; the exit status.
 

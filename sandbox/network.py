@@ -5,8 +5,8 @@ Addresses, routes and the interfaces themselves come from CNI or an OCI hook.
 
 import fcntl
 import os
-import socket
 import struct
+from _socket import AF_INET, SOCK_DGRAM, socket
 from collections.abc import Mapping
 
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 1
@@ -26,11 +26,14 @@ def namespace_inode() -> int:
 
 
 def bring_up_loopback() -> None:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+    s = socket(AF_INET, SOCK_DGRAM)
+    try:
         request = _IFREQ_FLAGS.pack(b"lo", 0)
         name, flags = _IFREQ_FLAGS.unpack(fcntl.ioctl(s, _SIOCGIFFLAGS, request))
         if not flags & _IFF_UP:
             fcntl.ioctl(s, _SIOCSIFFLAGS, _IFREQ_FLAGS.pack(name, flags | _IFF_UP))
+    finally:
+        s.close()
 
 
 def set_sysctls(values: Mapping[str, str]) -> None:

@@ -15,13 +15,12 @@ There is no answer: the stage reports to its starter, and a report's end of file
 
 import array
 import gc
-import json
 import os
 import select
-import signal
-import socket
 import sys
 import traceback
+from _signal import SIG_DFL, SIG_IGN, SIGCHLD, signal  # type: ignore[import-not-found]
+from _socket import AF_UNIX, CMSG_SPACE, MSG_CMSG_CLOEXEC, SOCK_SEQPACKET, socket, socketpair
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NoReturn
 
@@ -40,14 +39,14 @@ def main(fd: int) -> NoReturn:
     """The program of a nursery in a fresh interpreter; its owner's end is the other one of a SOCK_SEQPACKET pair."""
     stage.preload()
     gc.freeze()
-    serve(socket.socket(fileno=fd), ahead=0)
+    serve(socket(fileno=fd), ahead=0)
     os._exit(0)
 
 
 def main_at_once(fd: int) -> NoReturn:
     """As main(), for a command that makes one sandbox, soon: the stages are forked first, and import meanwhile."""
     gc.disable()  # see cli/entry.py
-    sock = socket.socket(fileno=fd)
+    sock = socket(fileno=fd)
     _be_nursery()
     waiting = {role: _fork_for(role, sock) for role in stage.ROLES}
     programs = {role: filters.compiled(role, False) for role in waiting}  # they have enough to do
@@ -67,7 +66,7 @@ def fork(leave: Callable[[int], None]) -> int:
     `leave` is called in it, with the one descriptor that it needs: to give up what is the caller's.  The caller must be
     a subreaper already: the first stages are forked before they are asked for.
     """
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours, theirs = socketpair(AF_UNIX, SOCK_SEQPACKET)
     if os.fork() == 0:
         try:
             ours.close()
@@ -89,7 +88,7 @@ def keep_only(*fds: int) -> None:
     os.closerange(first, os.sysconf("SC_OPEN_MAX"))
 
 
-def serve(sock: socket.socket, ahead: int) -> None:
+def serve(sock: socket, ahead: int) -> None:
     """Be a nursery until the owner's end is closed.  `ahead`: how many stages to fork before they are asked for."""
     _be_nursery()
     _fork_ahead(sock, ahead)
@@ -103,13 +102,13 @@ def serve(sock: socket.socket, ahead: int) -> None:
 
 
 def _be_nursery() -> None:
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel buries stages; the second process is not our child
+    signal(SIGCHLD, SIG_IGN)  # the kernel buries stages; the second process is not our child
     os.setsid()
     hostcalls.set_name("pysc-nursery")
     hostcalls.set_command_line(["pysc", "sandbox.nursery"])
 
 
-def _fork_stage(role: str, fds: Sequence[int], sock: socket.socket) -> None:
+def _fork_stage(role: str, fds: Sequence[int], sock: socket) -> None:
     if _fork() == 0:
         sock.close()
         _become_stage(role, fds, None)
@@ -117,9 +116,9 @@ def _fork_stage(role: str, fds: Sequence[int], sock: socket.socket) -> None:
         os.close(fd)
 
 
-def _fork_for(role: str, sock: socket.socket) -> socket.socket:
+def _fork_for(role: str, sock: socket) -> socket:
     """Fork a stage that imports what this role needs, and then waits for its message; our end of its socket."""
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours, theirs = socketpair(AF_UNIX, SOCK_SEQPACKET)
     if _fork() == 0:
         try:
             sock.close()
@@ -131,7 +130,7 @@ def _fork_for(role: str, sock: socket.socket) -> socket.socket:
     return ours
 
 
-def _prepare_for(role: str, sock: socket.socket) -> NoReturn:
+def _prepare_for(role: str, sock: socket) -> NoReturn:
     """In the child.  It must not outlive the nursery, nor leave its parent before the command buries orphans."""
     born = stage.enter(SANDBOX_NAMESPACES, at_once=False)
     stage.load(role)
@@ -146,7 +145,7 @@ def _prepare_for(role: str, sock: socket.socket) -> NoReturn:
     os._exit(0)
 
 
-def _pass_on(sock: socket.socket, program: bytes, fds: Sequence[int]) -> None:
+def _pass_on(sock: socket, program: bytes, fds: Sequence[int]) -> None:
     """Give a waiting stage its descriptors, and the filter that was compiled for it."""
     try:
         send_message(sock, program, fds)
@@ -157,7 +156,7 @@ def _pass_on(sock: socket.socket, program: bytes, fds: Sequence[int]) -> None:
         os.close(fd)
 
 
-def _fork_ahead(sock: socket.socket, count: int) -> None:
+def _fork_ahead(sock: socket, count: int) -> None:
     """Fork stages that take the first messages themselves; returns when all have one, or have died.
 
     So their namespaces are made while their owner waits for its first request.
@@ -180,11 +179,11 @@ def _fork() -> int:
         traceback.print_exc()
         return -1
     if pid == 0:
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        signal(SIGCHLD, SIG_DFL)
     return pid
 
 
-def _wait_for_role(sock: socket.socket, untaken: int) -> NoReturn:
+def _wait_for_role(sock: socket, untaken: int) -> NoReturn:
     """In a child that was forked ahead."""
     try:
         born = stage.enter(SANDBOX_NAMESPACES)
@@ -201,8 +200,7 @@ def _become_stage(role: str, fds: Sequence[int], born: stage.Born | None) -> NoR
     """In the child."""
     try:
         config_fd, log_fd, *keep_fds = fds
-        with open(config_fd, "rb") as f:
-            config = json.load(f)
+        config = stage.read_config(config_fd)
         os.dup2(log_fd, 1)
         os.dup2(log_fd, 2)
         os.close(log_fd)
@@ -222,13 +220,13 @@ def _enter(report_fd: int) -> stage.Born:
         raise
 
 
-def _receive(sock: socket.socket) -> tuple[str, list[int]]:
+def _receive(sock: socket) -> tuple[str, list[int]]:
     """The next message; no role at the end."""
     role, fds = _receive_message(sock)
     return role.decode(), fds
 
 
-def _receive_message(sock: socket.socket) -> tuple[bytes, list[int]]:
+def _receive_message(sock: socket) -> tuple[bytes, list[int]]:
     data, fds = _receive_packet(sock)
     if data == MANY:
         return _receive_many(fds[0])
@@ -238,18 +236,21 @@ def _receive_message(sock: socket.socket) -> tuple[bytes, list[int]]:
 def _receive_many(channel: int) -> tuple[bytes, list[int]]:
     """A message with more descriptors than a packet holds has a channel of its own."""
     fds: list[int] = []
-    with socket.socket(fileno=channel) as sock:
+    sock = socket(fileno=channel)
+    try:
         while True:
             data, received = _receive_packet(sock)
             fds += received
             if data != MANY:
                 return data, fds
+    finally:
+        sock.close()
 
 
-def _receive_packet(sock: socket.socket) -> tuple[bytes, list[int]]:
+def _receive_packet(sock: socket) -> tuple[bytes, list[int]]:
     numbers = array.array("i")
-    room = socket.CMSG_SPACE(MAX_FDS * numbers.itemsize)
-    data, ancillary, _, _ = sock.recvmsg(MAX_BYTES, room, socket.MSG_CMSG_CLOEXEC)
+    room = CMSG_SPACE(MAX_FDS * numbers.itemsize)
+    data, ancillary, _, _ = sock.recvmsg(MAX_BYTES, room, MSG_CMSG_CLOEXEC)
     for _, _, content in ancillary:
         numbers.frombytes(content[: len(content) - len(content) % numbers.itemsize])
     return data, list(numbers)

@@ -14,14 +14,15 @@ This is the only module outside sentry that imports sentry.boot, and the only on
 """
 
 import faulthandler
-import json
 import os
 import sys
 import traceback
 from _signal import SIGKILL  # type: ignore[import-not-found]
+from _socket import socket
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, Final, NoReturn
 
+from proto import jsontext
 from proto.ninep import codec
 from proto.slotted import slotted
 from sandbox import common_heap, confine, filters, hostcalls, network, rlimits
@@ -33,8 +34,7 @@ Config = dict[str, Any]
 def main() -> NoReturn:
     """sys.argv: role, config fd."""
     role, config_fd = sys.argv[-2], int(sys.argv[-1])
-    with open(config_fd, "rb") as f:
-        config = json.load(f)
+    config = read_config(config_fd)
     try:
         close_others(config["keep_fds"])
         born = enter(set(config["namespaces"]) - {"network"})
@@ -42,6 +42,13 @@ def main() -> NoReturn:
         report_failure(config["report_fd"], e)
         _exit(1)
     run(role, config, born)
+
+
+def read_config(fd: int) -> Config:
+    """What spawn.py has written; closes fd."""
+    with open(fd, encoding="utf-8", errors="surrogatepass") as f:
+        config: Config = jsontext.loads(f.read())
+    return config
 
 
 def load(role: str) -> None:
@@ -211,11 +218,9 @@ def prepare_sentry(config: Config, own_pid: bool) -> Callable[[], int]:
 
 
 def prepare_gofer(config: Config, own_pid: bool) -> Callable[[], int]:
-    import socket
-
     from gofer import server
 
-    mounts = [(socket.socket(fileno=fd), root_fd, readonly) for fd, root_fd, readonly in config["mounts"]]
+    mounts = [(socket(fileno=fd), root_fd, readonly) for fd, root_fd, readonly in config["mounts"]]
     for sock, _, _ in mounts:
         server.limit_patience(sock, common_heap.PATIENCE_S)
     proc_fd = confine_as("gofer", config, own_pid)

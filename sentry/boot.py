@@ -7,16 +7,16 @@ be imported and the host's facts read.  `load()` or `prepare()` alone is for a p
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import select
-import socket
 import struct
 import sys
+from _socket import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
+from proto import jsontext
 from proto.slotted import slotted
 from sentry.control import ControlServer
 from sentry.fs.memdata import MEMORY
@@ -198,7 +198,7 @@ def main(config: dict[str, Any], idle_after_s: float, when_idle: Callable[[], ob
     _set_up_log(config)
     try:
         kernel = _boot(config)
-        server = ControlServer(kernel, socket.socket(fileno=config["control_fd"]), config)
+        server = ControlServer(kernel, socket(fileno=config["control_fd"]), config)
     except BootError as e:
         _report(config["ready_fd"], str(e))
         return 1
@@ -264,7 +264,7 @@ class _JsonFormatter(logging.Formatter):
         entry = {"level": record.levelname.lower(), "time": self.formatTime(record), "msg": record.getMessage()}
         if record.exc_info:
             entry["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(entry)
+        return jsontext.dumps(entry)
 
 
 def _set_up_log(config: dict[str, Any]) -> None:
@@ -288,4 +288,4 @@ def probe_report() -> dict[str, str]:
 if __name__ == "__main__":
     if sys.argv[1:] != ["--probe"]:
         sys.exit("usage: python -m sentry.boot --probe")
-    print(json.dumps(probe_report()))
+    print(jsontext.dumps(probe_report()))

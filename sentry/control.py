@@ -9,8 +9,8 @@ import array
 import logging
 import os
 import select
-import socket
 import time
+from _socket import CMSG_SPACE, SCM_RIGHTS, SOL_SOCKET, socket
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Final, TypeVar
 
@@ -117,7 +117,7 @@ class _Streams:
 class _Connection:
     """One client's socket."""
 
-    def __init__(self, server: ControlServer, sock: socket.socket) -> None:
+    def __init__(self, server: ControlServer, sock: socket) -> None:
         self.server = server
         self.sock = sock
         self.protocol = ServerConnection()
@@ -134,7 +134,7 @@ class _Connection:
     def _receive(self) -> None:
         try:
             with reserved():
-                data, ancillary, _, _ = self.sock.recvmsg(RECEIVE_SIZE, socket.CMSG_SPACE(MAX_FDS * 4))
+                data, ancillary, _, _ = self.sock.recvmsg(RECEIVE_SIZE, CMSG_SPACE(MAX_FDS * 4))
         except BlockingIOError:
             return
         except OSError:
@@ -197,7 +197,7 @@ class _Connection:
 def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
     fds = array.array("i")
     for level, kind, data in ancillary:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+        if level == SOL_SOCKET and kind == SCM_RIGHTS:
             fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
     return list(fds)
 
@@ -205,7 +205,7 @@ def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
 class ControlServer:
     """Serves the listening socket for the sandbox's whole life."""
 
-    def __init__(self, kernel: Kernel, listener: socket.socket, config: dict[str, Any]) -> None:
+    def __init__(self, kernel: Kernel, listener: socket, config: dict[str, Any]) -> None:
         self.kernel = kernel
         self.exit_status = 0
         self.stopping = False
@@ -243,10 +243,10 @@ class ControlServer:
     def _accept(self, events: int) -> None:
         try:
             with reserved():
-                sock, _ = self._listener.accept()
+                fd, _ = self._listener._accept()  # type: ignore[attr-defined]  # module socket has no other
         except OSError:
             return
-        _Connection(self, sock)
+        _Connection(self, socket(fileno=fd))
 
     async def dispatch(self, request: Request) -> bytes:
         """The response's payload.  StartError carries a status code."""
@@ -365,7 +365,7 @@ class ControlServer:
                 fd = fds.take(c.gofer_role(mount.gofer or 0))
                 if fd is None:
                     raise StartError(c.Code.INVALID_ARGUMENT, f"mount {mount.destination}: no gofer connection")
-                client = GoferClient(self.kernel.loop, socket.socket(fileno=fd), lambda: self._gofer_lost(m.id))
+                client = GoferClient(self.kernel.loop, socket(fileno=fd), lambda: self._gofer_lost(m.id))
                 clients.append(client)
                 if mount.destination == "/":
                     return GoferFs(client)

@@ -8,8 +8,15 @@ What a C function uses is thereby its caller's.  The timer does not run while th
 
 from __future__ import annotations
 
-import signal
 import time
+from _signal import (  # type: ignore[import-not-found]  # what signal has, but not made into enums
+    ITIMER_PROF,
+    SIG_IGN,
+    SIGPROF,
+    setitimer,
+    siginterrupt,
+    signal,
+)  # fmt: skip
 from collections.abc import Awaitable, Callable, Generator
 from types import CodeType, FrameType
 from typing import Any, Final
@@ -92,15 +99,15 @@ class Profiler:
             self._originals[row.name] = row, row.call
             call_time = self.calls[row.name] = CallTime()
             row.call = _timed(row.call, call_time)
-        signal.signal(signal.SIGPROF, self._sample)
+        signal(SIGPROF, self._sample)
         # Host calls that were interrupted go on: those in C code must not fail with EINTR for being watched.
-        signal.siginterrupt(signal.SIGPROF, False)
-        signal.setitimer(signal.ITIMER_PROF, INTERVAL_S, INTERVAL_S)
+        siginterrupt(SIGPROF, False)
+        setitimer(ITIMER_PROF, INTERVAL_S, INTERVAL_S)
 
     def stop(self) -> None:
-        signal.setitimer(signal.ITIMER_PROF, 0)
+        setitimer(ITIMER_PROF, 0)
         # Not the default action: one that is pending already would end the Sentry.
-        signal.signal(signal.SIGPROF, signal.SIG_IGN)
+        signal(SIGPROF, SIG_IGN)
         for row, call in self._originals.values():
             row.call = call
         self._originals.clear()

@@ -16,8 +16,8 @@ from __future__ import annotations
 import itertools
 import os
 import select
-import socket
 import struct
+from _socket import CMSG_SPACE, MSG_CMSG_CLOEXEC, MSG_CTRUNC, SCM_RIGHTS, SOL_SOCKET, socket
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final
@@ -36,11 +36,11 @@ CLUNK_DELAY_NS: Final = 2_000_000
 PLACE_EVERY: Final = 15  # sends between two looks at where we run: the look costs as much as the sending
 
 # As plain ints: arithmetic on members of an enum costs microseconds.
-_TRUNCATED: Final = int(socket.MSG_CTRUNC)
-_CLOEXEC: Final = int(socket.MSG_CMSG_CLOEXEC)
-_FDS: Final = (int(socket.SOL_SOCKET), int(socket.SCM_RIGHTS))
+_TRUNCATED: Final = MSG_CTRUNC
+_CLOEXEC: Final = MSG_CMSG_CLOEXEC
+_FDS: Final = (SOL_SOCKET, SCM_RIGHTS)
 _FD: Final = struct.Struct("i")
-_CONTROL_SIZE: Final = socket.CMSG_SPACE(MAX_FDS * 4)
+_CONTROL_SIZE: Final = CMSG_SPACE(MAX_FDS * 4)
 
 
 class Call:
@@ -56,7 +56,7 @@ class Call:
 class GoferClient:
     """One connection, used by any number of jobs."""
 
-    def __init__(self, loop: Loop, sock: socket.socket, on_lost: Callable[[], None] | None = None) -> None:
+    def __init__(self, loop: Loop, sock: socket, on_lost: Callable[[], None] | None = None) -> None:
         self.loop = loop
         self._sock = sock
         self._on_lost = on_lost
