@@ -49,7 +49,7 @@ def main_at_once(fd: int) -> NoReturn:
     sock = socket(fileno=fd)
     _be_nursery()
     waiting = {role: _fork_for(role, sock) for role in stage.ROLES}
-    programs = {role: filters.compiled(role, False) for role in waiting}  # they have enough to do
+    programs = {role: _compiled(role) for role in waiting}  # they have enough to do
     while True:
         role, fds = _receive(sock)
         if not role:
@@ -132,17 +132,31 @@ def _fork_for(role: str, sock: socket) -> socket:
 
 def _prepare_for(role: str, sock: socket) -> NoReturn:
     """In the child.  It must not outlive the nursery, nor leave its parent before the command buries orphans."""
-    born = stage.enter(SANDBOX_NAMESPACES, at_once=False)
-    stage.load(role)
+    born = failure = None
+    try:
+        born = stage.enter(SANDBOX_NAMESPACES, at_once=False)
+        stage.load(role)
+    except Exception as e:  # to be reported as soon as it is known where
+        failure = e
     gc.freeze()
     gc.enable()
     program, fds = _receive_message(sock)
     sock.close()
-    born.leave()
+    if born is not None:
+        born.leave()
     if fds:
-        filters.use(role, program)
-        _become_stage(role, fds, born)
+        if program:
+            filters.use(role, program)
+        _become_stage(role, fds, born, failure)
     os._exit(0)
+
+
+def _compiled(role: str) -> bytes:
+    """The role's filter; empty if that fails: the stage then finds out for itself, and says, what is wrong."""
+    try:
+        return filters.compiled(role, False)
+    except Exception:
+        return b""
 
 
 def _pass_on(sock: socket, program: bytes, fds: Sequence[int]) -> None:
@@ -196,8 +210,10 @@ def _wait_for_role(sock: socket, untaken: int) -> NoReturn:
         os._exit(0)
 
 
-def _become_stage(role: str, fds: Sequence[int], born: stage.Born | None) -> NoReturn:
-    """In the child."""
+def _become_stage(
+    role: str, fds: Sequence[int], born: stage.Born | None, failure: Exception | None = None
+) -> NoReturn:  # fmt: skip
+    """In the child.  `failure`: why it cannot."""
     try:
         config_fd, log_fd, *keep_fds = fds
         config = stage.read_config(config_fd)
@@ -207,6 +223,9 @@ def _become_stage(role: str, fds: Sequence[int], born: stage.Born | None) -> NoR
         sys.argv = ["pysc", "sandbox.stage", role, config["id"]]
         hostcalls.set_command_line(sys.argv)
         config = renumbered(config, dict(zip(config["keep_fds"], keep_fds)))
+        if failure is not None:
+            stage.report_failure(config["report_fd"], failure)
+            os._exit(1)
         stage.run(role, config, born or _enter(config["report_fd"]))
     finally:
         os._exit(1)
