@@ -7,7 +7,6 @@ the switch leaves the caller as it was.  Then the other threads end, and the tas
 from __future__ import annotations
 
 import os
-import random
 import struct
 from typing import TYPE_CHECKING, Final
 
@@ -104,6 +103,11 @@ class Loaded:
     entry: int
     sp: int
     creds: Creds
+
+
+def _random_below(limit: int) -> int:
+    """From the host's generator, of which no fork has a copy."""
+    return int.from_bytes(os.urandom(8), "little") % limit
 
 
 # -- finding the program --
@@ -264,7 +268,7 @@ async def _load_into(
     mm = Mm(space)
     bias = 0
     if image.type == ET_DYN:
-        start = ELF_ET_DYN_BASE + random.randrange(RANDOM_BASE_PAGES) * PAGE_SIZE
+        start = ELF_ET_DYN_BASE + _random_below(RANDOM_BASE_PAGES) * PAGE_SIZE
         bias = (start & -image.align) - image.low
     await _map_image(mm, program.file, program.path, image, bias, fixed=True)
     entry = image.entry + bias
@@ -277,7 +281,7 @@ async def _load_into(
         start = entry
     if start >= space.end:
         raise ENOEXEC("no such entry point")
-    mm.brk_start = mm.brk = page_up(image.high + bias) + random.randrange(RANDOM_BRK_PAGES) * PAGE_SIZE
+    mm.brk_start = mm.brk = page_up(image.high + bias) + _random_below(RANDOM_BRK_PAGES) * PAGE_SIZE
     creds, secure = exec_creds(t, program)
     _map_stack(mm, stack_limit, image.exec_stack)
     auxv = [
@@ -351,7 +355,7 @@ def _map_stack(mm: Mm, limit: int, executable: bool) -> None:
     prot = PROT_READ | PROT_WRITE | (PROT_EXEC if executable else 0)
     flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE
     for _ in range(16):
-        top = mm.space.end - (1 + random.randrange(RANDOM_STACK_PAGES)) * PAGE_SIZE
+        top = mm.space.end - (1 + _random_below(RANDOM_STACK_PAGES)) * PAGE_SIZE
         try:
             if mm.space.map(top - size, size, prot, flags, -1, 0) == top - size:
                 mm.stack_start, mm.stack_end = top - size, top
@@ -376,7 +380,7 @@ def push_stack(mm: Mm, program: Program, auxv: list[tuple[int, int]]) -> int:
     mm.arg_start = area_start
     mm.arg_end = mm.env_start = area_start + sum(len(s) + 1 for s in program.argv)
     mm.env_end = addr
-    random_addr = ((area_start - 256 - random.randrange(256) * 16) & ~15) - 16
+    random_addr = ((area_start - 256 - _random_below(256) * 16) & ~15) - 16
     platform = b"x86_64\0"
     platform_addr = random_addr - 16
     auxv = [*auxv, (AT_RANDOM, random_addr), (AT_EXECFN, addr), (AT_PLATFORM, platform_addr), (AT_NULL, 0)]

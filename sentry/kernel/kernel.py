@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import random
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -67,7 +66,7 @@ class Kernel:
         self.unix_names: object | None = None  # the network namespace's AF_UNIX sockets: sentry/net's own
         self.log = KernelLog(self.loop.now_ns)
         self.boot_ns = self.loop.now_ns()
-        self.boot_id = random.randbytes(16)
+        self.boot_id = os.urandom(16)
         self.strace: Strace | None = None
         self.constant_calls = [row for row in table.values() if row.name in CONSTANT]
         self.bugs = 0
