@@ -186,6 +186,9 @@ class PtraceContext:
     def let_through(self, name: str, args: tuple[int, ...]) -> bool:
         return False
 
+    def approve_memory(self, approved: bool) -> None:
+        """Every call asks."""
+
     def keep_answers(self, results: dict[str, int]) -> None:
         """Every call asks."""
 
@@ -743,8 +746,9 @@ class PtracePlatform:
         alive = [c for c in self.contexts.values() if not c.gone] + [*self.dying.values(), *self.spares.values()]
         for context in alive:
             lib.pt_kill(context.c.pid)
-        for context in alive:
+        for context in [*self.contexts.values(), *self.spares.values()]:
             context.forget_times()
+        for context in alive:
             lib.pt_forget(context.c)
         for context in sorted(alive, key=lambda context: bool(context.c.tid == context.c.pid)):
             with suppress(ChildProcessError):

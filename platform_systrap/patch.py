@@ -57,6 +57,7 @@ KINDS: Final = {
 SHARED_SIZE: Final[int] = lib.RING_PAGE_SIZE
 BLOCK_SIZE: Final[int] = lib.RING_BLOCK_SIZE
 MAX_BLOCKS: Final[int] = lib.RING_BLOCKS
+MAX_HIDDEN: Final[int] = lib.RING_HIDDEN
 CODE_SIZE: Final = 8 * PAGE_SIZE
 LOWEST: Final = 0x10000
 # Where to look for room: below all that is loaded together, below where linkers put programs, above.
@@ -131,9 +132,20 @@ class Ring:
         copy = Ring()
         ffi.memmove(copy.c, self.c, ffi.sizeof("struct ring"))
         copy.c.page, copy.c.key, copy.c.n_taken, copy.c.n_users, copy.c.streak = ffi.NULL, 0, 0, 0, 0
-        copy.hidden = [ranges for ranges in self.hidden if ranges[0] != self.c.shared_at]
+        copy.c.n_hidden = 0
+        for start, end in self.hidden:
+            if start != self.c.shared_at:
+                copy.hide(start, end)
         copy._blocks = {page: list(blocks) for page, blocks in self._blocks.items()}
         return copy
+
+    def hide(self, start: int, end: int) -> None:
+        """This is the ring's; the core knows it, too, unless there is much."""
+        c, n = self.c, len(self.hidden)
+        self.hidden.append((start, end))
+        if n < MAX_HIDDEN:
+            c.hidden[n] = (start, end)
+        c.n_hidden = n + 1 if n < MAX_HIDDEN else -1
 
     def hides(self, start: int, end: int) -> bool:
         """Does anything of start to end belong to the ring?"""
@@ -162,7 +174,7 @@ class Ring:
         if got != addr:  # a host that knows no MAP_FIXED_NOREPLACE
             space.inject(SYS_MUNMAP, got, length)
             return False
-        self.hidden.append((addr, addr + length))
+        self.hide(addr, addr + length)
         return True
 
     def _map_code(self, space: SystrapSpace, addr: int, length: int) -> bool:
@@ -200,7 +212,7 @@ class Ring:
             got = space.map(at, SHARED_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED_NOREPLACE, fd, 0)
             if got == at:
                 space.inject(SYS_MADVISE, at, SHARED_SIZE, MADV_DONTFORK)
-                self.hidden.append((at, at + SHARED_SIZE))
+                self.hide(at, at + SHARED_SIZE)
                 return True
             space.inject(SYS_MUNMAP, got, SHARED_SIZE)
         except LinuxError:

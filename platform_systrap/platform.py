@@ -130,6 +130,9 @@ class SystrapContext(PtraceContext):
         self.answer = CONTINUE
         return True
 
+    def approve_memory(self, approved: bool) -> None:
+        self.c.approved = approved
+
     def use(self, ring: Ring) -> None:
         """This thread's space has a ring."""
         self.c.ring = ring.c

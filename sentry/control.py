@@ -33,6 +33,7 @@ from sentry.fs.memdev import NullFile
 from sentry.fs.proc_view import TaskView
 from sentry.fs.tty import Tty
 from sentry.fs.volumes import Volume, Volumes
+from sentry.kernel.answers import approve_memory
 from sentry.kernel.container import Container, Process, ProcessSpec, StartError
 from sentry.kernel.kernel import Kernel, new_root_creds
 from sentry.kernel.signals import SigInfo
@@ -219,7 +220,6 @@ class ControlServer:
         self._hostname = config.get("hostname") or ""
         self._pending: dict[str, tuple[ProcessSpec, _Streams]] = {}  # created and not yet started
         self._host_fs = HostFs()
-        self._profiling = False
         listener.setblocking(False)
         kernel.loop.watch_fd(listener.fileno(), select.EPOLLIN, self._accept)
         self._methods: dict[str, Callable[[Any, list[int]], Awaitable[c.Message]]] = {
@@ -682,23 +682,29 @@ class ControlServer:
         self._without_gofer.discard(m.id)
         return c.Empty()
 
+    def _count_calls(self, wanted: bool) -> None:
+        """Have each call ask from now on, or as the kernel likes it."""
+        self.kernel.profiled = wanted
+        for task in self.kernel.root_pidns.tasks.values():
+            approve_memory(task)
+
     async def profile(self, m: c.Profile, fds: list[int]) -> c.Message:
         self._container(m.id)
         if not 0 < m.duration_ms <= MAX_PROFILE_MS:
             raise StartError(c.Code.INVALID_ARGUMENT, f"a profile takes 1 to {MAX_PROFILE_MS} ms")
-        if self._profiling:
+        if self.kernel.profiled:
             raise StartError(c.Code.FAILED_PRECONDITION, "the sandbox is being profiled already")
         loop = self.kernel.loop
         over = Event(loop)
         loop.call_at(loop.now_ns() + m.duration_ms * 1_000_000, over.set)
         profiler = Profiler(self.kernel.table)
-        self._profiling = True
+        self._count_calls(True)
         profiler.start()
         try:
             await over.wait()
         finally:
             profiler.stop()
-            self._profiling = False
+            self._count_calls(False)
         calls = [c.CallCost(name, cost.count, cost.ns) for name, cost in profiler.calls.items() if cost.count]
         return c.ProfileResponse(profiler.samples, profiler.folded(), calls)
 

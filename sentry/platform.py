@@ -153,6 +153,14 @@ class Context(Protocol):
         that the kernel has approved.  False: it is another, or the platform can't; nothing has happened then.
         """
 
+    def approve_memory(self, approved: bool) -> None:
+        """Whether ordinary memory calls may be carried out without asking: fresh private memory wherever there is room,
+        and taking away, protecting or emptying what is mapped below the space's end.  Contexts that are cloned
+        from this one do as it does.
+
+        A platform may always ask all the same.
+        """
+
     def keep_answers(self, results: dict[str, int]) -> None:
         """Let the platform answer these calls by itself from now on, and no others: name -> result.
 

@@ -115,6 +115,9 @@ class IdleContext:
     def interrupt(self) -> None:
         pass
 
+    def approve_memory(self, approved: bool) -> None:
+        pass
+
 
 class Call:
     """A system call under way: result is None until it is done, then a number or what was raised."""

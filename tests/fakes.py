@@ -340,10 +340,14 @@ class ScriptedContext:
         self.released = False
         self.used_ns = 0
         self.answers: dict[str, int] = {}
+        self.approved = False
         self._interrupted = False
         self._at: At | None = None
         self._frames: list[At] = []  # what signal handlers interrupted
         platform.contexts.append(self)
+
+    def approve_memory(self, approved: bool) -> None:
+        self.approved = approved
 
     def keep_answers(self, results: dict[str, int]) -> None:
         self.answers = results

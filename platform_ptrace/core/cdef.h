@@ -29,6 +29,7 @@ struct pt_ctx {
 	struct ring *ring; /* systrap: its address space's, or NULL */
 	unsigned long fs_base; /* systrap: as the registers had it last */
 	int fs_known;     /* systrap: fs_base may be relied on to be tried */
+	int approved;     /* systrap: ordinary memory calls need not be asked about; a clone's are as its parent's */
 	long ring_result; /* systrap: of its last call that was answered through the ring */
 	int xstate_changes; /* signal frames since one returned to the extended state that it had */
 	struct pt_regs_x86 regs;
@@ -56,6 +57,8 @@ struct ring {
 	unsigned int put_length;
 	unsigned int out_length; /* page->out_length, which is written only when it changes */
 	int put_failed;
+	int n_hidden;           /* -1: more than there is room for */
+	unsigned long hidden[RING_HIDDEN][2]; /* what is mapped for it: start, end */
 	struct ring_block blocks[RING_BLOCKS];
 };
 

@@ -38,6 +38,7 @@
 #define RING_BLOCKS 240
 #define RING_BLOCK_SIZE 512
 #define RING_DATA 1024
+#define RING_HIDDEN 16
 #define RING_PAGE_SIZE 8192
 
 /* what goes with a call: nothing, the string that its first or second argument points to, or as many bytes as the third

@@ -296,6 +296,7 @@ static void init_child(struct pt_ctx *child, const struct pt_ctx *parent, int ti
 	child->state = PT_STOPPED;
 	child->listener = parent->listener;
 	child->cpu = parent->cpu;
+	child->approved = parent->approved;
 	if (child->listener)
 		registry_add(child);
 }

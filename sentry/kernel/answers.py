@@ -1,18 +1,30 @@
-"""System calls that a platform may answer without asking, because their results seldom change.
+"""System calls about which a platform need not ask.
 
-The kernel says what the results are, and again whenever one may have become another: a task's start, execve, new
-credentials, a new parent.  Whoever is to see every call (strace) is asked for each: then nothing is answered.
+Some it may answer by itself, because their results seldom change.  The kernel says what the results are, and again
+whenever one may have become another: a task's start, execve, new credentials, a new parent.
+
+Others the host may carry out, because the kernel would let it in any case: memory calls that are nothing but memory.
+
+Whoever is to see every call (strace, a profile) is asked for each.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from sentry.kernel.rlimits import RLIM_INFINITY, RLIMIT_AS
+
 if TYPE_CHECKING:
     from sentry.kernel.task import Task
 
 # Without arguments, and their handlers have no effects.
 CONSTANT: Final = ("getpid", "gettid", "getppid", "getuid", "geteuid", "getgid", "getegid")
+
+
+def approve_memory(t: Task) -> None:
+    """Say whether t's ordinary memory calls are carried out unasked: not if RLIMIT_AS may be in their way."""
+    unlimited = t.tg.rlimits.get(RLIMIT_AS)[0] == RLIM_INFINITY
+    t.context.approve_memory(unlimited and t.kernel.strace is None and not t.kernel.profiled)
 
 
 def keep_current(t: Task) -> None:

@@ -15,7 +15,7 @@ from sentry.abi.errno import E2BIG, EACCES, EFAULT, ELOOP, ENOEXEC, ENOMEM, ETXT
 from sentry.abi.fcntl import O_RDONLY
 from sentry.abi.signal import SS_DISABLE
 from sentry.abi.stat import S_IFMT, S_IFREG, S_ISGID, S_ISUID, S_IXGRP
-from sentry.kernel.answers import keep_current
+from sentry.kernel.answers import approve_memory, keep_current
 from sentry.kernel.creds import SECBIT_KEEP_CAPS, SECBIT_NOROOT, Creds
 from sentry.kernel.exit import leave_memory
 from sentry.kernel.rlimits import RLIM_INFINITY, RLIMIT_STACK
@@ -516,6 +516,7 @@ def switch_to(t: Task, loaded: Loaded, name: str) -> None:
     regs.rip, regs.rsp = loaded.entry, loaded.sp
     regs.eflags = 0x200
     keep_current(t)
+    approve_memory(t)
 
 
 def _unshare(t: Task) -> None:

@@ -68,6 +68,7 @@ class Kernel:
         self.boot_ns = self.loop.now_ns()
         self.boot_id = os.urandom(16)
         self.strace: Strace | None = None
+        self.profiled = False  # each call is to be counted
         self.constant_calls = [row for row in table.values() if row.name in CONSTANT]
         self.bugs = 0
         self.forks = 0

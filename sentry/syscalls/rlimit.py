@@ -6,8 +6,9 @@ import struct
 from typing import TYPE_CHECKING, Annotated, Final
 
 from sentry.abi.errno import EINVAL, EPERM, ESRCH
+from sentry.kernel.answers import approve_memory
 from sentry.kernel.creds import CAP_SYS_RESOURCE
-from sentry.kernel.rlimits import NAMES, RLIMIT_CPU, RLIMIT_NOFILE
+from sentry.kernel.rlimits import NAMES, RLIMIT_AS, RLIMIT_CPU, RLIMIT_NOFILE
 from sentry.kernel.timers import timers_of
 from sentry.platform import PAGE_SIZE
 from sentry.syscalls.args import I32_DECODE, Addr, Arg, Pid, one_of
@@ -84,6 +85,9 @@ def _set(t: Task, tg: ThreadGroup, resource: int, soft: int, hard: int) -> None:
             task.files.limit = soft
     elif resource == RLIMIT_CPU:
         timers_of(tg).watch_cpu_limit()
+    elif resource == RLIMIT_AS:
+        for task in tg.tasks:
+            approve_memory(task)
 
 
 @syscall(gaps="times, and ru_maxrss as the size now; the rest is 0")

@@ -1,11 +1,16 @@
-"""What a platform may answer by itself is what the kernel would answer, at all times."""
+"""About which calls a platform need not ask, and that what it answers by itself is what the kernel would answer."""
 
 from __future__ import annotations
 
-from sentry.kernel.answers import CONSTANT
+import struct
+
+import pytest
+
+from sentry.kernel.answers import CONSTANT, approve_memory
+from sentry.kernel.rlimits import RLIM_INFINITY, RLIMIT_AS
 from sentry.kernel.task import Task
 from sentry.strace import Strace
-from tests.unit.kernel.world import World, call, context
+from tests.unit.kernel.world import DATA, World, call, context
 
 IDS = ("getuid", "geteuid", "getgid", "getegid")
 
@@ -52,3 +57,29 @@ def test_nothing_is_answered_while_calls_are_traced(world: World) -> None:
     world.run()
     assert context(t).answers == {}
     assert sum("getuid" in line for line in lines) == 1
+
+
+@pytest.mark.parametrize(("soft", "approved"), [(1 << 30, False), (RLIM_INFINITY, True)])
+def test_memory_calls_ask_under_a_limit_of_the_address_space(world: World, soft: int, approved: bool) -> None:
+    t = world.process(call("setrlimit", RLIMIT_AS, DATA))
+    thread = world.thread(t)
+    context(t).space.write(DATA, struct.pack("<QQ", soft, RLIM_INFINITY))
+    for task in (t, thread):
+        context(task).approve_memory(not approved)
+    world.run()
+    assert context(t).results == [0]
+    assert [context(task).approved for task in (t, thread)] == [approved, approved]
+
+
+def test_memory_calls_ask_while_calls_are_traced_or_counted(world: World) -> None:
+    t = world.process()
+    world.kernel.profiled = True
+    approve_memory(t)
+    assert not context(t).approved
+    world.kernel.profiled = False
+    approve_memory(t)
+    assert context(t).approved
+    lines: list[str] = []
+    world.kernel.strace = Strace(lines.append)
+    approve_memory(t)
+    assert not context(t).approved

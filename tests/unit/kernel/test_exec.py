@@ -248,6 +248,7 @@ def test_a_program_is_loaded_and_started(world: World) -> None:
     assert stack.auxv[k.AT_PHDR] == base + 64 and (stack.auxv[k.AT_PHENT], stack.auxv[k.AT_PHNUM]) == (56, 3)
     assert t.mm.brk_start >= base + 0x6000 and t.mm.brk == t.mm.brk_start
     assert (t.task_name, t.mm.exe and t.mm.exe.dentry.name) == ("prog", "prog")
+    assert context(t).approved
 
 
 def test_segments_have_their_protection_and_nothing_lies_between_them(world: World) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from platform_kvm.core._core import ffi, lib
+from tests.descriptors import open_descriptors
 from tests.kvmwalk import (
     ANONYMOUS,
     END,
@@ -689,14 +690,14 @@ def test_dev_zero_is_anonymous_memory(core: Core) -> None:
 
 
 def test_mapping_files_uses_up_nothing(core: Core, memory: Memory, file: Any) -> None:
-    open_before = len(os.listdir("/proc/self/fd"))
+    before = open_descriptors()
     for number in range(1100):
         core.map(AT, PAGE, PROT_READ, MAP_PRIVATE | MAP_FIXED, file.fileno(), number % 3 * PAGE)
         core.load(AT)
-    assert len(os.listdir("/proc/self/fd")) == open_before + 1
+    assert len(open_descriptors() - before) == 1
     assert (memory.frames().objects, memory.frames().window_used) == (1, LEAF)
     core.unmap(AT, PAGE)
-    assert len(os.listdir("/proc/self/fd")) == open_before
+    assert open_descriptors() <= before
 
 
 def test_large_and_growing_files_are_mapped_in_few_pieces(core: Core, memory: Memory, file: Any) -> None:

@@ -392,6 +392,8 @@ def test_memory_calls_on_it_are_not_let_through(platform: SystrapPlatform, name:
     assert not space.hides(name, (DATA, PAGE_SIZE, *args[2:]))
     assert not space.hides("mmap", (start, PAGE_SIZE, 3, 0x22)), "an address that is only a hint"
     assert space.hides("mremap", (DATA, PAGE_SIZE, PAGE_SIZE, 3, start))
+    core = space.ring.c
+    assert [(core.hidden[n][0], core.hidden[n][1]) for n in range(core.n_hidden)] == space.ring.hidden
     caller.close()
 
 

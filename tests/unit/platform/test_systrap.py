@@ -11,9 +11,11 @@ import pytest
 from platform_ptrace.core._core import lib
 from platform_ptrace.platform import STUB_START
 from platform_systrap.platform import LET_THROUGH, TRACED, SystrapContext, SystrapPlatform, probe
+from sentry.abi.errno import EFAULT
 from sentry.abi.nr_x86_64 import NAMES
-from sentry.platform import PAGE_SIZE, FaultTrap
+from sentry.platform import PAGE_SIZE, FaultTrap, SyscallTrap
 from tests.bare import CALL_RAX, CODE, COUNT, DATA, FIXED, INT80, LOOP, NOP, READ_WRITE, STACK, Bare, call, mov
+from tests.descriptors import open_descriptors
 from tests.integration.platforms import opened, place, wait_until, word
 
 # A platform waits for any child and for SIGCHLD: the process is to have no other children and no other threads.
@@ -119,6 +121,113 @@ def test_what_is_let_through_points_nowhere() -> None:
     assert not set(LET_THROUGH.values()) & set(TRACED)
 
 
+RDI_FROM_RESULT = b"\x48\x89\xc7"  # mov %rax, %rdi
+NO_FD = (1 << 64) - 1
+ANYWHERE = (0, PAGE_SIZE, 3, 0x22, NO_FD, 0)
+
+
+def approved(bare: Bare, code: bytes) -> SystrapContext:
+    """A context before code, whose ordinary memory calls are approved."""
+    context = stub(bare.load(call(1) + code))
+    bare.syscall(context)
+    context.approve_memory(True)
+    return context
+
+
+def next_other(bare: Bare, context: SystrapContext) -> SyscallTrap:
+    """The next trap that is none of the approved calls, which are reported now and then."""
+    while (trap := bare.syscall(context)).number in LET_THROUGH:
+        assert context.let_through(LET_THROUGH[trap.number], trap.args)
+    return trap
+
+
+def test_ordinary_memory_calls_are_carried_out_unasked_with_the_hosts_result(bare: Bare) -> None:
+    context = approved(
+        bare,
+        call(NUMBERS["mmap"], *ANYWHERE) + RDI_FROM_RESULT + call(2)
+        + call(NUMBERS["mprotect"], DATA, PAGE_SIZE, 1) + RDI_FROM_RESULT + call(3)
+        + call(NUMBERS["madvise"], STACK - PAGE_SIZE, PAGE_SIZE, 4) + RDI_FROM_RESULT + call(4)
+        + call(NUMBERS["munmap"], DATA, PAGE_SIZE) + RDI_FROM_RESULT + call(5)
+        + call(NUMBERS["madvise"], DATA, PAGE_SIZE, 4) + RDI_FROM_RESULT + call(6),
+    )  # fmt: skip
+    context.space.write(DATA, b"data")
+    trap = next_other(bare, context)
+    assert trap.number == 2
+    context.space.write(trap.args[0], b"there")
+    assert [next_other(bare, context).args[0] for _ in range(3)] == [0, 0, 0]
+    with pytest.raises(EFAULT):
+        context.space.read(DATA, 1)
+    assert next_other(bare, context).args[0] == (1 << 64) - 12
+
+
+@pytest.mark.parametrize(
+    ("name", "args"),
+    [
+        ("mmap", (DATA, PAGE_SIZE, 3, 0x32, NO_FD, 0)),
+        ("mmap", (DATA, PAGE_SIZE, 3, 0x22, NO_FD, 0)),
+        ("mmap", (0, PAGE_SIZE, 3, 0x21, NO_FD, 0)),
+        ("mmap", (0, PAGE_SIZE, 3, 0x2, 3, 0)),
+        ("mmap", (0, PAGE_SIZE, 3, 0x8022, NO_FD, 0)),
+        ("mmap", (0, PAGE_SIZE, 3, 0x22, NO_FD, PAGE_SIZE)),
+        ("mmap", (0, PAGE_SIZE, 3, 1 << 32 | 0x22, NO_FD, 0)),
+        ("mmap", (0, PAGE_SIZE, 8, 0x22, NO_FD, 0)),
+        ("mmap", (0, 0, 3, 0x22, NO_FD, 0)),
+        ("mmap", (0, 1 << 40, 3, 0x22, NO_FD, 0)),
+        ("munmap", (DATA, 0)),
+        ("munmap", (DATA + 1, PAGE_SIZE)),
+        ("munmap", (STUB_START - PAGE_SIZE, PAGE_SIZE + 1)),
+        ("munmap", (STUB_START, PAGE_SIZE)),
+        ("munmap", (DATA, 1 << 63)),
+        ("munmap", ((1 << 64) - PAGE_SIZE, 2 * PAGE_SIZE)),
+        ("mprotect", (STUB_START + PAGE_SIZE, PAGE_SIZE, 7)),
+        ("mprotect", (DATA, PAGE_SIZE, 0x01000001)),
+        ("mprotect", (DATA, PAGE_SIZE, 1 << 32 | 1)),
+        ("madvise", (DATA, PAGE_SIZE, 10)),
+        ("madvise", (DATA, PAGE_SIZE, 1 << 32 | 4)),
+        ("madvise", (STUB_START, PAGE_SIZE, 4)),
+        ("mremap", (DATA, PAGE_SIZE, PAGE_SIZE, 0, 0)),
+        ("arch_prctl", (0x1002, 0)),
+    ],
+)
+def test_other_memory_calls_ask(bare: Bare, name: str, args: tuple[int, ...]) -> None:
+    context = approved(bare, call(NUMBERS[name], *args) + call(2))
+    trap = bare.syscall(context)
+    assert (trap.number, trap.args[: len(args)]) == (NUMBERS[name], args)
+    context.set_result(-1)
+    assert bare.syscall(context).number == 2
+
+
+def test_ordinary_memory_calls_ask_unless_approved_and_those_of_another_abi_always(bare: Bare) -> None:
+    code = call(NUMBERS["munmap"], DATA, PAGE_SIZE)
+    context = approved(bare, code + call(11, DATA, PAGE_SIZE, instruction=INT80) + code)
+    context.approve_memory(False)
+    assert bare.syscall(context).number == NUMBERS["munmap"]
+    context.approve_memory(True)
+    assert not bare.syscall(context).native
+    assert context.space.read(DATA, 1) == b"\0"
+    context.approve_memory(False)
+    assert bare.syscall(context).number == NUMBERS["munmap"]
+
+
+def test_clones_are_approved_as_they_are_made(bare: Bare) -> None:
+    context = approved(bare, call(NUMBERS["munmap"], DATA, PAGE_SIZE) + call(2))
+    clones = [
+        context.clone(share_space=share, same_process=same)
+        for share, same in ((False, False), (True, False), (True, True), (True, True))
+    ]
+    for clone in clones:
+        assert next_other(bare, stub(clone)).number == 2
+        clone.release()
+
+
+def test_who_makes_nothing_but_such_calls_is_heard_of(bare: Bare) -> None:
+    code = call(NUMBERS["madvise"], DATA, PAGE_SIZE, 4)
+    context = approved(bare, code + b"\xeb" + bytes((256 - len(code) - 2,)))
+    for _ in range(3):
+        assert bare.syscall(context).number == NUMBERS["madvise"]
+        context.set_result(0)
+
+
 def test_registers_looked_at_make_the_call_that_was_let_through(bare: Bare) -> None:
     """A signal comes before the application runs on: its frame needs the result, and the call happens once only."""
     args = (0, PAGE_SIZE, 3, 0x22, (1 << 64) - 1, 0)
@@ -210,6 +319,6 @@ def test_the_sentry_lets_go_of_its_processor_when_no_stub_runs(bare: Bare) -> No
 
 
 def test_probing_leaves_nothing(platform: SystrapPlatform) -> None:
-    fds = os.listdir("/proc/self/fd")
+    fds = open_descriptors()
     assert probe() == "" and lib.pt_probe(0) == 0
-    assert os.listdir("/proc/self/fd") == fds
+    assert open_descriptors() <= fds
