@@ -478,17 +478,21 @@ static int poll_for(long timeout_ns)
 }
 
 /* A stub that was answered runs before we do, and has often made its next call by now: a short look at the listeners
- * alone finds it.  Now and then the whole look is due, lest the others wait for ever. */
+ * alone finds it, and so on for as long as what it finds is approved here.  Now and then the whole look is due, lest the
+ * others wait for ever. */
 static int take_at_once(void)
 {
 	const struct timespec now = { 0, 0 };
 	static int short_looks;
-	int other;
+	int other, n = 0;
 
-	if (++short_looks % 8 == 0 || ppoll(polled + FIRST_LISTENER, n_polled - FIRST_LISTENER, &now, NULL) <= 0)
-		return 0;
-	polled[CHILDREN].revents = polled[EPOLL].revents = 0;
-	return take_ready(&other);
+	while (!n && ++short_looks % 8) {
+		if (ppoll(polled + FIRST_LISTENER, n_polled - FIRST_LISTENER, &now, NULL) <= 0)
+			return 0;
+		polled[CHILDREN].revents = polled[EPOLL].revents = 0;
+		n = take_ready(&other);
+	}
+	return n;
 }
 
 /* How often the listeners are looked at while the hot thread is waited for, and how often if that calls all the time. */
@@ -549,6 +553,8 @@ static int sleep_and_take(long timeout_ns)
 			n = take_ready(&other);
 		if (pt_sigchld && n < max_out)
 			n = take_stops(n);
+		if (!n && !other && !err && n_running)
+			n = take_at_once(); /* after a call that was approved here */
 		/* A signal is Python's to see, unless it was SIGCHLD. */
 		if (n || other || err || timeout_ns == 0)
 			return n;
