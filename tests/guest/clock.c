@@ -129,7 +129,7 @@ TEST(absolute_sleep)
     until.tv_sec = 0; /* long ago, for all but a machine that has just been started */
     start = now_ns();
     CHECK_EQ(clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &until, NULL), 0);
-    CHECK(now_ns() - start < 1000000000LL * slowness());
+    CHECK(now_ns() - start < 10000000000LL * slowness());
     CHECK_EQ(clock_nanosleep(77, 0, &until, NULL), EINVAL);
 }
 

@@ -34,9 +34,9 @@ TEST(alarm_returns_what_was_left)
 {
     alarm(100);
     unsigned left = alarm(50);
-    CHECK(left == 100 || left == 99);
+    CHECK(left > 50 && left <= 100);
     left = alarm(0);
-    CHECK(left == 50 || left == 49);
+    CHECK(left > 0 && left <= 50);
     CHECK_EQ(alarm(0), 0);
 }
 
@@ -144,7 +144,7 @@ TEST(timer_without_notification)
     MUST(timer_create(CLOCK_MONOTONIC, &event, &timer));
     MUST(timer_settime(timer, 0, &spec, NULL));
     MUST(timer_gettime(timer, &left));
-    CHECK(left.it_value.tv_sec == 99 || left.it_value.tv_sec == 100);
+    CHECK(left.it_value.tv_sec > 50 && left.it_value.tv_sec <= 100);
     CHECK_ERR(timer_create(77, &event, &timer), EINVAL);
     event.sigev_notify = 99;
     CHECK_ERR(timer_create(CLOCK_MONOTONIC, &event, &timer), EINVAL);

@@ -35,7 +35,7 @@ static void expect(int fd, const char *want)
     size_t have = 0, length = strlen(want);
     while (have < length) {
         struct pollfd polled = {.fd = fd, .events = POLLIN};
-        if (poll(&polled, 1, 5000) != 1)
+        if (poll(&polled, 1, 20000) != 1)
             break;
         ssize_t n = MUST(read(fd, got + have, sizeof got - 1 - have));
         have += (size_t)n;
@@ -198,7 +198,7 @@ TEST(nonblocking_reads)
     CHECK_ERR(read(master, &c, 1), EAGAIN);
     type("\r");
     struct pollfd polled = {.fd = slave, .events = POLLIN};
-    CHECK_EQ(poll(&polled, 1, 5000), 1);
+    CHECK_EQ(poll(&polled, 1, 20000), 1);
     int ready;
     MUST(ioctl(slave, FIONREAD, &ready));
     CHECK_EQ(ready, 1);
@@ -416,19 +416,49 @@ static void hang_up(void)
         usleep(1000);
 }
 
+static void lead_a_session(void)
+{
+    MUST(setsid());
+    MUST(ioctl(slave, TIOCSCTTY, 0));
+    close(slave);
+    slave = (int)MUST(open("/dev/tty", O_RDWR));
+}
+
 TEST(closing_the_master_hangs_up)
 {
+    struct gate last = gate_new();
     open_pair();
     pid_t pid = must_fork();
     if (pid == 0) {
-        MUST(setsid());
-        MUST(ioctl(slave, TIOCSCTTY, 0));
-        close(slave);
-        slave = (int)MUST(open("/dev/tty", O_RDWR));
+        lead_a_session();
+        gate_wait(&last);
         hang_up();
         _exit(0);
     }
     close(master); /* the child has the last one */
+    gate_open(&last);
+    CHECK_EXITED(pid, 0);
+}
+
+TEST(who_reads_when_the_master_is_closed_gets_an_error)
+{
+    struct gate ready = gate_new();
+    open_pair();
+    pid_t pid = must_fork();
+    if (pid == 0) {
+        char c;
+        signal(SIGHUP, on_signal);
+        close(master);
+        lead_a_session();
+        gate_open(&ready);
+        CHECK_ERR(read(slave, &c, 1), EIO);
+        CHECK_EQ(got_signal, SIGHUP);
+        CHECK_EQ(read(slave, &c, 1), 0);
+        _exit(0);
+    }
+    gate_wait(&ready);
+    wait_state(pid, 'S');
+    close(master);
     CHECK_EXITED(pid, 0);
 }
 
