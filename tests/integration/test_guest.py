@@ -75,6 +75,7 @@ def batches(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3 * guest.BATCH_SECONDS)  # the first of a batch runs them all
 @pytest.mark.parametrize(
     "case",
     [
