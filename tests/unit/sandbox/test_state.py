@@ -15,8 +15,9 @@ def directory(tmp_path):
     return state.make_directory(tmp_path, "c1")
 
 
-def test_who_comes_while_the_folder_is_removed_does_not_get_in(directory):
+def test_who_comes_while_the_folder_is_removed_does_not_get_in(directory, monkeypatch):
     """Two destroyed one container at once: the second made the lock anew, and found an empty record."""
+    monkeypatch.setattr(state, "LOCK_PATIENCE_S", 60)
     entered = []
     open(f"{directory}/state.json", "w").close()
 
@@ -34,7 +35,7 @@ def test_who_comes_while_the_folder_is_removed_does_not_get_in(directory):
         thread.join(0.1)
         assert thread.is_alive()
         shutil.rmtree(directory)
-    thread.join(10)
+    thread.join(60)
 
     assert entered == [False]
     assert not os.path.exists(directory)
@@ -55,7 +56,7 @@ def test_who_waited_until_the_folder_was_removed_does_not_get_in(directory):
         thread.start()
         thread.join(0.1)
         state.remove_directory(directory)
-    thread.join(10)
+    thread.join(60)
 
     assert failures == []
 

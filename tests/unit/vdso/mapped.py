@@ -28,7 +28,7 @@ libc.syscall.restype = ctypes.c_long
 
 PROT_NONE = 0
 MAP_FIXED = 0x10
-LIMIT_S = 20
+LIMIT_S = 60
 
 
 class Times(ctypes.Structure):

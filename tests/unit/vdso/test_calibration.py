@@ -25,6 +25,7 @@ from tests.unit.vdso.mapped import FILE, LIMIT_S, Mapped, calibrate, gettime
 HAMMER_S = 1.5
 WIDE_TICKS = 100_000  # a sample during which others had the processor
 THREADS = 4
+ENOUGH = 1_000
 
 
 class Hammer:
@@ -52,7 +53,8 @@ def swing(mapped: Mapped, calibration: Calibration) -> int:
     sample = ffi.new("struct vdso_sample *")
     end = time.monotonic() + HAMMER_S
     updates = 0
-    while time.monotonic() < end:
+    while time.monotonic() < end or updates <= ENOUGH:
+        assert time.monotonic() < end + LIMIT_S
         lib.vdso_take_sample(sample, 4)
         if max(sample.mono_width, sample.raw_width) > WIDE_TICKS:
             continue
@@ -74,8 +76,8 @@ def test_no_clock_goes_back_while_its_rate_is_swung(
     """Nor does a reader see half of an update: that would be off by more than a swing."""
     with Hammer(reader, mapped, clock) as hammer:
         updates = swing(mapped, calibrated)
-    assert updates > 1_000
-    assert hammer.readings > 1_000
+    assert updates > ENOUGH
+    assert hammer.readings > ENOUGH
     assert (hammer.back, hammer.off) == (0, 0)
 
 
@@ -86,7 +88,7 @@ def test_no_clock_goes_back_under_updates(reader: Path, mapped: Mapped, calibrat
         while time.monotonic() < end:
             calibrated.update()
     assert calibrated.usable
-    assert hammer.readings > 1_000
+    assert hammer.readings > ENOUGH
     assert (hammer.back, hammer.off) == (0, 0)
 
 
@@ -95,7 +97,7 @@ def test_a_clock_drifts_by_less_than_a_microsecond_in_a_second(mapped: Mapped) -
     """Without updates in between.  The host's daemons may adjust its clocks just then, so the best of a few counts."""
     calibration = calibrate(Calibration(mapped.page, trusting=True), bound_ppb=TOLERANCE_PPB // 2)
     drifts = []
-    for _ in range(5):
+    for _ in range(30):
         calibration.update()
         start_ns, doubt_ns = calibration.measure_error()
         time.sleep(1)
