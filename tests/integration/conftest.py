@@ -40,7 +40,7 @@ def daemon(daemon_session: Daemon) -> Iterator[Daemon]:
     if daemon_session.process.poll() is not None:
         daemon_session.process = daemon_session.start()
     daemon_session.remove_containers()
-    until(lambda: not daemon_session.left_behind(), seconds=10)
+    until(lambda: not daemon_session.left_behind())
     assert daemon_session.left_behind() == []
 
 
@@ -91,7 +91,7 @@ def host(module_host: Host) -> Iterator[Host]:
     yield module_host
     for name in module_host.names:
         module_host.pysc("delete", "--force", name)
-    until(lambda: not module_host.left_behind(), seconds=5)
+    until(lambda: not module_host.left_behind())
     assert module_host.left_behind() == []
 
 

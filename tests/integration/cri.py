@@ -51,7 +51,7 @@ class CriDaemon(Daemon):
         (root / "etc" / "resolv.conf").touch()  # where the kubelet's is mounted
         self._import(PAUSE, root, "sleep", "1000000")
         self._import(BUSYBOX, root)
-        if not until(self._serves_cri, 30):
+        if not until(self._serves_cri):
             raise RuntimeError(f"the CRI service does not come up:\n{self.tail()}")
 
     def _import(self, name: str, root: Path, *command: str) -> None:

@@ -6,6 +6,7 @@ in it or in the container's own, however it has detached itself.
 
 from __future__ import annotations
 
+import glob
 import os
 import shutil
 import signal
@@ -14,15 +15,17 @@ import sys
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from shim.address import socket_path
 from tests.integration.bundle import IMAGE_MAKER, busybox_rootfs
+from tests.slowness import SLOWNESS
 
 # runc's name here shows whether a test is right: it must pass with both.
 RUNTIME = os.environ.get("PYSC_TEST_RUNTIME", "io.containerd.pysc.v1")
 IMAGE = "test/busybox:latest"
-START_SECONDS = 30
+START_SECONDS = 60
 CGROUPS = Path("/sys/fs/cgroup")
 
 CONFIG = """\
@@ -55,7 +58,25 @@ def own_cgroup() -> Path:
 
 
 def processes_in(cgroup: Path) -> set[int]:
-    return {int(pid) for procs in cgroup.rglob("cgroup.procs") for pid in procs.read_text().split()}
+    """Also those in its descendants, of which any may go while we look."""
+    pids: set[int] = set()
+    for folder, _, _ in os.walk(cgroup):
+        with suppress(OSError):
+            pids.update(map(int, Path(folder, "cgroup.procs").read_text().split()))
+    return pids
+
+
+def parent_of(pid: int) -> int:
+    """0 if it is gone."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+
+
+def found(root: Path, pattern: str) -> list[Path]:
+    """Path.glob, but it bears with folders that go while it looks."""
+    return [Path(name) for name in glob.glob(f"{glob.escape(str(root))}/{pattern}")]
 
 
 def command_line(pid: int) -> str:
@@ -65,9 +86,17 @@ def command_line(pid: int) -> str:
         return "(gone)"
 
 
-def until(condition: Callable[[], object], seconds: float = 10.0) -> bool:
-    """Polls; whether it became true in time."""
-    deadline = time.monotonic() + seconds
+def runs(listing: str, command: str) -> bool:
+    """Whether it is the whole command of a process in what ps or top printed.
+
+    A shell's `sleep 1 & wait` has it in its own command, and so has the shell's child until it has called execve.
+    """
+    return any(line.endswith(f" {command}") for line in map(str.rstrip, listing.splitlines()))
+
+
+def until(condition: Callable[[], object], seconds: float = 60.0) -> bool:
+    """Polls; whether it became true in time.  That is long: it only has to end before the test's own time does."""
+    deadline = time.monotonic() + seconds * SLOWNESS
     while not condition():
         if time.monotonic() > deadline:
             return False
@@ -113,7 +142,7 @@ class Daemon:
     def restart(self) -> None:
         """Ends the daemon, not its containers, and starts it again."""
         self.process.terminate()
-        self.process.wait(20)
+        self.process.wait(60)
         self.process = self.start()
 
     def tail(self) -> str:
@@ -167,24 +196,28 @@ class Daemon:
         archive.unlink()
 
     def processes(self) -> set[int]:
-        """Everything that came from this containerd and still lives, itself and the warm parent not counted."""
-        return processes_in(self.cgroup) - {self.process.pid} - set(self.warm_parents()[:1])
+        """Everything that came from this containerd and still lives, itself and warm parents not counted."""
+        return processes_in(self.cgroup) - {self.process.pid} - set(self.warm_parents())
 
     def warm_parents(self) -> list[int]:
-        """There is one, once the first container has run; it may stay when all are gone, until the daemon ends."""
-        return [pid for pid in processes_in(self.cgroup) if f" {self.warm}/" in command_line(pid)]
+        """There is one, once the first container has run; it may stay when all are gone, until the daemon ends.
+
+        There is another if somebody has moved the daemon to another cgroup meanwhile.  Forks have their name at first.
+        """
+        named = {pid for pid in processes_in(self.cgroup) if f" {self.warm}/" in command_line(pid)}
+        return [pid for pid in named if parent_of(pid) not in named]
 
     def cgroups(self) -> list[Path]:
         """The cgroups of this daemon's containers."""
-        return [*CGROUPS.glob(f"{self.namespace}/*/"), *CGROUPS.glob(f"*/{self.namespace}/*/")]
+        return [*found(CGROUPS, f"{self.namespace}/*/"), *found(CGROUPS, f"*/{self.namespace}/*/")]
 
     def left_behind(self) -> list[str]:
         """Processes, mounts, sockets, folders and cgroups of containers: what one that ended must not leave."""
         left = [f"process {pid}: {command_line(pid)}" for pid in self.processes()]
         left += [line for line in Path("/proc/mounts").read_text().splitlines() if self.is_containers(line.split()[1])]
         left += [socket for socket in map(self.socket_of, self.names) if Path(socket).exists()]
-        left += [str(path) for path in Path("/run/pysc-shim").glob(f"{self.namespace}*")]
-        left += [str(path) for path in (self.folder / "state").glob("io.containerd.runtime.v2.task/*/*")]
+        left += [str(path) for path in found(Path("/run/pysc-shim"), f"{self.namespace}*")]
+        left += [str(path) for path in found(self.folder / "state", "io.containerd.runtime.v2.task/*/*")]
         return left + [str(path) for path in self.cgroups()]
 
     def socket_of(self, name: str) -> str:
@@ -214,7 +247,7 @@ class Daemon:
         for line in reversed(Path("/proc/mounts").read_text().splitlines()):
             if line.split()[1].startswith(f"{self.folder}/"):
                 subprocess.run(["umount", "-l", line.split()[1]], check=False)
-        for cgroup in [*self.cgroups(), *CGROUPS.glob(f"*/{self.namespace}"), CGROUPS / self.namespace]:
+        for cgroup in [*self.cgroups(), *found(CGROUPS, f"*/{self.namespace}"), CGROUPS / self.namespace]:
             remove_cgroup(cgroup)
         shutil.rmtree(Path("/run/pysc-shim", self.namespace), ignore_errors=True)
         shutil.rmtree(self.folder, ignore_errors=True)

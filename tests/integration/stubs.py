@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from tests.integration.daemon import CGROUPS, Daemon, own_cgroup, until
+from tests.integration.daemon import CGROUPS, Daemon, own_cgroup, processes_in, until
 from tests.integration.host import Host
 from tests.integration.platforms import host_state
 
@@ -35,18 +35,21 @@ def stubs_of(sentry: int) -> list[int]:
 
 def platform_of(daemon: Daemon, name: str) -> str:
     """Of a container that sleeps: a stub in a call is stopped by its tracer, or asleep in a notification."""
-    procs = [path / "cgroup.procs" for path in daemon.cgroups() if path.name == name]
+    cgroups = [path for path in daemon.cgroups() if path.name == name]
 
     def states() -> set[str]:
-        return {host_state(int(pid)) for path in procs for pid in path.read_text().split()}
+        return {host_state(pid) for path in cgroups for pid in processes_in(path)}
+
+    found: set[str] = set()
 
     def settled() -> bool:
         """Not while it is started, when traced stubs sleep for a moment, too.  The template is always stopped."""
-        first = states()
-        return first in ({"t"}, {"t", "S"}) and not until(lambda: states() != first, seconds=0.3)
+        nonlocal found
+        found = states()
+        return found in ({"t"}, {"t", "S"}) and not until(lambda: states() != found, seconds=0.3)
 
     assert until(settled), states()
-    return "systrap" if "S" in states() else "ptrace"
+    return "systrap" if "S" in found else "ptrace"
 
 
 def resident_kib(pid: int) -> int:

@@ -29,10 +29,13 @@ def test_a_container_runs_on_a_kernel_of_its_own(host: Host, platform: str) -> N
 
 
 def test_a_container_sees_its_own_processes_and_no_others(host: Host, platform: str) -> None:
-    header, *processes = run(host, "sleep 1000 & ps -o pid,args; true")
-    assert header.split() == ["PID", "COMMAND"]
-    assert [line.split()[0] for line in processes] == ["1", "2", "3"]
-    assert processes[1].endswith("sleep 1000")
+    until_it_sleeps = "until grep -q ^sleep /proc/$!/cmdline; do :; done"  # before it is a second shell
+    header, *processes = run(host, f"sleep 1000 & {until_it_sleeps}; ps -o pid,comm,args; true")
+    assert header.split() == ["PID", "COMMAND", "COMMAND"]
+    shell, sleep, ps = (line.split(None, 2) for line in processes)
+    assert shell[:2] == ["1", "sh"]
+    assert sleep == ["2", "sleep", "sleep 1000"]
+    assert ps[1] == "ps"
 
 
 def test_a_pipeline_of_five_processes(host: Host, platform: str) -> None:
