@@ -50,5 +50,5 @@ def engine(running: Engine) -> Iterator[Engine]:
     """The engine, with a check after the test that its containers left nothing on the host."""
     yield running
     running.remove_containers()
-    until(lambda: not running.left_behind(), seconds=15)
+    until(lambda: not running.left_behind())
     assert running.left_behind() == []

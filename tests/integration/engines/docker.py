@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from tests.integration.daemon import until
+from tests.integration.daemon import found, until
 from tests.integration.engines.engine import IMAGE_PATH, Engine, program
 
 START_SECONDS = 60
@@ -53,7 +53,7 @@ class Docker(Engine):
         return [program("docker"), "--config", f"{self.folder}/client", "--host", f"unix://{self.folder}/docker.sock"]
 
     def state_folders(self) -> list[Path]:
-        return [*self.folder.glob("exec/runtime-*/moby/*")]
+        return found(self.folder, "exec/runtime-*/moby/*")
 
     def close(self) -> None:
         if hasattr(self, "process"):

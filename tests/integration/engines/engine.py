@@ -14,9 +14,9 @@ import uuid
 from pathlib import Path
 
 from tests.integration.bundle import PYSC, busybox_rootfs
-from tests.integration.daemon import CGROUPS, command_line, own_cgroup, processes_in, remove_cgroup
+from tests.integration.daemon import CGROUPS, command_line, found, own_cgroup, processes_in, remove_cgroup, until
 
-SECONDS = 60
+SECONDS = 120
 IMAGE_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -62,8 +62,12 @@ class Engine:
         raise NotImplementedError
 
     def command(self, *words: str) -> list[str]:
-        """A client's command line, in the cgroup that shows what is left of it."""
-        return ["sh", "-c", 'echo 0 > "$0/cgroup.procs" && exec "$@"', str(self.cgroup), *self.client(), *words]
+        """A client's command line, in the cgroup that shows what is left of it.
+
+        It runs in the folder: where podman is run, its conmon leaves a file when a container lacked memory.
+        """
+        enter = f'cd {self.folder} && echo 0 > "$0/cgroup.procs" && exec "$@"'
+        return ["sh", "-c", enter, str(self.cgroup), *self.client(), *words]
 
     def call(self, *words: str, check: bool = True, text: str | None = None) -> subprocess.CompletedProcess[str]:
         """One command; with standard input if `text` is given."""
@@ -107,7 +111,7 @@ class Engine:
         return left + [str(path) for path in self.container_cgroups()]
 
     def container_cgroups(self) -> list[Path]:
-        return [*CGROUPS.glob(f"{self.parent}/*/"), *CGROUPS.glob(f"*/{self.parent}/*/")]
+        return [*found(CGROUPS, f"{self.parent}/*/"), *found(CGROUPS, f"*/{self.parent}/*/")]
 
     def state_folders(self) -> list[Path]:
         """What the runtime remembers of containers."""
@@ -120,14 +124,11 @@ class Engine:
         """Ends the engine; then removes what a failed test may have left."""
         for pid in processes_in(self.cgroup):
             subprocess.run(["kill", "-9", str(pid)], check=False, capture_output=True)
-        for _ in range(100):
-            if not processes_in(self.cgroup):
-                break
-            subprocess.run(["sleep", "0.1"], check=True)
+        until(lambda: not processes_in(self.cgroup))
         for line in reversed(Path("/proc/mounts").read_text().splitlines()):
             if line.split()[1].startswith(f"{self.folder}/"):
                 subprocess.run(["umount", "-l", line.split()[1]], check=False)
-        for path in [*self.container_cgroups(), *CGROUPS.glob(f"*/{self.parent}"), CGROUPS / self.parent]:
+        for path in [*self.container_cgroups(), *found(CGROUPS, f"*/{self.parent}"), CGROUPS / self.parent]:
             remove_cgroup(path)
         remove_cgroup(self.cgroup)
 

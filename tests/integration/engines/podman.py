@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.integration.daemon import CGROUPS, remove_cgroup
+from tests.integration.daemon import CGROUPS, found, remove_cgroup
 from tests.integration.engines.engine import Engine, program
 
 CONFIG = """\
@@ -63,7 +63,7 @@ class Podman(Engine):
         return [line for line in super().left_behind() if f" {self.folder}/root/overlay " not in line]
 
     def state_folders(self) -> list[Path]:
-        return [*self.folder.glob("state/*")]
+        return found(self.folder, "state/*")
 
     def close(self) -> None:
         self.call("rm", "-fa", "-t", "0", check=False)

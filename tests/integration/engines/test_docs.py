@@ -49,7 +49,7 @@ def test_commands_of_the_page(kind: type[Engine], page: str, heading: str) -> No
             script = f"set -e\nPATH={PYSC.parent}:$PATH\n{functions}{shown}\n"
             done = subprocess.run(
                 ["bash", "-c", script], stdin=subprocess.DEVNULL, capture_output=True, text=True,
-                timeout=2 * SECONDS, check=False,
+                timeout=2 * SECONDS, check=False, cwd=folder,
             )  # fmt: skip
             assert done.returncode == 0, done.stdout + done.stderr
             assert "hello\n" in done.stdout

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.daemon import remove_cgroup, until
+from tests.integration.daemon import remove_cgroup, runs, until
 from tests.integration.engines.engine import SECONDS, Engine
 from tests.integration.terminal import Terminal
 
@@ -103,7 +103,7 @@ def test_limit_of_memory(engine: Engine) -> None:
 
 
 def test_limit_of_processes(engine: Engine) -> None:
-    script = "for i in 1 2 3 4 5 6 7 8; do sleep 5 & done; echo end"
+    script = "for i in 1 2 3 4 5 6 7 8; do sleep 1000 & done; echo end"
     done = engine.run("sh", "-c", script, options=("--pids-limit", "5"))
     assert done.returncode != 0
     assert "can't fork" in done.stderr
@@ -183,7 +183,7 @@ def test_created_container_is_started_later(engine: Engine) -> None:
 def test_restart_after_failure(engine: Engine) -> None:
     only_with(engine, "docker", "podman")
     name = engine.start("sh", "-c", "echo run; exit 4", options=("--restart", "on-failure:2"))
-    assert until(lambda: engine.call("logs", name).stdout.count("run") == 3, 30)
+    assert until(lambda: engine.call("logs", name).stdout.count("run") == 3)
     assert until(lambda: engine.inspect(name, ".State.Status") == "exited")
     assert engine.inspect(name, ".RestartCount") == "2"
 
@@ -192,9 +192,9 @@ def test_check_of_health(engine: Engine) -> None:
     only_with(engine, "docker")  # podman leaves it to timers of systemd
     options = ("--health-cmd", "test -f /healthy", "--health-interval", "1s", "--health-retries", "1")
     name = engine.start("sleep", "1000", options=options)
-    assert until(lambda: engine.inspect(name, ".State.Health.Status") == "unhealthy", 30)
+    assert until(lambda: engine.inspect(name, ".State.Health.Status") == "unhealthy")
     engine.call("exec", name, "touch", "/healthy")
-    assert until(lambda: engine.inspect(name, ".State.Health.Status") == "healthy", 30)
+    assert until(lambda: engine.inspect(name, ".State.Health.Status") == "healthy")
 
 
 def test_files_are_copied_from_a_stopped_container(engine: Engine) -> None:
@@ -246,8 +246,15 @@ def test_pausing(engine: Engine) -> None:
     assert until(lambda: has_logged(engine, name, "tick"))
     engine.call("pause", name)
     assert engine.inspect(name, ".State.Status") == "paused"
-    quiet = engine.call("logs", name).stdout
-    assert not until(lambda: engine.call("logs", name).stdout != quiet, 1)
+    quiet = ""
+
+    def is_quiet() -> bool:
+        """For a second.  Not at once: what was on its way is still logged."""
+        nonlocal quiet
+        quiet = engine.call("logs", name).stdout
+        return not until(lambda: engine.call("logs", name).stdout != quiet, 1)
+
+    assert until(is_quiet)
     engine.call("unpause", name)
     assert until(lambda: engine.call("logs", name).stdout != quiet)
     assert engine.inspect(name, ".State.Status") == "running"
@@ -323,14 +330,7 @@ def test_run_with_a_terminal(engine: Engine, terminal: Callable[..., Terminal]) 
     shown.expect(b"sum 42\r")
     shown.type(b"until stty size | grep '33 99'; do sleep 0.1; done; echo grew\n")
 
-    def has_grown() -> bool:
-        """Told more than once: nerdctl shows the prompt before it listens for changes, with runc too."""
-        shown.resize(33, 98)
-        shown.resize(33, 99)
-        shown.read(0.5)
-        return b"\n33 99\r" in shown.screen
-
-    assert until(has_grown, 20)
+    shown.resize_until(33, 99, b"\n33 99\r")  # nerdctl shows the prompt before it listens for changes, with runc too
     shown.expect(b"\n33 99\r")
     shown.expect(b"grew\r")
     shown.type(b"sh -c \"trap 'echo re''sized; exit' WINCH; echo wait''ing; while :; do sleep 0.1; done\"\n")
@@ -383,13 +383,13 @@ def test_top_shows_the_processes(engine: Engine) -> None:
     def shown() -> str:
         return engine.call("top", name, *flags).stdout
 
-    assert until(lambda: "sleep 1001" in shown() and "sleep 1002" in shown()), shown()
+    assert until(lambda: runs(shown(), "sleep 1001") and runs(shown(), "sleep 1002")), shown()
 
 
 def test_figures_are_the_containers_own(engine: Engine) -> None:
     script = 'BEGIN { x = sprintf("%60000000s", ""); print "ready"; fflush(); system("sleep 1000") }'
     name = engine.start("awk", script, options=("--memory", "512m"))
-    assert until(lambda: has_logged(engine, name, "ready"), 30)
+    assert until(lambda: has_logged(engine, name, "ready"))
     shown = engine.call("stats", "--no-stream", "--format", "{{.MemUsage}}", name).stdout.split()
     assert shown[2] in ("512MiB", "536.9MB"), shown
     assert 50 < float(shown[0].rstrip("MiB")) < 400, shown

@@ -54,6 +54,6 @@ def test_shim_that_is_killed_leaves_nothing(daemon: Daemon, flags: list[str]) ->
     with open(f"/proc/{shim}/comm") as f:
         assert f.read().startswith("containerd-shim")
     os.kill(shim, signal.SIGKILL)
-    assert until(lambda: daemon.status("orphan") == "", 20)
+    assert until(lambda: daemon.status("orphan") == "")
     daemon.ctr("container", "rm", "orphan")
     Path(daemon.socket_of("orphan")).unlink()  # that, this shim does leave
