@@ -14,7 +14,7 @@ from tests.integration.daemon import until
 from tests.integration.kubelet import runtime_pb2 as api
 
 Reply = TypeVar("Reply")
-CALL_SECONDS = 60
+CALL_SECONDS = 120
 MIB = 1 << 20
 
 
@@ -141,12 +141,12 @@ class Container:
     def exit_code(self) -> int:
         return self.status().exit_code
 
-    def ended(self, seconds: float = 20) -> api.ContainerStatus:
+    def ended(self, seconds: float = 60) -> api.ContainerStatus:
         """The status, once the container has ended by itself."""
         assert until(lambda: self.status().state == api.CONTAINER_EXITED, seconds), self.status()
         return self.status()
 
-    def exec(self, *command: str, seconds: int = 20) -> api.ExecSyncResponse:
+    def exec(self, *command: str, seconds: int = 60) -> api.ExecSyncResponse:
         request = api.ExecSyncRequest(container_id=self.id, cmd=command, timeout=seconds)
         return self.kubelet.call("ExecSync", request, api.ExecSyncResponse)
 
@@ -169,6 +169,10 @@ class Container:
         path = self.pod.volume / "logs" / self.config.log_path
         rows = [line.split(" ", 3) for line in path.read_text().splitlines()] if path.exists() else []
         return [(stream, flag, text) for _, stream, flag, text in rows]
+
+    def wait_printed(self, text: str, stream: str = "stdout") -> None:
+        """Until exactly that is in the log: a moment after the container's end, perhaps, or after a client has it."""
+        assert until(lambda: self.printed(stream) == text), self.log()
 
     def printed(self, stream: str = "stdout") -> str:
         """All that it has written to a stream, from the log."""

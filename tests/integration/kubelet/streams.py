@@ -15,7 +15,7 @@ import aiohttp
 
 PROTOCOL = "v4.channel.k8s.io"
 STDIN, STDOUT, STDERR, ERROR, RESIZE = range(5)
-SECONDS = 20
+SECONDS = 60
 
 
 class Stream:

@@ -150,7 +150,7 @@ async def test_forward_of_a_port_into_the_pods_network(networked: Pod) -> None:
     url = f"{networked.kubelet.call('PortForward', request, api.StreamResponse).url}?port=8080"
     if networked.kubelet.handler == "pysc":
         assert container.ended().exit_code == 1
-        assert container.printed("stderr") == "nc: socket: Address family not supported by protocol\n"
+        container.wait_printed("nc: socket: Address family not supported by protocol\n", "stderr")
         async with opened(url) as stream:
             await stream.until(lambda: b"refused" in stream.received.get(1, b""))
         return
@@ -223,6 +223,8 @@ def test_figures_of_containers(pod: Pod) -> None:
     limited.config.linux.resources.memory_limit_in_bytes = 96 * MIB
     limited.start()
     free = pod.started("free")
+    assert until(lambda: limited.stats().cpu.usage_core_nano_seconds.value > 0)
+    assert until(lambda: limited.stats().memory.working_set_bytes.value > 0)  # cgroup v1 counts in batches
     stats = limited.stats()
     assert (stats.attributes.id, stats.attributes.metadata.name) == (limited.id, "limited")
     assert stats.cpu.usage_core_nano_seconds.value > 0

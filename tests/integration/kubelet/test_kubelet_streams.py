@@ -98,7 +98,7 @@ async def test_attach_shows_what_comes(pod: Pod) -> None:
             await stream.expect(b"out\nout\n")
             await stream.expect(b"err\n", STDERR)
     assert container.status().state == api.CONTAINER_RUNNING
-    assert ("stderr", "F", "err") in container.log()
+    assert until(lambda: ("stderr", "F", "err") in container.log())
 
 
 async def test_attach_to_standard_input(pod: Pod) -> None:
@@ -111,7 +111,7 @@ async def test_attach_to_standard_input(pod: Pod) -> None:
             await stream.send(STDIN, word + b"\n")
             await stream.expect(b"got " + word)
     assert container.status().state == api.CONTAINER_RUNNING
-    assert container.printed() == "got one\ngot two\n"
+    container.wait_printed("got one\ngot two\n")
 
 
 async def test_standard_input_for_one_client(pod: Pod) -> None:
@@ -123,7 +123,7 @@ async def test_standard_input_for_one_client(pod: Pod) -> None:
         await stream.send(STDIN, b"hello\n")
         await stream.expect(b"hello\n")
     assert container.ended().exit_code == 0
-    assert container.printed() == "hello\nend\n"
+    container.wait_printed("hello\nend\n")
 
 
 async def test_a_terminal_of_the_containers_own(pod: Pod) -> None:
@@ -140,13 +140,14 @@ async def test_a_terminal_of_the_containers_own(pod: Pod) -> None:
         await stream.expect(b"end\r\ngot end\r\n")
         await stream.end()
     assert container.ended().exit_code == 6
-    assert container.printed().endswith("sized\nend\ngot end\n")  # the log leaves the carriage returns out
+    # The log leaves the carriage returns out.
+    assert until(lambda: container.printed().endswith("sized\nend\ngot end\n")), container.log()
 
 
 async def test_no_input_where_none_was_asked_for(pod: Pod) -> None:
     container = pod.started("main", "sh", "-c", "cat; echo end")
     assert container.ended().exit_code == 0
-    assert container.printed() == "end\n"
+    container.wait_printed("end\n")
 
 
 async def test_forward_of_a_port_where_nobody_listens(pod: Pod) -> None:
