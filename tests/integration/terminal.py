@@ -29,10 +29,19 @@ class Terminal:
     def resize(self, rows: int, columns: int) -> None:
         fcntl.ioctl(self.master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
 
+    def resize_until(self, rows: int, columns: int, text: bytes) -> None:
+        """Until that shows, which stays on the screen.  Tells more than once: the command may not listen yet."""
+        deadline = time.monotonic() + 60
+        while text not in self.screen:
+            assert time.monotonic() < deadline, f"no {text!r} on the terminal, only {self.screen!r}"
+            self.resize(rows, columns - 1)
+            self.resize(rows, columns)
+            self.read(0.5)
+
     def type(self, keys: bytes) -> None:
         os.write(self.master, keys)
 
-    def expect(self, text: bytes, seconds: float = 20) -> bytes:
+    def expect(self, text: bytes, seconds: float = 60) -> bytes:
         """Waits until the text shows; what came before it. Both are taken off the screen."""
         deadline = time.monotonic() + seconds
         while text not in self.screen:
@@ -53,7 +62,7 @@ class Terminal:
         self.screen += data
         return bool(data)
 
-    def wait(self, seconds: float = 20) -> int:
+    def wait(self, seconds: float = 60) -> int:
         """The command's exit status; reads on meanwhile, so that it can end."""
         deadline = time.monotonic() + seconds
         while self.process.poll() is None:

@@ -319,13 +319,13 @@ def test_run_hands_signals_on(host: Host, running: subprocess.Popen[bytes], sign
         assert trapping.stdout is not None
         assert trapping.stdout.readline() == b"ready\n"
         trapping.send_signal(signo)
-        assert trapping.wait(20) == 33
+        assert trapping.wait(60) == 33
     assert running.poll() is None
 
 
 def test_run_ends_with_its_sandbox(host: Host, running: subprocess.Popen[bytes]) -> None:
     os.kill(json.loads(host.pysc("state", host.names[-1]).stdout)["pid"], signal.SIGKILL)
-    assert running.wait(20) != 0
+    assert running.wait(60) != 0
     assert until(lambda: not host.left_behind())
 
 
@@ -333,22 +333,22 @@ def test_run_ends_with_its_gofer(host: Host, running: subprocess.Popen[bytes]) -
     gofers = [pid for pid in processes_in(host.cgroup) if re.search(r"sandbox.* gofer( |$)", command_line(pid))]
     assert len(gofers) == 1
     os.kill(gofers[0], signal.SIGKILL)
-    assert running.wait(20) != 0
+    assert running.wait(60) != 0
     assert until(lambda: not host.left_behind())
 
 
 def test_run_on_a_terminal(host: Host) -> None:
-    bundle = host.bundle("sh", "-c", "while read x; do stty size; done; exit 8")
+    until_sized = 'read size; until [ "$(stty size)" = "$size" ]; do sleep 0.05; done; echo it is $size'
+    bundle = host.bundle("sh", "-c", f"stty size; {until_sized}; read x; exit 8")
     config = json.loads((bundle / "config.json").read_text())
     config["process"]["terminal"] = True
     (bundle / "config.json").write_text(json.dumps(config))
     shown = Terminal(host.tracked("run", "--bundle", bundle, host.name()))
     try:
-        shown.type(b"\n")
         shown.expect(b"24 80\r")
         shown.resize(30, 90)
-        shown.type(b"\n")
-        shown.expect(b"30 90\r")
+        shown.type(b"30 90\n")
+        shown.expect(b"it is 30 90\r")
         shown.type(b"\x04")
         assert shown.wait() == 8
     finally:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -48,30 +47,33 @@ def test_task_killed_from_outside(daemon: Daemon) -> None:
     try:
         assert until(lambda: daemon.status(name) == "RUNNING")
         daemon.ctr("task", "kill", "-s", "9", name)
-        assert run.wait(20) == 137
+        assert run.wait(60) == 137
     finally:
         run.kill()
         run.communicate()
 
 
-def test_terminating_signal_is_delivered(daemon: Daemon) -> None:
-    name = daemon.start_detached("sh", "-c", "trap 'exit 9' TERM; while :; do sleep 0.05; done")
-    time.sleep(0.3)  # until the trap is set; nothing outside shows when it is
+def test_terminating_signal_is_delivered(daemon: Daemon, tmp_path: Path) -> None:
+    mount = f"type=bind,src={tmp_path},dst=/mnt,options=rbind:rw"
+    script = "trap 'exit 9' TERM; touch /mnt/ready; while :; do sleep 0.05; done"
+    name = daemon.start_detached("sh", "-c", script, options=("--mount", mount))
+    assert until((tmp_path / "ready").exists)
     daemon.ctr("task", "kill", "-s", "TERM", name)
     assert until(lambda: daemon.status(name) == "STOPPED")
     assert "exit code 9" in daemon.ctr("task", "rm", name, check=False).stderr
 
 
 def test_standard_input(daemon: Daemon) -> None:
-    """The pause is for ctr 1.6, which can miss an end of file that comes at once."""
+    """Its end comes after an answer: ctr 1.6 can miss an end of file that comes before the task has started."""
     wc = subprocess.Popen(
-        daemon.run_command("wc", "-l"), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
-    assert wc.stdin is not None
-    wc.stdin.write(b"a\nb\n")
+        daemon.run_command("sh", "-c", "read first; echo $first; wc -l"),
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    assert wc.stdin is not None and wc.stdout is not None
+    wc.stdin.write(b"a\n")
     wc.stdin.flush()
-    time.sleep(2)
-    output, _ = wc.communicate(timeout=30)
+    assert wc.stdout.readline() == b"a\n"
+    output, _ = wc.communicate(b"b\nc\n", timeout=60)
     assert (output.strip(), wc.returncode) == (b"2", 0)
 
 
@@ -189,8 +191,12 @@ def test_exec_processes_end_with_the_container(daemon: Daemon) -> None:
     count = iter(range(1000))
     assert until(lambda: "sleep 500" in daemon.ctr("task", "exec", "--exec-id", f"p{next(count)}", name, "ps").stdout)
     daemon.ctr("task", "kill", "-s", "9", name)
-    thread.join(20)
+    thread.join(60)
     assert results == [137]
+
+
+SIZED = 'read size; until [ "$(stty size 2>&1)" = "$size" ]; do sleep 0.05; done; echo it is $size'
+"""Waits for the size that is typed.  ctr tells the first one, too, when the task has started."""
 
 
 @contextmanager
@@ -203,12 +209,12 @@ def terminal(daemon: Daemon, *args: str) -> Iterator[Terminal]:
 
 
 def test_terminal_size_follows(daemon: Daemon) -> None:
-    with terminal(daemon, "sh", "-c", "while read x; do stty size; done; exit 6") as shown:
+    with terminal(daemon, "sh", "-c", f"{SIZED}; {SIZED}; {SIZED}; read x; exit 6") as shown:
         for rows, columns in ((24, 80), (40, 132), (10, 20)):
-            shown.resize(rows, columns)
-            time.sleep(0.5)  # ctr tells of the new size by a call that nothing here can see
-            shown.type(b"\n")
-            shown.expect(f"{rows} {columns}\r".encode())
+            shown.type(f"{rows} {columns}\n".encode())
+            told = f"it is {rows} {columns}\r".encode()
+            shown.resize_until(rows, columns, told)
+            shown.expect(told)
         shown.type(b"\x04")
         assert shown.wait() == 6
 
@@ -216,9 +222,8 @@ def test_terminal_size_follows(daemon: Daemon) -> None:
 def test_interrupt_key_ends_the_foreground(daemon: Daemon) -> None:
     with terminal(daemon, "sh") as shown:
         shown.expect(b"# ")
-        shown.type(b"sleep 1000; echo status $?\n")
-        shown.expect(b"sleep 1000; echo status $?\r")
-        time.sleep(0.3)  # until sleep has started; the terminal does not tell
+        shown.type(b"sh -c 'echo read''y; exec sleep 1000'\n")
+        shown.expect(b"ready\r")
         shown.type(b"\x03")
         shown.expect(b"# ")
         shown.type(b"echo still $((40 + 2))\n")
