@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from sandbox import hostcalls
-from tests.integration.daemon import until
+from tests.integration.daemon import runs, until
 from tests.integration.host import Host, assert_one_line
 from tests.integration.platforms import SUBJECTS, Subject
 
@@ -130,7 +130,7 @@ def test_a_shared_pid_namespace(pod: Pod) -> None:
     target = pod.add("sleep", "2000")
     other = pod.add("sh", "-c", "sleep 4000 & sleep 3000", **pod.sharing_pids_with(target))
     assert pod.sh(other, "tr '\\0' ' ' </proc/1/cmdline") == "sleep 2000 "
-    assert until(lambda: "sleep 4000" in pod.sh(target, "ps"))
+    assert until(lambda: runs(pod.sh(target, "ps"), "sleep 4000"))
     assert "sleep 2000" not in pod.host.pysc("ps", other).stdout
 
     assert pod.host.pysc("kill", other, "KILL").returncode == 0
@@ -147,7 +147,7 @@ def test_kill_all_reaches_the_containers_processes_only(pod: Pod) -> None:
     script = "trap '' TERM; sleep 2000 & sleep 3000 & wait"
     target = pod.add("sleep", "1500")
     other = pod.add("sh", "-c", script, **pod.sharing_pids_with(target))
-    assert until(lambda: "sleep 3000" in pod.sh(target, "ps"))
+    assert until(lambda: runs(shown := pod.sh(target, "ps"), "sleep 2000") and runs(shown, "sleep 3000"))
     assert pod.host.pysc("kill", "--all", other, "KILL").returncode == 0
     assert ended(pod.pid(other)) == 137
     assert "sleep 1500" in pod.sh(target, "ps")
@@ -178,9 +178,9 @@ def test_an_exec_that_is_running_ends_with_its_container(pod: Pod) -> None:
     command = pod.host.command("exec", other, "sleep", "4000")
     running = subprocess.Popen(command, stdin=subprocess.DEVNULL)
     try:
-        assert until(lambda: "sleep 4000" in pod.sh(target, "ps"))
+        assert until(lambda: runs(pod.sh(target, "ps"), "sleep 4000"))
         pod.host.pysc("kill", other, "KILL")
-        assert running.wait(20) == 137
+        assert running.wait(60) == 137
     finally:
         running.kill()
         running.wait()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from pathlib import Path
 
 import pytest
 from google.protobuf.empty_pb2 import Empty
@@ -14,6 +13,7 @@ from proto.containerd import task_pb2
 from proto.containerd.runc_pb2 import ProcessDetails
 from proto.ttrpc import aio
 from proto.ttrpc.status import FAILED_PRECONDITION, NOT_FOUND
+from tests.integration.daemon import command_line
 from tests.integration.shims import RealShims
 from tests.shimtest.harness import Task, fails, wait_gone
 
@@ -168,11 +168,11 @@ async def test_pids_are_all_processes(shims: RealShims) -> None:
     task = await running(shims, "sh", "-c", "sleep 1001 & sleep 1002 & wait")
     await task.exec("e1", SLEEP)
     await task.start("e1")
-    sleeps = [b"sleep\0001000\0", b"sleep\0001001\0", b"sleep\0001002\0"]
+    sleeps = ["sleep 1000 ", "sleep 1001 ", "sleep 1002 "]
     while True:
         rows = (await task.call("Pids", task_pb2.PidsResponse)).processes
-        shown = [Path(f"/proc/{row.pid}/cmdline").read_bytes() for row in rows[1:]]
-        if sorted(shown) == sleeps:  # else they have not called execve yet
+        shown = [command_line(row.pid) for row in rows[1:]]
+        if sorted(shown) == sleeps:  # else they have not called execve yet, or are about to leave for a new process
             break
         await asyncio.sleep(0.02)
     assert rows[0].pid == (await task.state()).pid
