@@ -22,7 +22,7 @@ def update(daemon: Daemon, name: str, **resources: object) -> None:
     with grpc.insecure_channel(f"unix://{daemon.folder}/containerd.sock") as channel:
         call = channel.unary_unary("/containerd.services.tasks.v1.Tasks/Update")
         request = text_field(1, name) + bytes_field(2, content)
-        call(request, timeout=20, metadata=[("containerd-namespace", daemon.namespace)])
+        call(request, timeout=60, metadata=[("containerd-namespace", daemon.namespace)])
 
 
 def pause_and_resume(daemon: Daemon, start: Callable[..., str], folder: Path) -> str:

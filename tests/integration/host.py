@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import uuid
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,12 @@ class Host:
         """The host pid of a container's "gofer" or "deputy", or of its "sentry", as it is remembered."""
         record = json.loads((self.state / name / "state.json").read_text())
         return int((record | record["container"])[role][0])
+
+    def sentry(self, name: str) -> int:
+        """Told by no command, which would leave the Sentry a connection to close; 0 while it is not known."""
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            return self.process(name, "sentry")
+        return 0
 
     def is_mine(self, cgroup: str) -> bool:
         return os.path.basename(cgroup).removeprefix("pysc-") in self.names

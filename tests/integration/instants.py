@@ -24,7 +24,7 @@ from tests.integration.daemon import Daemon, command_line, until
 from tests.integration.tasks import Client, Task, make_fifos
 
 DELETE_STATUS = 7
-PATIENCE = 30
+PATIENCE = 60
 
 
 class Scene:

@@ -110,7 +110,7 @@ def go_around_a_restart(daemon: Daemon, client: Client, busybox: Path, folder: P
         daemon.process.kill()
         daemon.process.wait()
         let_go(folder, thirds[1])
-        assert until(lambda: all_gone(folder, thirds[0], thirds[1]), 30)
+        assert until(lambda: all_gone(folder, thirds[0], thirds[1]))
         daemon.process = daemon.start()
         let_go(folder, thirds[2])
         found = [(task.wait("e"), task.delete("e"), task.wait(), task.delete()) for task in tasks]

@@ -12,7 +12,7 @@ import pytest
 from tests.integration import guest
 from tests.integration.daemon import until
 from tests.integration.host import Host
-from tests.integration.stubs import interference, sentry_of
+from tests.integration.stubs import interference
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("hammer")]
 
@@ -34,8 +34,8 @@ def hammer(host: Host, load: str, seconds: int, meddling: bool = False) -> None:
     command = host.tracked("run", "--bundle", host.bundle("/hammer", load, str(seconds)), name)
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
     try:
-        assert until(lambda: host.status(name) == "running")
-        with interference(sentry_of(host, name)) if meddling else nullcontext():
+        assert until(lambda: host.sentry(name))
+        with interference(host.sentry(name)) if meddling else nullcontext():
             output, _ = process.communicate(timeout=seconds + END_SECONDS)
     finally:
         process.kill()

@@ -51,7 +51,7 @@ def remove(scene: Scene) -> None:
     """As a client tidies up; then nothing may be left."""
     assert until(lambda: is_deleted(scene))
     scene.task.remove()
-    assert until(lambda: not scene.daemon.left_behind(), 20), scene.daemon.left_behind()
+    assert until(lambda: not scene.daemon.left_behind()), scene.daemon.left_behind()
 
 
 def is_deleted(scene: Scene) -> bool:

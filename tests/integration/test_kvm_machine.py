@@ -36,7 +36,7 @@ def available() -> None:
 def folder(tmp_path: Path) -> Iterator[Path]:
     """For temporary files; none may be left in it, and no process whose arguments name it."""
     yield tmp_path
-    until(lambda: not processes_naming(tmp_path), seconds=5)
+    until(lambda: not processes_naming(tmp_path))
     assert processes_naming(tmp_path) == []
     assert list(tmp_path.iterdir()) == []
 
@@ -90,7 +90,7 @@ def test_a_machine_that_dies_is_reported_with_its_console(folder: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_machine_leaves_nothing(folder: Path, number: int) -> None:
     process = start(folder, "sleep", "1000")
-    assert until(lambda: any(machine.QEMU in words for words in processes_naming(folder)), seconds=20)
+    assert until(lambda: any(machine.QEMU in words for words in processes_naming(folder)))
     process.send_signal(number)
     process.communicate(timeout=20)
     assert process.returncode == 128 + number

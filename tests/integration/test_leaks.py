@@ -11,7 +11,7 @@ import pytest
 
 from tests.integration.daemon import until
 from tests.integration.host import Host
-from tests.integration.stubs import resident_kib, sentry_of, stubs_of
+from tests.integration.stubs import resident_kib, stubs_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("leaks")]
 
@@ -31,12 +31,12 @@ class Sample(NamedTuple):
 
 def sample(sentry: int) -> Sample:
     """Of a container that waits."""
-    until(lambda: len(stubs_of(sentry)) <= 2, seconds=2)  # those that have just ended are reaped soon
+    until(lambda: len(stubs_of(sentry)) <= 2)  # those that have just ended are reaped soon
     return Sample(settled_descriptors(sentry), len(stubs_of(sentry)), resident_kib(sentry))
 
 
 def settled_descriptors(sentry: int) -> int:
-    """The fewest of some looks: the connection of the command that told us the pid closes when it has ended."""
+    """The fewest of some looks: what has just ended may still have its own."""
     seen = []
     for _ in range(10):
         seen.append(len(os.listdir(f"/proc/{sentry}/fd")))
@@ -53,10 +53,10 @@ def samples(host: Host, first: int, last: int) -> list[Sample]:
         assert process.stdin is not None and process.stdout is not None
         try:
             while process.stdout.readline():
-                taken.append(sample(sentry_of(host, name)))
+                taken.append(sample(host.sentry(name)))
                 process.stdin.write("\n")
                 process.stdin.flush()
-            assert process.wait(20) == 0
+            assert process.wait(60) == 0
         finally:
             process.kill()
     print(host.platform, *taken, sep="\n")

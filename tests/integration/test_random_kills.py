@@ -26,7 +26,7 @@ CONTAINERS = 10
 KILLED = 137
 LOST = 255
 """What containerd says of an exit that it knows nothing about."""
-PATIENCE = 30
+PATIENCE = 60
 ORPHAN_SECONDS = 90
 """A shim that containerd was killed while starting waits for its container for a minute."""
 MEAN_PAUSE = 0.05

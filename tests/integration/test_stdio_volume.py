@@ -201,7 +201,7 @@ def assert_all_lines(text: str, count: int) -> None:
 @pytest.mark.parametrize("seconds", SECONDS)
 def test_a_thousand_lines_a_second_through_ctr(daemon: Daemon, seconds: int) -> None:
     count = seconds * 1000
-    done = daemon.run("sh", "-c", LINES % count, timeout=seconds * 4)
+    done = daemon.run("sh", "-c", LINES % count, timeout=seconds * 4 + 60)
     assert done.returncode == 0
     assert_all_lines(done.stdout, count)
 
@@ -213,5 +213,5 @@ def test_a_thousand_lines_a_second_into_a_file(client: Client, rootfs: Path, tmp
     with client.container(rootfs, ["sh", "-c", LINES % count]) as task:
         task.create(Stdio(stdout=log.as_uri(), stderr=log.as_uri()))
         task.start()
-        assert task.wait(seconds=seconds * 4) == 0
+        assert task.wait(seconds=seconds * 4 + 60) == 0
     assert_all_lines(log.read_text(), count)

@@ -75,9 +75,10 @@ async def started_alone(shims: RealShims) -> Task:
 
 
 async def warmed(shims: RealShims) -> int:
-    """The warm parent that a first container leaves behind."""
-    await ended(await started(shims, "first"))
+    """The warm parent that a first container leaves behind.  It is looked for while that is there: it may not stay."""
+    task = await started(shims, "first")
     [pid] = shims.warm_parents()
+    await ended(task)
     return pid
 
 
@@ -145,8 +146,8 @@ async def test_the_first_start_makes_a_parent_and_the_next_is_its_child_too(shim
     await task.delete()
     await task.shutdown()
     await asyncio.to_thread(wait_gone, shim)
+    assert await asyncio.to_thread(until, lambda: children_of(warm) == [])
     assert shims.warm_parents() == [warm]
-    assert children_of(warm) == []
 
 
 async def test_two_at_once(shims: RealShims) -> None:
@@ -201,8 +202,8 @@ async def test_it_ends_when_idle(rootfs: Path) -> None:
 async def test_it_stays_while_a_shim_of_its_own_lives(rootfs: Path) -> None:
     shims = RealShims(rootfs, warm=True, PYSC_WARM_IDLE="0.5")
     try:
-        warm = await warmed(shims)
-        task = await started(shims, "second")
+        task = await started(shims, "first")
+        [warm] = shims.warm_parents()
         await asyncio.sleep(1.5)  # three times its patience
         assert shims.warm_parents() == [warm]
         await ended(task)
@@ -314,9 +315,7 @@ async def test_whoever_is_idle_goes_back_to_the_common_pages(shims: RealShims) -
     shim = await shim_of(task)
     pids = [shim, stage_of(shim, "sentry"), stage_of(shim, "gofer")]
     at_work = [own_kib(pid) for pid in pids]
-    assert await asyncio.to_thread(
-        until, lambda: all(own_kib(pid) < before / 2 for pid, before in zip(pids, at_work)), 20.0
-    )
+    assert await asyncio.to_thread(until, lambda: all(own_kib(pid) < before / 2 for pid, before in zip(pids, at_work)))
     await ended(task)
 
 
@@ -362,7 +361,7 @@ def lonely(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[su
     process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.DEVNULL)
     monkeypatch.chdir(tmp_path)
     try:
-        assert until(lambda: os.path.exists(path), 30)
+        assert until(lambda: os.path.exists(path))
         yield process, path, module
     finally:
         process.kill()
@@ -375,5 +374,5 @@ def test_a_parent_of_an_older_installation_ends(lonely: tuple[subprocess.Popen[b
     connection = connect(path)
     assert connection is not None
     assert warm_client.ask(connection, ["-namespace", "n", "-id", "i", "start"], b"") is None
-    process.wait(10)
+    process.wait(60)
     assert not os.path.exists(path)

@@ -38,7 +38,7 @@ REQUESTS = {
 }
 """Of the methods whose requests are not called like them."""
 
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
 ROOT = Path(__file__).resolve().parents[2]
 
 
