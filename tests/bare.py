@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from sentry.mm.mm import MAP_ANONYMOUS, MAP_FIXED, MAP_PRIVATE, PROT_EXEC, PROT_READ, PROT_WRITE
 from sentry.platform import PAGE_SIZE, Context, Platform, SyscallTrap, Template, Trap
+from tests.slowness import SLOWNESS
 
 CODE: Final = 0x400000
 DATA: Final = 0x500000
@@ -114,9 +115,9 @@ class Bare:
                 assert end.value is trap
         return traps
 
-    def collect(self, *contexts: Context, seconds: float = 10) -> list[Trap]:
+    def collect(self, *contexts: Context, seconds: float = 60) -> list[Trap]:
         """The next trap of each of contexts, in that order."""
-        deadline = time.monotonic() + seconds
+        deadline = time.monotonic() + seconds * SLOWNESS
         seen: dict[Context, Trap] = {}
         while any(context not in seen for context in contexts):
             left = deadline - time.monotonic()

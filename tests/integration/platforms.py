@@ -124,7 +124,7 @@ def place(context: Context, addr: int, code: bytes) -> None:
     context.space.protect(CODE, PAGE_SIZE, PROT_READ | PROT_EXEC)
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 10) -> None:
+def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
     """For states of host processes, which nothing announces."""
     deadline = time.monotonic() + seconds * SLOWNESS
     while not condition():

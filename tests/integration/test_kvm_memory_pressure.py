@@ -15,7 +15,6 @@ from sentry.mm.mm import MAP_ANONYMOUS, MAP_FIXED, MAP_PRIVATE, MAP_SHARED
 from sentry.platform import PAGE_SIZE, Context, ExitTrap, SyscallTrap
 from tests.bare import CODE, DATA, FIXED, READ_WRITE, STACK, Bare, call, mov
 from tests.integration.platforms import kvm_device, opened, place, probe_kvm, word
-from tests.slowness import SLOWNESS
 
 pytestmark = [pytest.mark.own_process, pytest.mark.slow]
 
@@ -180,7 +179,7 @@ def test_a_hundred_threads_where_memory_is_short_give_all_back(bare: Bare) -> No
         for _ in range(5):
             copies.append(first.clone(share_space=False, same_process=False))
             first.space.advise(PRIVATE + 100 * PAGE_SIZE, 28 * PAGE_SIZE, MADV_DONTNEED)
-        traps = bare.collect(*threads, seconds=60 * SLOWNESS)
+        traps = bare.collect(*threads)
         assert [trap.number for trap in traps if isinstance(trap, SyscallTrap)] == [4] * 100
         hoard(bare)
         assert (word(first, SHARED + 8 * PAGE_SIZE), word(first, FILE + PAGE_SIZE)) == (2000, 2000)

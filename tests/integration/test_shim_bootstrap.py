@@ -47,7 +47,7 @@ async def connect(shims: RealShims, bundle: Bundle, address: str) -> Task:
     """To a shim that `start` named; it is ended with the test."""
     assert address.startswith("unix:///")
     assert (bundle.path / "address").read_text() == address
-    task = Task(bundle, await aio.Client.connect(address.removeprefix("unix://"), 10))
+    task = Task(bundle, await aio.Client.connect(address.removeprefix("unix://"), 60))
     shims.tasks.append(task)
     shims.pids.add((await task.call("Connect", task_pb2.ConnectResponse)).shim_pid)
     return task
@@ -105,7 +105,7 @@ async def test_log_that_nobody_reads_holds_up_nothing(shims: RealShims) -> None:
 
 
 async def test_shim_without_a_container_ends_by_itself(rootfs: Path) -> None:
-    shims = RealShims(rootfs, PYSC_SHIM_IDLE="0.5")
+    shims = RealShims(rootfs, PYSC_SHIM_IDLE="3")  # in which the test has to connect to it
     task = await shims.start(shims.container("c1", ["true"]))
     [pid] = shims.pids
     await asyncio.to_thread(wait_gone, pid)
@@ -115,8 +115,8 @@ async def test_shim_without_a_container_ends_by_itself(rootfs: Path) -> None:
 
 
 async def test_shim_with_a_container_stays(rootfs: Path) -> None:
-    shims = RealShims(rootfs, PYSC_SHIM_IDLE="0.3")
-    task = await shims.make(["sleep", "1"])
+    shims = RealShims(rootfs, PYSC_SHIM_IDLE="3")
+    task = await shims.make(["sleep", "5"])
     await task.start()
     assert await task.wait() == 0
     assert (await task.state()).status == task_pb2.STOPPED
