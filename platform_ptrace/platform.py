@@ -106,7 +106,7 @@ class PtraceContext:
         self.c = c
         self.cpu_before_ns = 0  # used by those whose thread it was before
         self.schedstat = -1  # that thread's file of this name, if there were any
-        self._registers = _bytes(ffi.addressof(c, "regs"), REGISTERS.size)
+        self._registers: Any = None  # a view of c.regs, for those of which signals want it
         self.owner: Any = None
         self.space = space
         self.running = False
@@ -138,11 +138,15 @@ class PtraceContext:
 
     def registers(self) -> tuple[int, ...]:
         self._take_registers()
-        return REGISTERS.unpack(self._registers)
+        return REGISTERS.unpack(self._registers or self._view_registers())
 
     def set_registers(self, values: tuple[int, ...]) -> None:
         self._take_registers()
-        REGISTERS.pack_into(self._registers, 0, *values)
+        REGISTERS.pack_into(self._registers or self._view_registers(), 0, *values)
+
+    def _view_registers(self) -> Any:
+        self._registers = _bytes(ffi.addressof(self.c, "regs"), REGISTERS.size)
+        return self._registers
 
     def _take_registers(self) -> None:
         """Make c.regs what the thread will run on with.  It is stopped then, whatever it had trapped by."""

@@ -40,6 +40,7 @@ LET_THROUGH: Final = {number: name for number, name in NAMES.items() if name in 
 EVENT: Final = struct.Struct("<iiq?7x6Q")  # struct pt_event, up to its arguments
 unpack_arguments: Final = struct.Struct("<24x6Q").unpack_from
 turn: Final = lib.turn
+turn_resume: Final = lib.turn_resume
 answer_posted: Final = lib.turn_answer_posted
 EVENT_SIZE: Final[int] = ffi.sizeof("struct pt_event")
 EV_SYSCALL: Final[int] = lib.PT_EV_SYSCALL
@@ -257,24 +258,38 @@ class SystrapPlatform(PtracePlatform):
         super().close()
         lib.turn_close()
 
-    def _wait_for_many(self, timeout_ns: int) -> list[tuple[Any, Trap]]:
+    def _wait_for_many(self, timeout_ns: int) -> Sequence[tuple[Any, Trap]]:
         """Any number to resume, some of them perhaps to be interrupted at once."""
         if not self.resuming:
             return self._taken(turn(ffi.NULL, 0, NONE, timeout_ns))
         resuming, self.resuming = self.resuming, []
+        stops = []
         for context in resuming:
-            check(lib.turn_resume(context.c, context.result, context.answer), "resuming a stub")
+            error = turn_resume(context.c, context.result, context.answer)
+            if error:
+                check(error, "resuming a stub")
             context.answer = NONE
-        stops = [context for context in resuming if context.stop_wanted]
+            if context.stop_wanted:
+                stops.append(context)
         traps = self._taken(turn(ffi.NULL, 0, NONE, 0 if stops else timeout_ns))
         for context in stops:
             context.stop_wanted = False
             context.interrupt()
         return traps
 
-    def _taken(self, n: int) -> list[tuple[Any, Trap]]:
+    def _taken(self, n: int) -> Sequence[tuple[Any, Trap]]:
         """The contexts and traps of the n events in the buffer; of those somebody waits for."""
-        if n < 0:
+        if n == 1:
+            # Most often a call of another thread than the one that was resumed.
+            event = EVENT.unpack_from(self._buffer)
+            context = self.contexts.get(event[1])
+            if context is not None and event[0] == EV_SYSCALL:
+                trap = context.trap
+                trap.number, trap.args, trap.native = event[2], event[4:], event[3]
+                context.running = False
+                trapped: Sequence[tuple[Any, Trap]] = context.trapped
+                return trapped
+        elif n < 0:
             check(n, "waiting for stubs")
         traps: list[tuple[Any, Trap]] = []
         sites = []

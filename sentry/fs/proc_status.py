@@ -242,7 +242,7 @@ def _fd_table_size(view: TaskView) -> int:
 def _namespace_ids(view: TaskView) -> list[str]:
     """Its numbers in this namespace and those inside it, outermost first."""
     t = view.t
-    spaces = [ns for ns in reversed(t.pidns.chain()) if ns.level >= view.ns.level]
+    spaces = [ns for ns in reversed(t.pidns.chain) if ns.level >= view.ns.level]
     tg = t.tg
     return [
         "NStgid:" + "".join(f"\t{tg.pid_in(ns)}" for ns in spaces),

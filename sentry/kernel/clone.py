@@ -56,6 +56,11 @@ NEW_NAMESPACES: Final = (
 )
 
 
+# What every thread is made with, and what more than that would have to be looked at.
+THREAD: Final = CLONE_VM | CLONE_SIGHAND | CLONE_THREAD
+UNUSUAL: Final = NEW_NAMESPACES | CLONE_CLEAR_SIGHAND | CLONE_PARENT | CLONE_PIDFD | CLONE_INTO_CGROUP
+
+
 @slotted
 class CloneArgs:
     """struct clone_args, with the exit signal apart from the flags."""
@@ -72,6 +77,8 @@ class CloneArgs:
 
 def check_flags(t: Task, flags: int) -> None:
     """copy_process()'s combinations, in its order.  EINVAL, EPERM."""
+    if flags & (THREAD | UNUSUAL) == THREAD:
+        return
     if flags & CLONE_FS and flags & (CLONE_NEWNS | CLONE_NEWUSER):
         raise EINVAL
     if flags & CLONE_THREAD and not flags & CLONE_SIGHAND:

@@ -23,12 +23,14 @@ RESERVED_PIDS: Final = 300  # after a wrap-around numbers start here, kernel/pid
 class PidNamespace:
     """A set of process ids.  `init` is its pid 1, None before it started and after it died."""
 
-    __slots__ = ("_last", "groups", "id", "init", "level", "parent", "sessions", "tasks")
+    __slots__ = ("_last", "chain", "groups", "id", "init", "level", "parent", "sessions", "tasks")
 
     _next_id = 4026531836
 
     def __init__(self, parent: PidNamespace | None) -> None:
         self.parent = parent
+        self.chain: tuple[PidNamespace, ...] = (self, *(parent.chain if parent is not None else ()))
+        """This namespace and its ancestors."""
         self.level: int = parent.level + 1 if parent is not None else 0
         self.tasks: dict[int, Task] = {}
         self.groups: dict[int, ProcessGroup] = {}
@@ -37,15 +39,6 @@ class PidNamespace:
         self._last = 0
         self.id = PidNamespace._next_id
         PidNamespace._next_id += 1
-
-    def chain(self) -> list[PidNamespace]:
-        """This namespace and its ancestors."""
-        spaces: list[PidNamespace] = []
-        ns: PidNamespace | None = self
-        while ns is not None:
-            spaces.append(ns)
-            ns = ns.parent
-        return spaces
 
     def _taken(self, number: int) -> bool:
         return number in self.tasks or number in self.groups or number in self.sessions

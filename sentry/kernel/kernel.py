@@ -86,7 +86,7 @@ class Kernel:
 
     def number_task(self, t: Task) -> None:
         """Give t a number in its PID namespace and every ancestor, and a place in its container.  EAGAIN."""
-        for ns in t.pidns.chain():
+        for ns in t.pidns.chain:
             number = ns.allocate()
             t.numbers[ns] = number
             ns.tasks[number] = t

@@ -17,6 +17,7 @@ from sentry.syscalls.registry import syscall
 if TYPE_CHECKING:
     from sentry.kernel.task import Task
 
+CLONE_ARGS: Final = struct.Struct("<11Q")
 CLONE_ARGS_V0: Final = 64
 CLONE_ARGS_V2: Final = 88
 Result = int | Awaitable[int]
@@ -70,9 +71,11 @@ def clone3(t: Task, args_addr: Addr, size: Size) -> Result:
     if size < CLONE_ARGS_V0:
         raise EINVAL
     data = t.mem.read(args_addr, size)
-    if any(data[CLONE_ARGS_V2:]):
+    if size > CLONE_ARGS_V2 and any(data[CLONE_ARGS_V2:]):
         raise E2BIG
-    fields = struct.unpack_from("<11Q", data.ljust(CLONE_ARGS_V2, b"\0"))
+    if size < CLONE_ARGS_V2:
+        data = data.ljust(CLONE_ARGS_V2, b"\0")
+    fields = CLONE_ARGS.unpack_from(data)
     flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls, set_tid, set_tid_size, _ = fields
     if set_tid or set_tid_size:
         raise EPERM if not t.creds.has(CAP_SYS_ADMIN) else EINVAL

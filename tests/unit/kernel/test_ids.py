@@ -65,7 +65,7 @@ def test_a_process_has_a_number_in_every_namespace_above(world: World) -> None:
     t = world.process()
     assert t.tid == 2 and t.tid_in(world.kernel.root_pidns) == 2
     other = PidNamespace(world.kernel.root_pidns)
-    assert t.tid_in(other) == 0 and other.chain() == [other, world.kernel.root_pidns]
+    assert t.tid_in(other) == 0 and other.chain == (other, world.kernel.root_pidns)
 
 
 # -- setpgid --
