@@ -263,7 +263,7 @@ class PtraceContext:
         """Of the host's thread, whosesoever it was."""
         try:
             if self.schedstat >= 0:
-                return int(os.pread(self.schedstat, 64, 0).split()[0])
+                return int(os.pread(self.schedstat, 64, 0).split(None, 1)[0])
         except ProcessLookupError:
             return 0
         return int((self.space.platform.read_proc(self.c.tid, "schedstat") or b"0").split()[0])

@@ -140,9 +140,9 @@ def check_process_limit(t: Task) -> None:
     """The container's limit of tasks, as cgroup_can_fork(); RLIMIT_NPROC counts the user's.  EAGAIN."""
     if t.container.max_tasks is not None and len(t.container.members) >= t.container.max_tasks:
         raise EAGAIN("pids.max")
-    limit = t.tg.rlimits.get(RLIMIT_NPROC)[0]
     if t.creds.uid == 0 or t.creds.has(CAP_SYS_RESOURCE) or t.creds.has(CAP_SYS_ADMIN):
         return
+    limit = t.tg.rlimits.get(RLIMIT_NPROC)[0]
     used = sum(1 for task in t.kernel.root_pidns.tasks.values() if task.creds.uid == t.creds.uid)
     if used >= limit:
         raise EAGAIN

@@ -108,7 +108,7 @@ class Kernel:
 
     # -- endings --
 
-    async def exit_task(self, t: Task) -> None:
+    def exit_task(self, t: Task) -> None:
         self.restart_blocks.pop(t, None)
         exit_task(t)
 

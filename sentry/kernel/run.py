@@ -29,7 +29,8 @@ async def run(t: Task) -> None:
         keep_current(t)
         while True:
             if t.attention:
-                await handle_attention(t)
+                if not t.exiting:
+                    await handle_attention(t)
                 if t.exiting:
                     break
             trap = await t.context.switch()
@@ -44,7 +45,7 @@ async def run(t: Task) -> None:
         log.exception("task %d: a bug of the kernel's; the process is killed", t.tid)
         kernel.count_bug()
         t.tg.exit_group(9)
-    await kernel.exit_task(t)
+    kernel.exit_task(t)
 
 
 async def system_call(t: Task, trap: SyscallTrap) -> None:

@@ -245,7 +245,7 @@ class Task(Job):
             return trap
         if self.attention:
             try:
-                if not deliver(self):
+                if self.exiting or not deliver(self):
                     return None
             except Exception as e:
                 return e
