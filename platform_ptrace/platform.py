@@ -60,9 +60,8 @@ MAX_EVENTS: Final = 64
 START_ATTEMPTS: Final = 3
 SCRATCH_SIZE: Final = 1 << 18
 CPUCLOCK_SCHED: Final = 2
-MAX_REUSED: Final = (
-    4  # threads of a container: each may be a spare, one of the host's tasks (sandbox.cgroups.OWN_TASKS)
-)
+# Threads of a container: each may be a spare, which is one of the host's tasks (sandbox.cgroups.OWN_TASKS).
+MAX_REUSED: Final = 4
 GONE: Final[int] = lib.PT_GONE
 STOPPED: Final[int] = lib.PT_STOPPED
 REGS_VALID: Final[int] = lib.PT_REGS_VALID
