@@ -12,20 +12,18 @@ Records that are made for each system call or file message are `wire.py`'s affai
 
 from __future__ import annotations
 
+from proto.transform import dataclass_transform
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any, ClassVar, Self, TypeVar, dataclass_transform
+    from typing import Any, ClassVar, Self, TypeVar
 
     T = TypeVar("T")
-else:
-
-    def dataclass_transform(**_: object):
-        return lambda cls: cls
 
 
-class _Factory:
-    """What field() leaves in the class body for Record to find."""
+class Factory:
+    """What field() leaves in the class body for Record to find; so does slotted.py's made()."""
 
     __slots__ = ("make",)
 
@@ -35,7 +33,7 @@ class _Factory:
 
 def field(*, default_factory: Callable[[], T]) -> T:
     """A field whose default is made anew for each record."""
-    return _Factory(default_factory)  # type: ignore[return-value]
+    return Factory(default_factory)  # type: ignore[return-value]
 
 
 @dataclass_transform(field_specifiers=(field,))
@@ -51,8 +49,8 @@ class Record:
         own = cls.__annotations__
         given = {name: vars(cls)[name] for name in own if name in vars(cls)}
         cls.kinds = {**cls.kinds, **own}
-        cls._factories = {**cls._factories, **{k: v.make for k, v in given.items() if isinstance(v, _Factory)}}
-        cls._defaults = {**cls._defaults, **{k: v for k, v in given.items() if not isinstance(v, _Factory)}}
+        cls._factories = {**cls._factories, **{k: v.make for k, v in given.items() if isinstance(v, Factory)}}
+        cls._defaults = {**cls._defaults, **{k: v for k, v in given.items() if not isinstance(v, Factory)}}
 
     if not TYPE_CHECKING:  # a type checker makes up one for each class
 

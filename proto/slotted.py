@@ -15,30 +15,20 @@ record.py are cheaper still to declare, and slower to make.
 
 from __future__ import annotations
 
+from proto.record import Factory
+from proto.transform import dataclass_transform
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any, Literal, TypeVar, dataclass_transform
+    from typing import Any, Literal, TypeVar
 
     T = TypeVar("T")
-else:
-
-    def dataclass_transform(**_: object):
-        return lambda function: function
-
-
-class _Made:
-    """What made() leaves in the class body for @slotted to find."""
-
-    __slots__ = ("make",)
-
-    def __init__(self, make: Callable[[], object]) -> None:
-        self.make = make
 
 
 def made(make: Callable[[], T], init: Literal[False] = False) -> T:
     """A field that the constructor is not given, but makes."""
-    return _Made(make)  # type: ignore[return-value]
+    return Factory(make)  # type: ignore[return-value]
 
 
 @dataclass_transform(field_specifiers=(made,))
@@ -54,7 +44,7 @@ def slotted(cls: type[T]) -> type[T]:
 
 
 def _constructor(fields: tuple[str, ...], given: dict[str, Any]) -> Any:
-    makers = {name: value.make for name, value in given.items() if isinstance(value, _Made)}
+    makers = {name: value.make for name, value in given.items() if isinstance(value, Factory)}
     params = [name for name in fields if name not in makers]
     values = "".join(f"\n    self.{name} = {name}{'()' if name in makers else ''}" for name in fields)
     scope: dict[str, Any] = dict(makers)

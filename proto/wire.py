@@ -19,18 +19,15 @@ from __future__ import annotations
 
 from struct import Struct, calcsize
 
+from proto.transform import dataclass_transform
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, ClassVar, Self, TypeVar, dataclass_transform
+    from typing import Any, ClassVar, Self, TypeVar
 
     from _typeshed import ReadableBuffer, WriteableBuffer
 
     T = TypeVar("T")
-else:
-
-    def dataclass_transform(**_: object):
-        return lambda function: function
-
 
 # The integer kinds.  To a type checker they are int; to @wire and the 9P codec, their names are struct codes.
 u8 = int

@@ -19,10 +19,12 @@ from __future__ import annotations
 
 from operator import itemgetter
 
+from proto.transform import dataclass_transform
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from typing import Any, ClassVar, TypeVar, dataclass_transform
+    from typing import Any, ClassVar, TypeVar
 
     T = TypeVar("T", bound="Named")
 
@@ -33,10 +35,6 @@ if TYPE_CHECKING:
 
 else:
     _Tuple = tuple
-
-    def dataclass_transform(**_: object):
-        return lambda function: function
-
 
 Str = bytes
 Data = bytes
