@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from _socket import AF_UNIX, SOCK_STREAM, socket, socketpair
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 
 from proto import control
 from proto.control import BootConfig, CreateContainer, Mount, gofer_role
@@ -357,14 +357,11 @@ def _listen(directory: str) -> int:
     """The control socket; bound through the folder's descriptor, for its path may be too long for an address."""
     folder = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        s = socket(AF_UNIX, SOCK_STREAM)
-        try:
+        with closing(socket(AF_UNIX, SOCK_STREAM)) as s:
             s.bind(f"/proc/self/fd/{folder}/control.sock")
             os.chmod(f"{directory}/control.sock", 0o600)
             s.listen(_BACKLOG)
             return s.detach()
-        finally:
-            s.close()
     finally:
         os.close(folder)
 
